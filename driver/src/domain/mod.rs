@@ -1,0 +1,16 @@
+//! What Stillpoint talks about, without any input or output: ids, sizes, records, levels, faults,
+//! timelines and the two machines of a round. Nothing here knows gRPC, Kubernetes or the kernel.
+
+pub mod bytes;
+pub mod fault;
+pub mod filesystem;
+pub mod ids;
+pub mod level;
+pub mod record;
+pub mod timeline;
+
+pub use bytes::Bytes;
+pub use fault::{Code, Fault};
+pub use filesystem::Filesystem;
+pub use ids::{CutId, CutKind, HostName, NameHash, PoolId, SnapshotId, VolumeId};
+pub use level::Level;

@@ -1,0 +1,105 @@
+//! Records that pools store as JSON. They are the only state that survives: a pool disk moved to another host
+//! is found again with everything on it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::timeline::Timeline;
+use super::{Bytes, CutId, Filesystem, HostName, Level, PoolId, SnapshotId, VolumeId};
+
+/// Version of the layout and of these records; a pool of another version is refused.
+pub const FORMAT: u32 = 1;
+
+/// `<pool>/stillpoint.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRecord {
+    /// [`FORMAT`] of whoever made the pool.
+    pub format: u32,
+    /// The pool's id.
+    pub id: PoolId,
+    /// `btrfs`, `xfs` or `memory`.
+    pub backend: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// `<pool>/volumes/<volume>/volume.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRecord {
+    /// The volume's id.
+    pub id: VolumeId,
+    /// The orchestrator's name for it.
+    pub name: String,
+    /// Size of the image.
+    pub capacity: Bytes,
+    /// Filesystem inside; `None` for a raw block volume.
+    pub filesystem: Option<Filesystem>,
+    /// What it was made from.
+    pub source: Option<Source>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What a volume was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Restored from a snapshot.
+    Snapshot(SnapshotId),
+    /// Cloned from a volume.
+    Volume(VolumeId),
+}
+
+/// Whether a cut exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CutState {
+    /// A round is or was under way; nothing exists yet.
+    Round,
+    /// The cut exists.
+    Sealed,
+}
+
+/// `<pool>/cuts/<cut>.json`, the same text on every pool that has a member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutRecord {
+    /// The cut's id; its home pool is the one whose sealed record counts.
+    pub id: CutId,
+    /// The name it was asked for by.
+    pub name: String,
+    /// Round or sealed.
+    pub state: CutState,
+    /// Fences one attempt at this cut from another.
+    pub attempt: String,
+    /// All members on all hosts, sorted by volume id.
+    pub members: Vec<CutMember>,
+    /// Wall-clock time of the cut, for people; taken by the controller when the last host had cut.
+    pub cut_at: Timestamp,
+    /// Level reached.
+    pub level: Level,
+    /// Why the level is not higher; empty when it is what was asked for.
+    pub reasons: Vec<String>,
+    /// What happened when; `None` until sealed.
+    pub timeline: Option<Timeline>,
+}
+
+/// One volume in a cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutMember {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The volume's name, for people.
+    pub volume_name: String,
+    /// The snapshot taken of it.
+    pub snapshot: SnapshotId,
+    /// The host it was on.
+    pub host: HostName,
+    /// Size of the volume when it was cut.
+    pub capacity: Bytes,
+    /// Its filesystem.
+    pub filesystem: Option<Filesystem>,
+}

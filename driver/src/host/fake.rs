@@ -1,0 +1,1 @@
+//! A host in memory with a fault plan.

@@ -1,0 +1,257 @@
+//! The kernel behind one trait, so that everything above can be tested with a host that fails, hangs or dies at
+//! the n-th call. [`linux`] is the real one, [`fake`] a model in memory with a fault plan.
+//!
+//! All calls block; async code runs them on blocking threads. None of them retries, logs or decides: errors are
+//! `std::io::Error` with the kernel's errno, wrapped by [`HostError`] with the operation and the object.
+
+pub mod fake;
+pub mod linux;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::domain::{Bytes, Filesystem};
+
+/// A failed kernel call: operation, object, errno.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {object}: {source}")]
+pub struct HostError {
+    /// For example `FIFREEZE`.
+    pub operation: &'static str,
+    /// For example the path.
+    pub object: String,
+    /// What the kernel said; `raw_os_error` holds the errno.
+    pub source: std::io::Error,
+}
+
+/// Result of a host call.
+pub type Result<T> = std::result::Result<T, HostError>;
+
+impl HostError {
+    /// An error of `operation` on `object`.
+    pub fn new(
+        operation: &'static str,
+        object: impl fmt::Display,
+        source: impl Into<std::io::Error>,
+    ) -> Self {
+        Self { operation, object: object.to_string(), source: source.into() }
+    }
+
+    /// The errno, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+/// Everything that Stillpoint asks of the kernel.
+pub trait Host: Files + Images + Subvolumes + Loops + Mounts + Freezing + Send + Sync + 'static {
+    /// Microseconds on the monotonic clock (`CLOCK_BOOTTIME` is not wanted: a suspended machine holds nothing).
+    fn monotonic_us(&self) -> u64;
+}
+
+/// Kind of a directory entry or path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// Regular file.
+    File,
+    /// Directory (also a subvolume).
+    Directory,
+    /// Block device node.
+    Block,
+    /// Anything else.
+    Other,
+}
+
+/// What `stat` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Kind of object.
+    pub kind: FileKind,
+    /// `st_dev`: device of the filesystem that the object is on.
+    pub device: u64,
+    /// `st_rdev`: for a device node, the device it stands for.
+    pub stands_for: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Length.
+    pub size: Bytes,
+    /// Bytes that are really allocated.
+    pub allocated: Bytes,
+}
+
+/// Plain files and directories, each call one step that a crash can fall before or after.
+pub trait Files {
+    /// `stat`, or `None` when there is nothing (also when a parent is missing).
+    fn stat(&self, path: &Path) -> Result<Option<Meta>>;
+    /// Whole content; refuses files over 16 MiB (a record never is).
+    fn read(&self, path: &Path) -> Result<Vec<u8>>;
+    /// Creates or truncates, writes and fsyncs the file itself; not its directory.
+    fn write_synced(&self, path: &Path, content: &[u8]) -> Result<()>;
+    /// Makes one directory, mode 0750; an existing directory is fine.
+    fn make_directory(&self, path: &Path) -> Result<()>;
+    /// Names in a directory, sorted. A missing directory is an error.
+    fn list(&self, path: &Path) -> Result<Vec<(String, FileKind)>>;
+    /// Atomic rename within a filesystem, replacing a file.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// fsync of a directory.
+    fn sync_directory(&self, path: &Path) -> Result<()>;
+    /// Removes a file; a missing one is fine.
+    fn remove_file(&self, path: &Path) -> Result<()>;
+    /// Removes an empty directory; a missing one is fine.
+    fn remove_directory(&self, path: &Path) -> Result<()>;
+}
+
+/// Space of a pool's filesystem as it can be relied on (not what `statfs` says on btrfs).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the filesystem.
+    pub total: Bytes,
+    /// What new data can surely use.
+    pub available: Bytes,
+}
+
+/// Volume images: sparse files.
+pub trait Images {
+    /// Creates a new sparse file of this length; an existing file is an error (EEXIST).
+    fn create_image(&self, path: &Path, size: Bytes) -> Result<()>;
+    /// Grows a file to this length; fsyncs it.
+    fn grow_image(&self, path: &Path, size: Bytes) -> Result<()>;
+    /// `FICLONE`: new file `to` shares all blocks of `from`. Costs about 15 µs per extent on XFS and is not
+    /// crash-atomic: publish by rename.
+    fn reflink(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Number of extents (`FIEMAP` with a zero-sized buffer).
+    fn extents(&self, path: &Path) -> Result<u64>;
+    /// `mkfs` into an image file that is not attached, without discarding.
+    fn make_filesystem(&self, image: &Path, filesystem: Filesystem) -> Result<()>;
+    /// What the pool's filesystem at `path` has (`BTRFS_IOC_SPACE_INFO` on btrfs, `statfs` elsewhere).
+    fn space(&self, path: &Path) -> Result<Space>;
+    /// `syncfs` (on btrfs also commits) of the filesystem at `path`.
+    fn sync_filesystem(&self, path: &Path) -> Result<()>;
+}
+
+/// btrfs subvolumes.
+pub trait Subvolumes {
+    /// New empty subvolume with `chattr +C` on its root, so that images in it are neither checksummed nor CoW.
+    fn create_subvolume(&self, path: &Path) -> Result<()>;
+    /// Snapshot of a subvolume: crash-atomic, milliseconds at any size.
+    fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> Result<()>;
+    /// Deletes a subvolume (read-only ones too); returns at once, the space comes back later.
+    fn delete_subvolume(&self, path: &Path) -> Result<()>;
+}
+
+/// A loop device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopDevice {
+    /// For example `/dev/loop7`.
+    pub path: PathBuf,
+    /// `st_rdev` of it (= `st_dev` of a filesystem mounted from it).
+    pub device: u64,
+    /// Size of the device.
+    pub size: Bytes,
+    /// Attached read-only.
+    pub read_only: bool,
+}
+
+/// Loop devices over images.
+pub trait Loops {
+    /// Attaches an image with direct I/O (verified) and AUTOCLEAR off: a device lives from stage to unstage,
+    /// also over an agent's restart. Fails when the filesystem below cannot do direct I/O.
+    fn attach(&self, image: &Path, read_only: bool) -> Result<LoopDevice>;
+    /// All loop devices whose backing file is this image (by device and inode, not by name).
+    fn attached(&self, image: &Path) -> Result<Vec<LoopDevice>>;
+    /// Detaches; a device that is gone already is fine.
+    fn detach(&self, device: &Path) -> Result<()>;
+    /// Makes the device see the image's new length.
+    fn refresh_size(&self, device: &Path) -> Result<()>;
+    /// Completed plus in-flight write sectors of a device, from `/sys/block/loopN/stat`: the lapse detector of
+    /// a held raw device.
+    fn writes(&self, device: &Path) -> Result<u64>;
+}
+
+/// One line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Device of the filesystem (`major:minor` as `st_dev`).
+    pub device: u64,
+    /// Path within that filesystem that is mounted (`/` for all of it).
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Filesystem type.
+    pub kind: String,
+    /// Mounted read-only (per mount or per filesystem).
+    pub read_only: bool,
+}
+
+/// How to mount a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRequest<'a> {
+    /// Block device.
+    pub device: &'a Path,
+    /// Existing directory.
+    pub target: &'a Path,
+    /// Its filesystem; XFS is always mounted `nouuid` (restored copies share a UUID), all `noatime`.
+    pub filesystem: Filesystem,
+    /// Read-only.
+    pub read_only: bool,
+    /// Further mount options from the request (`ro`, `nosuid`, `discard`, …).
+    pub options: &'a [String],
+}
+
+/// Figures of a mounted filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Total.
+    pub total: Bytes,
+    /// Available to unprivileged users.
+    pub available: Bytes,
+    /// Total inodes.
+    pub inodes: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+}
+
+/// Mounts.
+pub trait Mounts {
+    /// All mounts that this process sees.
+    fn mounts(&self) -> Result<Vec<Mounted>>;
+    /// Mounts a filesystem.
+    fn mount(&self, request: &MountRequest<'_>) -> Result<()>;
+    /// Bind mount of a directory or file (device node), then read-only remount where asked.
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()>;
+    /// Unmounts the topmost mount at `target`; not mounted is fine.
+    fn unmount(&self, target: &Path) -> Result<()>;
+    /// `statfs` of a mounted filesystem.
+    fn usage(&self, target: &Path) -> Result<Usage>;
+    /// Grows a mounted filesystem to its device (`xfs_growfs`, `resize2fs`).
+    fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()>;
+    /// Creates an empty regular file (target of a block device's bind mount); existing is fine.
+    fn make_file(&self, path: &Path) -> Result<()>;
+    /// chown to root:gid, setgid and group-writable on the root of a mounted volume (CSI volume mount group).
+    fn give_to_group(&self, target: &Path, gid: u32) -> Result<()>;
+}
+
+/// An open mount: the file descriptor pins the filesystem, so that a mount that vanishes between look-up and
+/// ioctl cannot make us freeze something else.
+pub trait MountHandle: Send + Sync {
+    /// `st_dev` of the open file.
+    fn device(&self) -> u64;
+    /// The descriptor, to be passed to the guard; `None` on a fake host.
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    /// `syncfs`.
+    fn sync(&self) -> Result<()>;
+    /// `FIFREEZE`. Cannot be interrupted. EBUSY: somebody else holds it; that one is never thawed by us.
+    fn freeze(&self) -> Result<()>;
+    /// `FITHAW`. EINVAL: it was not frozen any more, so the hold had lapsed.
+    fn thaw(&self) -> Result<()>;
+}
+
+/// Holding filesystems still.
+pub trait Freezing {
+    /// Opens the root of a mounted filesystem.
+    fn open_mount(&self, target: &Path) -> Result<Box<dyn MountHandle>>;
+    /// Sets `/sys/kernel/rcu_expedited`, returns what it was.
+    fn set_rcu_expedited(&self, on: bool) -> Result<bool>;
+    /// Whether expediting grace periods would hurt: a real-time kernel or isolated CPUs.
+    fn is_latency_sensitive(&self) -> bool;
+}

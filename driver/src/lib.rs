@@ -1,0 +1,11 @@
+//! Stillpoint: thin volumes with instant snapshots on plain local disks, and one consistent cut over many hosts.
+//!
+//! Read in this order: [`domain`] (what we talk about; pure), [`host`] (the kernel behind a trait), [`backend`]
+//! (how a pool stores a volume), [`agent`] (one host), [`controller`] (many hosts), [`csi`] (what orchestrators
+//! speak), [`cli`] (what people type).
+
+pub mod agent;
+pub mod backend;
+pub mod domain;
+pub mod host;
+pub mod proto;

@@ -1,0 +1,213 @@
+//! What the engine needs from the outside. Adapters implement these; the engine names no adapter.
+//!
+//! Flow of one run: `Inventory::pods` → plan → `PodExec::exec` for every `before` → [`Cutter::open`] (the hosts
+//! prepare and flush; nothing is held) → [`OpenCut::cut`] (hold, cut, release) → [`OpenCut::seal`] →
+//! `PodExec::exec` for every `after` that is owed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// A pod as the engine sees it. Standalone hosts list their services as pods in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Namespace; `default` where there is none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Identity of this incarnation; a pod that is replaced under the same name has another one.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Host it runs on.
+    pub host: String,
+    /// Containers, in order; the first is the default.
+    pub containers: Vec<String>,
+    /// Volumes that it mounts, by volume id.
+    pub volumes: Vec<String>,
+    /// Whether it can be worked with.
+    pub state: PodState,
+}
+
+/// Whether a pod can be worked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodState {
+    /// Running and ready.
+    Ready,
+    /// Counted, but cannot be worked with now; the text says why.
+    NotReady(String),
+    /// Completed or failed for good: never selected.
+    Finished,
+}
+
+/// Where a command runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodTarget {
+    /// Namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub pod: String,
+    /// The incarnation that was planned for.
+    pub uid: String,
+    /// Container.
+    pub container: String,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecOutcome {
+    /// Exit code; 128 + signal when it was killed.
+    pub exit_code: i32,
+    /// Standard output, then standard error: head and tail within the limit, valid UTF-8.
+    pub output: String,
+    /// Bytes that were left out of `output`.
+    pub omitted_bytes: u64,
+}
+
+/// A command that could not be run to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecError {
+    /// The pod is gone or is another incarnation.
+    #[error("pod {pod} is not the one that was planned for: {why}")]
+    PodChanged {
+        /// The pod.
+        pod: String,
+        /// What is different.
+        why: String,
+    },
+    /// The command could not be started.
+    #[error("could not start the command in {pod}: {why}")]
+    NotStarted {
+        /// The pod.
+        pod: String,
+        /// The reason.
+        why: String,
+    },
+    /// It ran longer than allowed and was ended.
+    #[error("the command in {pod} did not end within {limit:?}{}", if *.still_running { " and may still be running there" } else { " and was ended" })]
+    TimedOut {
+        /// The pod.
+        pod: String,
+        /// The timeout.
+        limit: Duration,
+        /// Whether its end could not be verified.
+        still_running: bool,
+        /// What it printed until then.
+        output: String,
+    },
+    /// The connection to it was lost; whether it finished is unknown.
+    #[error("lost the command in {pod}: {why}")]
+    Lost {
+        /// The pod.
+        pod: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+/// One command in one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Where.
+    pub target: PodTarget,
+    /// Program and arguments; no shell in between.
+    pub argv: Vec<String>,
+    /// The command is ended after this.
+    pub timeout: Duration,
+    /// Bytes of output kept.
+    pub output_limit: usize,
+}
+
+/// Runs commands in pods.
+#[async_trait]
+pub trait PodExec: Send + Sync {
+    /// Runs one command to its end or its timeout. A non-zero exit is an outcome, not an error.
+    async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError>;
+}
+
+/// Something that cannot be listed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot list pods: {0}")]
+pub struct InventoryError(pub String);
+
+/// Lists pods.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// All pods of these namespaces (all namespaces when empty), in a stable order, finished ones included.
+    async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError>;
+}
+
+/// What shall be cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutRequest {
+    /// Name of the cut; the same name is the same cut.
+    pub name: String,
+    /// Volumes, by id.
+    pub volumes: Vec<String>,
+}
+
+/// A cut that failed. Nothing is held and nothing is left behind that counts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CutError {
+    /// Whether the same request may succeed when it is made again.
+    pub retry: bool,
+    /// What, why, fix.
+    pub message: String,
+}
+
+/// What was cut, before it counts. All times in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutReport {
+    /// Id of the cut.
+    pub cut_id: String,
+    /// The level that the storage reached by itself: `crash`, `group` or `filesystem`.
+    pub level: StorageLevel,
+    /// Why not `filesystem`.
+    pub reasons: Vec<String>,
+    /// First hold requested to last release.
+    pub window_us: u64,
+    /// Between first and last member's cut.
+    pub skew_us: u64,
+}
+
+/// Levels that storage reaches without an application's help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageLevel {
+    /// Members are not at one instant.
+    Crash,
+    /// One instant.
+    Group,
+    /// One instant, filesystems flushed and frozen.
+    Filesystem,
+}
+
+/// Whether the application's part counts, and what the pods' lanes look like.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SealRequest {
+    /// All steps of the rule succeeded, so the level is `application`.
+    pub application: bool,
+    /// Why the level is lower than asked for.
+    pub reasons: Vec<String>,
+}
+
+/// Takes cuts.
+#[async_trait]
+pub trait Cutter: Send + Sync {
+    /// Prepares all hosts: checks, headroom, flush while writers go on. Nothing is held.
+    async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError>;
+}
+
+/// A prepared cut. Dropping it gives it up: hosts let go and remove what they made.
+#[async_trait]
+pub trait OpenCut: Send {
+    /// Holds, cuts and releases all members. After an error nothing is held.
+    async fn cut(&mut self) -> Result<CutReport, CutError>;
+    /// Makes the cut real. After an error the cut is void unless `retry` is set, then its fate is unknown and a
+    /// retry under the same name finds out.
+    async fn seal(self: Box<Self>, request: SealRequest) -> Result<(), CutError>;
+}
