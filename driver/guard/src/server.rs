@@ -1,0 +1,228 @@
+//! The guard's side: one thread per hold, nothing shared between them.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    listen, recvmsg, send, socket,
+};
+
+use crate::expedite::Expedite;
+use crate::thaw::{Thaw, check_is_volume, thaw};
+use crate::wire::{Answer, DESCRIPTORS_PER_PACKET, LONGEST_LIMIT_MS, PACKET_BYTES, Request};
+
+/// Holds guarded at the same time; one host has a handful of rounds.
+const HOLDS_MAX: usize = 64;
+/// Members of one hold.
+const MEMBERS_MAX: usize = 4096;
+/// Stack of a thread: nothing here recurses. Locked memory, so kept small.
+const STACK_BYTES: usize = 64 << 10;
+/// How often everything is thawed again after the limit, until the agent speaks or dies.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Listens at `path` (replacing a stale socket), mode 0600.
+pub fn listen_at(path: &Path) -> nix::Result<OwnedFd> {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let bound = bind(listener.as_raw_fd(), &UnixAddr::new(path)?);
+    nix::sys::stat::umask(before);
+    bound?;
+    listen(&listener, Backlog::new(16)?)?;
+    Ok(listener)
+}
+
+/// Serves for ever. Returns only when accepting fails for good.
+pub fn serve(listener: &OwnedFd, expedite: &Expedite) -> nix::Error {
+    let holds = Arc::new(AtomicUsize::new(0));
+    loop {
+        let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            // SAFETY is in `own`: accept4 just gave us this descriptor.
+            Ok(raw) => own(raw),
+            Err(nix::Error::EINTR | nix::Error::ECONNABORTED | nix::Error::EMFILE | nix::Error::ENFILE) => {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
+            Err(errno) => return errno,
+        };
+        if holds.fetch_add(1, Ordering::SeqCst) >= HOLDS_MAX {
+            holds.fetch_sub(1, Ordering::SeqCst);
+            answer(&connection, &Answer::Refused(format!("{HOLDS_MAX} holds are guarded already")));
+            continue;
+        }
+        let (holds, expedite) = (Arc::clone(&holds), expedite.clone());
+        let hold = move || {
+            Hold::new(connection).run();
+            holds.fetch_sub(1, Ordering::SeqCst);
+            if let Err(error) = expedite.put_back_if_unused() {
+                eprintln!("stillpoint-guard: cannot put rcu_expedited back: {error}");
+            }
+        };
+        if std::thread::Builder::new().stack_size(STACK_BYTES).spawn(hold).is_err() {
+            // The closure and with it the connection is dropped: the agent sees the guard gone and holds nothing.
+            eprintln!("stillpoint-guard: cannot start a thread; the hold is refused");
+        }
+    }
+}
+
+/// One agent's hold.
+struct Hold {
+    connection: OwnedFd,
+    mounts: Vec<OwnedFd>,
+    /// When to thaw by ourselves; `None` before the first `Arm`.
+    limit: Option<Instant>,
+    fired: bool,
+}
+
+/// What a connection brought.
+enum Arrival {
+    Packet(Option<Request>, Vec<OwnedFd>),
+    Ended,
+}
+
+impl Hold {
+    fn new(connection: OwnedFd) -> Self {
+        Self { connection, mounts: Vec::new(), limit: None, fired: false }
+    }
+
+    fn run(mut self) {
+        loop {
+            if !self.wait() {
+                self.fire();
+                continue;
+            }
+            match receive(&self.connection) {
+                Arrival::Packet(Some(Request::Arm { limit_ms }), mounts) => self.arm(limit_ms, mounts),
+                Arrival::Packet(Some(Request::Disarm), _) => {
+                    answer(&self.connection, &Answer::Disarmed { fired: self.fired });
+                    return;
+                }
+                Arrival::Packet(None, _) => {
+                    answer(&self.connection, &Answer::Refused("unknown message".into()));
+                }
+                Arrival::Ended => {
+                    self.thaw_all("the agent's connection ended");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to read; false when the limit (or the next look after it) came first.
+    fn wait(&self) -> bool {
+        let left = |limit: Instant| limit.saturating_duration_since(Instant::now());
+        let patience = if self.fired { Some(AGAIN) } else { self.limit.map(left) };
+        let timeout = match patience {
+            None => PollTimeout::NONE,
+            // Rounded up, so that a wait never ends just before the limit and spins.
+            Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+        };
+        let mut polled = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(0) => false,
+            Err(nix::Error::EINTR) => self.wait(),
+            // An error of the connection is found out by reading.
+            Ok(_) | Err(_) => true,
+        }
+    }
+
+    fn arm(&mut self, limit_ms: u32, mounts: Vec<OwnedFd>) {
+        if let Err(why) = self.check(limit_ms, &mounts) {
+            answer(&self.connection, &Answer::Refused(why));
+            return;
+        }
+        self.limit.get_or_insert_with(|| Instant::now() + Duration::from_millis(u64::from(limit_ms)));
+        self.mounts.extend(mounts);
+        answer(&self.connection, &Answer::Armed);
+    }
+
+    fn check(&self, limit_ms: u32, mounts: &[OwnedFd]) -> Result<(), String> {
+        if limit_ms == 0 || limit_ms > LONGEST_LIMIT_MS {
+            return Err(format!("a limit of {limit_ms} ms is not between 1 and {LONGEST_LIMIT_MS} ms"));
+        }
+        if self.mounts.len() + mounts.len() > MEMBERS_MAX {
+            return Err(format!("more than {MEMBERS_MAX} members in one hold"));
+        }
+        mounts.iter().try_for_each(|mount| check_is_volume(mount.as_fd()))
+    }
+
+    fn fire(&mut self) {
+        let first = !self.fired;
+        self.fired = true;
+        if first {
+            self.thaw_all("the limit passed");
+        } else {
+            self.thaw_each(|_| {});
+        }
+    }
+
+    fn thaw_all(&self, why: &str) {
+        let thawed = AtomicUsize::new(0);
+        self.thaw_each(|result| match result {
+            Thaw::Thawed => {
+                thawed.fetch_add(1, Ordering::SeqCst);
+            }
+            Thaw::NotFrozen => {}
+            Thaw::Failed(errno) => eprintln!("stillpoint-guard: FITHAW: {}", nix::Error::from_raw(errno)),
+        });
+        let thawed = thawed.into_inner();
+        if thawed > 0 {
+            eprintln!("stillpoint-guard: {why}: thawed {thawed} of {} filesystems", self.mounts.len());
+        }
+    }
+
+    /// A thread each: FITHAW waits while a FIFREEZE of the same filesystem is flushing, and must not delay others.
+    fn thaw_each(&self, seen: impl Fn(Thaw) + Sync) {
+        std::thread::scope(|scope| {
+            for mount in &self.mounts {
+                let work = || seen(thaw(mount.as_fd()));
+                if std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).is_err() {
+                    seen(thaw(mount.as_fd()));
+                }
+            }
+        });
+    }
+}
+
+fn receive(connection: &OwnedFd) -> Arrival {
+    let mut buffer = [0; PACKET_BYTES];
+    let mut rights = nix::cmsg_space!([RawFd; DESCRIPTORS_PER_PACKET]);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let Ok(message) = recvmsg::<()>(connection.as_raw_fd(), &mut parts, Some(&mut rights), flags) else {
+        return Arrival::Ended;
+    };
+    let mut mounts = Vec::new();
+    if let Ok(controls) = message.cmsgs() {
+        for control in controls {
+            if let ControlMessageOwned::ScmRights(descriptors) = control {
+                mounts.extend(descriptors.into_iter().map(own));
+            }
+        }
+    }
+    let length = message.bytes;
+    if length == 0 { Arrival::Ended } else { Arrival::Packet(Request::decode(&buffer[..length]), mounts) }
+}
+
+fn answer(connection: &OwnedFd, answer: &Answer) {
+    // An agent that is gone is noticed by the next read.
+    let _ = send(connection.as_raw_fd(), &answer.encode(), MsgFlags::MSG_NOSIGNAL);
+}
+
+/// Takes a descriptor that the kernel has just given us.
+#[allow(unsafe_code)]
+fn own(raw: RawFd) -> OwnedFd {
+    // SAFETY: called only with descriptors fresh from accept4 or SCM_RIGHTS, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
