@@ -7,6 +7,7 @@ pub mod filesystem;
 pub mod ids;
 pub mod level;
 pub mod record;
+pub mod round;
 pub mod timeline;
 
 pub use bytes::Bytes;
