@@ -7,6 +7,7 @@ pub mod filesystem;
 pub mod ids;
 pub mod inventory;
 pub mod level;
+pub mod node;
 pub mod record;
 pub mod timeline;
 
