@@ -1,1 +1,3 @@
-//! Many hosts.
+//! Many hosts: [`fleet`] reaches their agents.
+
+pub mod fleet;
