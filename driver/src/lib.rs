@@ -6,6 +6,9 @@
 
 pub mod agent;
 pub mod backend;
+pub mod controller;
 pub mod domain;
 pub mod host;
+pub mod identity;
 pub mod proto;
+pub mod wire;

@@ -1,7 +1,7 @@
 //! The error that crosses a boundary: what gRPC callers, the controller and the command line see.
 //!
 //! Each module has an error enum of its own that knows its objects; it becomes a [`Fault`] where it leaves the
-//! module for another process. One place (`csi::status`) maps faults to gRPC statuses and back.
+//! module for another process. One place (`wire::status`) maps faults to gRPC statuses and back.
 
 use std::fmt;
 

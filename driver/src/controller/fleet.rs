@@ -1,0 +1,203 @@
+//! The agents that a controller works with, and which of them has which pool.
+//!
+//! Guarantees: a [`Fault`] from here names the host; NOT_FOUND means that every host was asked and none has it,
+//! while a host that is silent makes it UNAVAILABLE, so that nobody concludes from silence that something does
+//! not exist. Every call ends: connecting, asking and waiting for the answer have limits.
+
+pub mod agent;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tonic::transport::Endpoint;
+
+use crate::domain::{Fault, HostInfo, HostName, PoolId};
+use crate::identity::tls::Credentials;
+
+pub use agent::Agent;
+
+/// A host that does not accept a connection within this is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How often a connection is asked whether the other end still lives, and how long it may think.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_LIMIT: Duration = Duration::from_secs(3);
+
+/// Where an agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentAddress {
+    /// Its host; its certificate must be this host's.
+    pub host: HostName,
+    /// `name:port` or `ip:port`.
+    pub address: String,
+}
+
+/// A list of agents that cannot be worked with.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// Nobody to talk to.
+    #[error("the list of agents is empty; name at least one host")]
+    Empty,
+    /// A host that is there twice.
+    #[error("host {0} is in the list of agents twice; each host has one agent")]
+    Twice(HostName),
+    /// An address that is none.
+    #[error("agent {host}: {address:?} is not an address ({why}); write host:port, such as 10.0.0.7:9700")]
+    Address {
+        /// The host.
+        host: HostName,
+        /// What was given.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Certificates that TLS does not take.
+    #[error("agent {host}: the controller's certificates cannot be used: {why}")]
+    Tls {
+        /// The host.
+        host: HostName,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Which host has which pool, as far as it is known. Shared with the agents, so that one that does not answer
+/// is asked about its pools again.
+#[derive(Debug, Clone, Default)]
+struct Homes(Arc<Mutex<BTreeMap<PoolId, HostName>>>);
+
+impl Homes {
+    fn of(&self, pool: &PoolId) -> Option<HostName> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pool).cloned()
+    }
+
+    fn learn(&self, host: &HostInfo) {
+        let mut homes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.retain(|_, home| *home != host.host);
+        homes.extend(host.pools.iter().map(|pool| (pool.id.clone(), host.host.clone())));
+    }
+
+    fn forget(&self, host: &HostName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, home| home != host);
+    }
+}
+
+/// A static list of agents. Cheap to clone; connections are made at first use and made again after a loss.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    agents: Arc<BTreeMap<HostName, Agent>>,
+    homes: Homes,
+}
+
+impl Fleet {
+    /// The fleet of these agents. Connects to nobody yet.
+    pub fn new(
+        agents: impl IntoIterator<Item = AgentAddress>,
+        credentials: &Credentials,
+    ) -> Result<Self, FleetError> {
+        let homes = Homes::default();
+        let mut known = BTreeMap::new();
+        for agent in agents {
+            let channel = endpoint(&agent, credentials)?.connect_lazy();
+            let client = Agent::new(agent.host.clone(), channel, homes.clone());
+            if known.insert(agent.host.clone(), client).is_some() {
+                return Err(FleetError::Twice(agent.host));
+            }
+        }
+        if known.is_empty() {
+            return Err(FleetError::Empty);
+        }
+        Ok(Self { agents: Arc::new(known), homes })
+    }
+
+    /// All hosts, sorted.
+    pub fn hosts(&self) -> Vec<HostName> {
+        self.agents.keys().cloned().collect()
+    }
+
+    /// All agents, sorted by host.
+    pub fn agents(&self) -> Vec<Agent> {
+        self.agents.values().cloned().collect()
+    }
+
+    /// The agent of this host; NOT_FOUND when the fleet has no such host.
+    pub fn agent(&self, host: &HostName) -> Result<Agent, Fault> {
+        self.agents.get(host).cloned().ok_or_else(|| {
+            let known = self.agents.keys().map(HostName::as_str).collect::<Vec<_>>().join(", ");
+            Fault::not_found(format!("host {host} is not one of {known}; add it to the list of agents"))
+        })
+    }
+
+    /// Asks all hosts at once to describe themselves, and remembers their pools. Sorted by host.
+    pub async fn survey(&self) -> Vec<(HostName, Result<HostInfo, Fault>)> {
+        let mut asked = JoinSet::new();
+        for agent in self.agents() {
+            asked.spawn(async move { (agent.host().clone(), agent.describe().await) });
+        }
+        let mut answers: Vec<_> = asked.join_all().await;
+        answers.sort_by(|(left, _), (right, _)| left.cmp(right));
+        for host in answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
+            self.homes.learn(host);
+        }
+        answers
+    }
+
+    /// The agent that has this pool. Asks all hosts when it is not known.
+    pub async fn agent_of_pool(&self, pool: &PoolId) -> Result<Agent, Fault> {
+        if let Some(host) = self.homes.of(pool) {
+            return self.agent(&host);
+        }
+        let host = home_among(pool, &self.survey().await)?;
+        self.agent(&host)
+    }
+}
+
+/// Which of these answers has the pool.
+fn home_among(pool: &PoolId, answers: &[(HostName, Result<HostInfo, Fault>)]) -> Result<HostName, Fault> {
+    let has = |host: &HostInfo| host.pools.iter().any(|other| other.id == *pool);
+    let homes: Vec<_> =
+        answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(has)).map(|(host, _)| host).collect();
+    let silent: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.as_ref().err()).collect();
+    match (homes.as_slice(), silent.as_slice()) {
+        ([home], _) => Ok((*home).clone()),
+        ([one, two, ..], _) => Err(Fault::precondition(format!(
+            "hosts {one} and {two} both have pool {pool}; a pool may be attached to one host only, \
+             detach it from the other and start its agent again"
+        ))),
+        ([], []) => Err(Fault::not_found(format!(
+            "no host has pool {pool}; if its disk was taken out, attach it to a host and add it to that agent's pools"
+        ))),
+        ([], [first, ..]) => Err(Fault::unavailable(format!(
+            "cannot tell which host has pool {pool} while {} of {} hosts do not answer; first: {first}",
+            silent.len(),
+            answers.len()
+        ))),
+    }
+}
+
+fn endpoint(agent: &AgentAddress, credentials: &Credentials) -> Result<Endpoint, FleetError> {
+    let address = |why: String| FleetError::Address {
+        host: agent.host.clone(),
+        address: agent.address.chars().take(64).collect(),
+        why,
+    };
+    let (name, port) = agent.address.rsplit_once(':').ok_or_else(|| address("no port".into()))?;
+    if name.is_empty() || name.contains('/') || port.parse::<u16>().map_or(true, |port| port == 0) {
+        return Err(address("no host name, or no port".into()));
+    }
+    let endpoint = Endpoint::from_shared(format!("https://{}", agent.address))
+        .map_err(|why| address(why.to_string()))?;
+    let endpoint = endpoint
+        .tls_config(credentials.client(&agent.host))
+        .map_err(|why| FleetError::Tls { host: agent.host.clone(), why: why.to_string() })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_LIMIT)
+        .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! One agent, as the controller sees it: typed calls of the agent API.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming};
+
+use super::Homes;
+use crate::domain::record::CutRecord;
+use crate::domain::{
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, VolumeId, VolumeInfo,
+};
+use crate::proto::agent::agent_client::AgentClient;
+use crate::proto::agent::{self as proto, RoundOrder, RoundReport};
+use crate::wire::{convert, fault_of};
+
+/// Looking something up.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// Making or removing something: `mkfs` of a large image on a slow disk.
+const CHANGE_LIMIT: Duration = Duration::from_mins(1);
+/// Lists of tens of thousands of volumes fit; a larger answer is an error, not an out-of-memory.
+const ANSWER_LIMIT_BYTES: usize = 64 << 20;
+
+/// One agent. Cheap to clone. Every fault starts with `host <name>: `.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    host: HostName,
+    client: AgentClient<Channel>,
+    homes: Homes,
+}
+
+impl Agent {
+    pub(super) fn new(host: HostName, channel: Channel, homes: Homes) -> Self {
+        let client = AgentClient::new(channel).max_decoding_message_size(ANSWER_LIMIT_BYTES);
+        Self { host, client, homes }
+    }
+
+    /// Its host.
+    pub fn host(&self) -> &HostName {
+        &self.host
+    }
+
+    /// What the host is and has.
+    pub async fn describe(&self) -> Result<HostInfo, Fault> {
+        let mut client = self.client.clone();
+        let answer = self.ask(LOOK_LIMIT, client.describe(proto::DescribeRequest {})).await?;
+        let info = self.read(convert::host_from_proto(answer))?;
+        if info.host == self.host {
+            Ok(info)
+        } else {
+            let why = format!(
+                "its agent calls itself {}; correct the host in one of the two configurations",
+                info.host
+            );
+            Err(self.named(Fault::internal(why)))
+        }
+    }
+
+    /// Makes a volume, or finds the one that was made before.
+    pub async fn create_volume(&self, volume: &NewVolume) -> Result<VolumeInfo, Fault> {
+        let mut client = self.client.clone();
+        let request = convert::new_volume_to_proto(volume);
+        let answer = self.ask(CHANGE_LIMIT, client.create_volume(request)).await?;
+        self.read(convert::volume_from_proto(answer))
+    }
+
+    /// Removes a volume; one that is not there is fine.
+    pub async fn delete_volume(&self, id: &VolumeId) -> Result<(), Fault> {
+        let mut client = self.client.clone();
+        let request = proto::DeleteVolumeRequest { id: id.to_string() };
+        self.ask(CHANGE_LIMIT, client.delete_volume(request)).await.map(drop)
+    }
+
+    /// One volume; NOT_FOUND when it does not exist.
+    pub async fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, Fault> {
+        self.get_volume(proto::get_volume_request::By::Id(id.to_string())).await
+    }
+
+    /// The volume whose name has this hash, on any pool of the host.
+    pub async fn find_volume(&self, name: &NameHash) -> Result<Option<VolumeInfo>, Fault> {
+        optional(self.get_volume(proto::get_volume_request::By::NameHash(name.to_string())).await)
+    }
+
+    async fn get_volume(&self, by: proto::get_volume_request::By) -> Result<VolumeInfo, Fault> {
+        let mut client = self.client.clone();
+        let request = proto::GetVolumeRequest { by: Some(by) };
+        let answer = self.ask(LOOK_LIMIT, client.get_volume(request)).await?;
+        self.read(convert::volume_from_proto(answer))
+    }
+
+    /// All volumes of all pools of the host, sorted by id.
+    pub async fn volumes(&self) -> Result<Vec<VolumeInfo>, Fault> {
+        let mut client = self.client.clone();
+        let answer = self.ask(LOOK_LIMIT, client.list_volumes(proto::ListVolumesRequest {})).await?;
+        self.read(answer.volumes.into_iter().map(convert::volume_from_proto).collect())
+    }
+
+    /// Makes a volume at least this large.
+    pub async fn expand_volume(&self, id: &VolumeId, capacity: Bytes) -> Result<VolumeInfo, Fault> {
+        let mut client = self.client.clone();
+        let request = proto::ExpandVolumeRequest { id: id.to_string(), capacity_bytes: capacity.0 };
+        let answer = self.ask(CHANGE_LIMIT, client.expand_volume(request)).await?;
+        self.read(convert::volume_from_proto(answer))
+    }
+
+    /// Opens the stream of one round. It is the lease: when `orders` is dropped before the release, the agent
+    /// lets go and removes what it cut.
+    pub async fn round(&self, orders: mpsc::Receiver<RoundOrder>) -> Result<Streaming<RoundReport>, Fault> {
+        let mut client = self.client.clone();
+        self.ask(LOOK_LIMIT, client.round(ReceiverStream::new(orders))).await
+    }
+
+    /// Writes the sealed record on the host's member pools. Idempotent.
+    pub async fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
+        let mut client = self.client.clone();
+        let record = self.read(convert::record_to_proto(record))?;
+        let request = proto::SealRequest { record: Some(record) };
+        self.ask(CHANGE_LIMIT, client.seal(request)).await.map(drop)
+    }
+
+    /// Removes everything of an unsealed cut. Idempotent.
+    pub async fn void(&self, id: &CutId) -> Result<(), Fault> {
+        let mut client = self.client.clone();
+        let request = proto::VoidRequest { cut_id: id.to_string() };
+        self.ask(CHANGE_LIMIT, client.void(request)).await.map(drop)
+    }
+
+    /// The record of a cut on this host, sealed or not.
+    pub async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        optional(self.get_cut(proto::get_cut_request::By::CutId(id.to_string())).await)
+    }
+
+    /// The cut of this kind and name, on any pool of the host.
+    pub async fn find_cut(&self, kind: CutKind, name: &NameHash) -> Result<Option<CutRecord>, Fault> {
+        let text = convert::kind_and_hash(kind, name);
+        optional(self.get_cut(proto::get_cut_request::By::KindAndNameHash(text)).await)
+    }
+
+    async fn get_cut(&self, by: proto::get_cut_request::By) -> Result<CutRecord, Fault> {
+        let mut client = self.client.clone();
+        let request = proto::GetCutRequest { by: Some(by) };
+        let answer = self.ask(LOOK_LIMIT, client.get_cut(request)).await?;
+        self.read(convert::cut_from_proto(answer))
+    }
+
+    /// All cut records of the host, sealed or not, one per cut.
+    pub async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
+        let mut client = self.client.clone();
+        let answer = self.ask(LOOK_LIMIT, client.list_cuts(proto::ListCutsRequest {})).await?;
+        self.read(answer.cuts.into_iter().map(convert::cut_from_proto).collect())
+    }
+
+    /// Removes the host's snapshots of a cut, then its record. Idempotent.
+    pub async fn delete_cut(&self, id: &CutId) -> Result<(), Fault> {
+        let mut client = self.client.clone();
+        let request = proto::DeleteCutRequest { cut_id: id.to_string() };
+        self.ask(CHANGE_LIMIT, client.delete_cut(request)).await.map(drop)
+    }
+
+    /// Waits for an answer, but not for ever.
+    async fn ask<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Fault> {
+        let outcome = match tokio::time::timeout(limit, call).await {
+            Ok(outcome) => outcome.map(Response::into_inner).map_err(fault_of),
+            Err(_) => {
+                Err(Fault::deadline(format!("no answer within {limit:?}; what was asked may still happen")))
+            }
+        };
+        outcome.map_err(|fault| {
+            if fault.code == Code::Unavailable {
+                // It may be away for long, and its pools may turn up elsewhere.
+                self.homes.forget(&self.host);
+            }
+            self.named(fault)
+        })
+    }
+
+    fn read<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        outcome.map_err(|fault| self.named(fault))
+    }
+
+    fn named(&self, fault: Fault) -> Fault {
+        fault.context(format_args!("host {}", self.host))
+    }
+}
+
+fn optional<T>(outcome: Result<T, Fault>) -> Result<Option<T>, Fault> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(fault) if fault.code == Code::NotFound => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}

@@ -1,0 +1,220 @@
+//! Real agents' servers over loopback, with scripted descriptions.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::InterceptorLayer;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::domain::{Bytes, Code, CutKind, NameHash, PoolInfo, VolumeId};
+use crate::identity::pki;
+use crate::identity::tls::{TlsFiles, only_the_controller};
+use crate::proto::agent as proto;
+use crate::proto::agent::agent_server::{Agent as Api, AgentServer};
+use crate::wire::convert;
+
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
+}
+
+fn pool(number: u8) -> PoolId {
+    PoolId::from_random([number; 6])
+}
+
+fn files(dir: &Path, name: &str) -> TlsFiles {
+    TlsFiles {
+        ca: dir.join("ca.crt"),
+        cert: dir.join(format!("{name}.crt")),
+        key: dir.join(format!("{name}.key")),
+    }
+}
+
+/// An agent that can be described; it knows no volume and no cut.
+struct Scripted(Arc<Mutex<HostInfo>>);
+
+macro_rules! knows_nothing {
+    ($($method:ident($request:ty) -> $answer:ty),* $(,)?) => {
+        #[async_trait::async_trait]
+        impl Api for Scripted {
+            type RoundStream = tokio_stream::Empty<Result<proto::RoundReport, Status>>;
+            async fn round(&self, _: Request<Streaming<proto::RoundOrder>>) -> Result<Response<Self::RoundStream>, Status> {
+                Ok(Response::new(tokio_stream::empty()))
+            }
+            async fn describe(&self, _: Request<proto::DescribeRequest>) -> Result<Response<proto::DescribeResponse>, Status> {
+                Ok(Response::new(convert::host_to_proto(&self.0.lock().unwrap())))
+            }
+            $(async fn $method(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
+                Err(Status::not_found(stringify!($method)))
+            })*
+        }
+    };
+}
+knows_nothing! {
+    create_volume(proto::CreateVolumeRequest) -> proto::Volume,
+    delete_volume(proto::DeleteVolumeRequest) -> proto::DeleteVolumeResponse,
+    get_volume(proto::GetVolumeRequest) -> proto::Volume,
+    list_volumes(proto::ListVolumesRequest) -> proto::ListVolumesResponse,
+    expand_volume(proto::ExpandVolumeRequest) -> proto::Volume,
+    seal(proto::SealRequest) -> proto::SealResponse,
+    void(proto::VoidRequest) -> proto::VoidResponse,
+    get_cut(proto::GetCutRequest) -> proto::GetCutResponse,
+    list_cuts(proto::ListCutsRequest) -> proto::ListCutsResponse,
+    delete_cut(proto::DeleteCutRequest) -> proto::DeleteCutResponse,
+}
+
+struct Served {
+    info: Arc<Mutex<HostInfo>>,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    fn has(&self, pools: &[PoolId]) {
+        self.info.lock().unwrap().pools = pools
+            .iter()
+            .map(|id| PoolInfo {
+                id: id.clone(),
+                backend: "btrfs".into(),
+                total: Bytes::gib(2),
+                available: Bytes::gib(1),
+                path: "/pool".into(),
+            })
+            .collect();
+    }
+
+    /// Ends it together with its connections.
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+}
+
+async fn serve(dir: &Path, name: &str) -> Served {
+    let info = HostInfo { host: host(name), version: "test".into(), pools: Vec::new() };
+    let info = Arc::new(Mutex::new(info));
+    let credentials = Credentials::of_agent(&files(dir, &format!("agents/{name}")), &host(name)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let agent = AgentServer::new(Scripted(info.clone()));
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(async move {
+        Server::builder()
+            .tls_config(credentials.server())
+            .unwrap()
+            .layer(InterceptorLayer::new(only_the_controller))
+            .add_service(agent)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) })
+            .await
+            .unwrap();
+    });
+    Served { info, address, stop, task }
+}
+
+/// Two hosts, `a` and `b`, and the fleet of them.
+async fn stage() -> (Fleet, Served, Served) {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    pki::init(dir, &[host("a"), host("b")]).unwrap();
+    let (a, b) = (serve(dir, "a").await, serve(dir, "b").await);
+    let controller = Credentials::of_controller(&files(dir, "controller")).unwrap();
+    let agents = [("b", &b), ("a", &a)]
+        .map(|(name, server)| AgentAddress { host: host(name), address: server.address.to_string() });
+    (Fleet::new(agents, &controller).unwrap(), a, b)
+}
+
+#[tokio::test]
+async fn a_pool_is_found_on_the_host_that_has_it() {
+    let (fleet, a, b) = stage().await;
+    a.has(&[pool(1)]);
+    b.has(&[pool(2), pool(3)]);
+    assert_eq!(fleet.hosts(), [host("a"), host("b")]);
+    assert_eq!(fleet.agent_of_pool(&pool(3)).await.unwrap().host(), &host("b"));
+    assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("a"));
+    assert_eq!(fleet.agents()[0].describe().await.unwrap().pools[0].available, Bytes::gib(1));
+}
+
+#[tokio::test]
+async fn a_pool_that_no_host_has_is_not_found_only_when_all_hosts_answered() {
+    let (fleet, a, b) = stage().await;
+    a.has(&[pool(1)]);
+    let fault = fleet.agent_of_pool(&pool(9)).await.unwrap_err();
+    assert_eq!(fault.code, Code::NotFound, "{fault}");
+    b.stop().await;
+    let fault = fleet.agent_of_pool(&pool(9)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "{fault}");
+    assert!(fault.message.contains("host b: no connection"), "{fault}");
+    assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("a"), "b is not needed for this");
+}
+
+#[tokio::test]
+async fn a_pool_that_moved_is_found_again_after_its_old_host_failed() {
+    let (fleet, a, b) = stage().await;
+    a.has(&[pool(1)]);
+    let agent = fleet.agent_of_pool(&pool(1)).await.unwrap();
+    a.stop().await;
+    b.has(&[pool(1)]);
+    let fault = agent.volume(&VolumeId::new(pool(1), "data")).await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "{fault}");
+    assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("b"));
+}
+
+#[tokio::test]
+async fn a_pool_on_two_hosts_is_refused() {
+    let (fleet, a, b) = stage().await;
+    a.has(&[pool(1)]);
+    b.has(&[pool(1)]);
+    let fault = fleet.agent_of_pool(&pool(1)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Precondition, "{fault}");
+    assert!(fault.message.contains("hosts a and b"), "{fault}");
+}
+
+#[tokio::test]
+async fn faults_of_an_agent_name_its_host_and_keep_their_code() {
+    let (fleet, _a, _b) = stage().await;
+    let agent = fleet.agent(&host("b")).unwrap();
+    let fault = agent.expand_volume(&VolumeId::new(pool(1), "data"), Bytes::gib(1)).await.unwrap_err();
+    assert_eq!(fault, Fault::not_found("host b: expand_volume"));
+    assert_eq!(agent.find_volume(&NameHash::of("data")).await, Ok(None));
+    assert_eq!(agent.find_cut(CutKind::Group, &NameHash::of("nightly")).await, Ok(None));
+    assert_eq!(fleet.agent(&host("c")).unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_round_is_a_stream_that_ends_when_the_agent_ends_it() {
+    let (fleet, _a, _b) = stage().await;
+    let (_orders, receiver) = tokio::sync::mpsc::channel(1);
+    let mut reports = fleet.agent(&host("a")).unwrap().round(receiver).await.unwrap();
+    assert!(reports.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_agent_that_calls_itself_otherwise_is_not_believed() {
+    let (fleet, a, _b) = stage().await;
+    a.info.lock().unwrap().host = host("z");
+    let fault = fleet.agent(&host("a")).unwrap().describe().await.unwrap_err();
+    assert_eq!(fault.code, Code::Internal, "{fault}");
+}
+
+#[tokio::test]
+async fn a_list_of_agents_with_a_mistake_is_refused_in_words() {
+    let scratch = tempfile::tempdir().unwrap();
+    pki::init(scratch.path(), &[]).unwrap();
+    let controller = Credentials::of_controller(&files(scratch.path(), "controller")).unwrap();
+    let agent = |name: &str, address: &str| AgentAddress { host: host(name), address: address.into() };
+    let refuse = |agents: Vec<AgentAddress>| Fleet::new(agents, &controller).unwrap_err().to_string();
+    assert!(refuse(vec![]).contains("empty"));
+    assert!(
+        refuse(vec![agent("a", "h:1"), agent("a", "h:2")]).contains("host a is in the list of agents twice")
+    );
+    for bad in ["", "h", "h:", "h:0", "h:70000", ":1", "h/../x:1", "h h:1", "https://h:1"] {
+        let why = refuse(vec![agent("a", bad)]);
+        assert!(why.contains("agent a:") && why.contains("host:port"), "{bad:?}: {why}");
+    }
+    assert!(Fleet::new([agent("a", "[::1]:9700")], &controller).is_ok());
+}

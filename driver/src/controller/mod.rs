@@ -1,0 +1,3 @@
+//! Many hosts: [`fleet`] reaches their agents.
+
+pub mod fleet;

@@ -1,0 +1,23 @@
+//! Who may talk to whom. One certificate authority per installation; every connection between a controller and
+//! an agent is TLS with certificates on both sides, and both sides check the **name** in the other's certificate:
+//!
+//! | who | name in its certificate | who may connect to it |
+//! |---|---|---|
+//! | controller | `controller.stillpoint` | nobody, it only calls |
+//! | agent of host `a` | `a.agent.stillpoint` | the controller |
+//!
+//! An agent's certificate is good for both directions, because agents stream blocks to each other; the agent API
+//! itself answers nobody but the controller.
+
+pub mod pki;
+pub mod tls;
+
+use crate::domain::HostName;
+
+/// The name in the controller's certificate.
+pub const CONTROLLER: &str = "controller.stillpoint";
+
+/// The name in the certificate of the agent of this host.
+pub fn agent_name(host: &HostName) -> String {
+    format!("{host}.agent.stillpoint")
+}

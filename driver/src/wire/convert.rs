@@ -1,0 +1,263 @@
+//! The agent's messages to domain types and back. Reading checks everything: a message that does not parse is
+//! INVALID_ARGUMENT for a request and INTERNAL for an answer, and names the field.
+
+use std::path::PathBuf;
+
+use crate::domain::record::{CutRecord, CutState, Source, VolumeRecord};
+use crate::domain::{
+    Bytes, Code, CutId, CutKind, Fault, Filesystem, HostInfo, NameHash, NewVolume, PoolInfo, VolumeId,
+    VolumeInfo,
+};
+use crate::proto::agent as proto;
+
+/// Which side a message came from: decides the code of what does not parse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A request: the caller must change it.
+    Caller,
+    /// An answer: the agent speaks another dialect.
+    Agent,
+}
+
+impl Side {
+    fn fault(self, field: &str, why: impl std::fmt::Display) -> Fault {
+        match self {
+            Self::Caller => Fault::new(Code::Invalid, format!("{field}: {why}")),
+            Self::Agent => Fault::new(
+                Code::Internal,
+                format!(
+                    "the agent answered with a {field} that cannot be read ({why}); run the same version of stillpoint on all hosts"
+                ),
+            ),
+        }
+    }
+
+    /// Parses one field.
+    pub fn parse<T>(self, field: &str, text: &str) -> Result<T, Fault>
+    where
+        T: std::str::FromStr,
+        T::Err: std::fmt::Display,
+    {
+        text.parse().map_err(|why| self.fault(field, why))
+    }
+
+    fn filesystem(self, text: &str) -> Result<Option<Filesystem>, Fault> {
+        if text.is_empty() { Ok(None) } else { self.parse("filesystem", text).map(Some) }
+    }
+
+    /// A snapshot id or a volume id; empty for none.
+    fn source(self, text: &str) -> Result<Option<Source>, Fault> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if let Ok(snapshot) = text.parse() {
+            return Ok(Some(Source::Snapshot(snapshot)));
+        }
+        self.parse("source", text).map(|volume| Some(Source::Volume(volume)))
+    }
+}
+
+fn filesystem_text(filesystem: Option<Filesystem>) -> String {
+    filesystem.map_or_else(String::new, |filesystem| filesystem.to_string())
+}
+
+fn source_text(source: Option<&Source>) -> String {
+    match source {
+        None => String::new(),
+        Some(Source::Snapshot(id)) => id.to_string(),
+        Some(Source::Volume(id)) => id.to_string(),
+    }
+}
+
+/// A pool for the wire.
+pub fn pool_to_proto(pool: &PoolInfo) -> proto::Pool {
+    proto::Pool {
+        id: pool.id.to_string(),
+        backend: pool.backend.clone(),
+        total_bytes: pool.total.0,
+        available_bytes: pool.available.0,
+        path: pool.path.display().to_string(),
+    }
+}
+
+fn pool_from_proto(pool: proto::Pool) -> Result<PoolInfo, Fault> {
+    Ok(PoolInfo {
+        id: Side::Agent.parse("pool id", &pool.id)?,
+        backend: pool.backend,
+        total: Bytes(pool.total_bytes),
+        available: Bytes(pool.available_bytes),
+        path: pool.path.into(),
+    })
+}
+
+/// A host for the wire.
+pub fn host_to_proto(host: &HostInfo) -> proto::DescribeResponse {
+    proto::DescribeResponse {
+        host: host.host.to_string(),
+        version: host.version.clone(),
+        pools: host.pools.iter().map(pool_to_proto).collect(),
+    }
+}
+
+/// A host as its agent described it.
+pub fn host_from_proto(host: proto::DescribeResponse) -> Result<HostInfo, Fault> {
+    Ok(HostInfo {
+        host: Side::Agent.parse("host", &host.host)?,
+        version: host.version,
+        pools: host.pools.into_iter().map(pool_from_proto).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A volume for the wire.
+pub fn volume_to_proto(volume: &VolumeInfo) -> proto::Volume {
+    let record = &volume.record;
+    proto::Volume {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        capacity_bytes: record.capacity.0,
+        filesystem: filesystem_text(record.filesystem),
+        backend: volume.backend.clone(),
+        source: source_text(record.source.as_ref()),
+        created_at: record.created_at.to_string(),
+        allocated_bytes: volume.allocated.0,
+        published_at: volume
+            .published_at
+            .as_ref()
+            .map_or_else(String::new, |path| path.display().to_string()),
+    }
+}
+
+/// A volume as its agent described it.
+pub fn volume_from_proto(volume: proto::Volume) -> Result<VolumeInfo, Fault> {
+    let side = Side::Agent;
+    Ok(VolumeInfo {
+        record: VolumeRecord {
+            id: side.parse("volume id", &volume.id)?,
+            name: volume.name,
+            capacity: Bytes(volume.capacity_bytes),
+            filesystem: side.filesystem(&volume.filesystem)?,
+            source: side.source(&volume.source)?,
+            created_at: side.parse("created_at", &volume.created_at)?,
+        },
+        backend: volume.backend,
+        allocated: Bytes(volume.allocated_bytes),
+        published_at: (!volume.published_at.is_empty()).then(|| PathBuf::from(volume.published_at)),
+    })
+}
+
+/// A volume to be made, for the wire.
+pub fn new_volume_to_proto(volume: &NewVolume) -> proto::CreateVolumeRequest {
+    proto::CreateVolumeRequest {
+        id: volume.id.to_string(),
+        name: volume.name.clone(),
+        capacity_bytes: volume.capacity.0,
+        filesystem: filesystem_text(volume.filesystem),
+        source: source_text(volume.source.as_ref()),
+    }
+}
+
+/// A volume that a caller asks for.
+pub fn new_volume_from_proto(volume: proto::CreateVolumeRequest) -> Result<NewVolume, Fault> {
+    let side = Side::Caller;
+    let id: VolumeId = side.parse("id", &volume.id)?;
+    if id.hash != NameHash::of(&volume.name) {
+        return Err(Fault::invalid(format!(
+            "id {id} is not the id of a volume called {:?}; make it with VolumeId::new",
+            volume.name
+        )));
+    }
+    Ok(NewVolume {
+        id,
+        name: volume.name,
+        capacity: Bytes(volume.capacity_bytes),
+        filesystem: side.filesystem(&volume.filesystem)?,
+        source: side.source(&volume.source)?,
+    })
+}
+
+/// A cut record for the wire.
+pub fn record_to_proto(record: &CutRecord) -> Result<proto::CutRecord, Fault> {
+    serde_json::to_string(record)
+        .map(|json| proto::CutRecord { json })
+        .map_err(|why| Fault::internal(format!("the record of cut {} cannot be written: {why}", record.id)))
+}
+
+/// A cut record, read and checked.
+pub fn record_from_proto(side: Side, record: Option<proto::CutRecord>) -> Result<CutRecord, Fault> {
+    let record = record.ok_or_else(|| side.fault("record", "it is missing"))?;
+    serde_json::from_str(&record.json).map_err(|why| side.fault("record", why))
+}
+
+/// A stored cut for the wire; its state is in the record too, and shown beside it.
+pub fn cut_to_proto(record: &CutRecord) -> Result<proto::GetCutResponse, Fault> {
+    let state = match record.state {
+        CutState::Round => proto::CutState::Round,
+        CutState::Sealed => proto::CutState::Sealed,
+    };
+    Ok(proto::GetCutResponse { state: state.into(), record: Some(record_to_proto(record)?) })
+}
+
+/// A stored cut as its agent described it.
+pub fn cut_from_proto(cut: proto::GetCutResponse) -> Result<CutRecord, Fault> {
+    record_from_proto(Side::Agent, cut.record)
+}
+
+/// `s<hash>` or `g<hash>`: how a cut is asked for by name.
+pub fn kind_and_hash(kind: CutKind, hash: &NameHash) -> String {
+    match kind {
+        CutKind::Single => format!("s{hash}"),
+        CutKind::Group => format!("g{hash}"),
+    }
+}
+
+/// Which cut a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CutKey {
+    /// By id.
+    Id(CutId),
+    /// By kind and hash of its name, over all pools.
+    Name(CutKind, NameHash),
+}
+
+/// Which cut a caller asks for.
+pub fn cut_key(request: proto::GetCutRequest) -> Result<CutKey, Fault> {
+    use proto::get_cut_request::By;
+    let side = Side::Caller;
+    match request.by {
+        Some(By::CutId(id)) => side.parse("cut_id", &id).map(CutKey::Id),
+        Some(By::KindAndNameHash(text)) => {
+            let kind = match text.get(..1) {
+                Some("s") => CutKind::Single,
+                Some("g") => CutKind::Group,
+                Some(_) | None => {
+                    return Err(side.fault("kind_and_name_hash", "it must start with s or g"));
+                }
+            };
+            side.parse("kind_and_name_hash", &text[1..]).map(|hash| CutKey::Name(kind, hash))
+        }
+        None => Err(side.fault("by", "cut_id or kind_and_name_hash must be set")),
+    }
+}
+
+/// Which volume a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeKey {
+    /// By id.
+    Id(VolumeId),
+    /// By the hash of its name, over all pools.
+    Name(NameHash),
+}
+
+/// Which volume a caller asks for.
+pub fn volume_key(request: proto::GetVolumeRequest) -> Result<VolumeKey, Fault> {
+    use proto::get_volume_request::By;
+    let side = Side::Caller;
+    match request.by {
+        Some(By::Id(id)) => side.parse("id", &id).map(VolumeKey::Id),
+        Some(By::NameHash(hash)) => side.parse("name_hash", &hash).map(VolumeKey::Name),
+        None => Err(side.fault("by", "id or name_hash must be set")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
