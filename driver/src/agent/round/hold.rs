@@ -1,0 +1,150 @@
+//! What exists from `Hold` to the end of a round: the members' threads, the guard, the expedited grace periods, and
+//! what was seen.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use stillpoint_guard::expedite::Lease;
+
+use super::RoundContext;
+use super::member::{self, Answer, Member, Work};
+use super::watchdog::{Armed, Fired};
+use crate::domain::Fault;
+use crate::host::MountHandle;
+use crate::proto::agent::{MemberReleased, MemberSpan};
+
+/// The members of one round on this host, from the moment when they may be held.
+pub struct Hold {
+    members: Vec<Member>,
+    workers: Vec<Sender<Work>>,
+    guard: Option<Box<dyn Armed>>,
+    expedited: Option<Lease>,
+    answers: Vec<Answer>,
+    outstanding: usize,
+    /// Why the hold did not last, for all members.
+    fired: Option<String>,
+}
+
+impl Hold {
+    /// Starts a thread per member; they wait.
+    pub fn new(
+        context: &RoundContext,
+        members: Vec<Member>,
+        answer: impl Fn(Answer) + Clone + Send + 'static,
+    ) -> Result<Self, Fault> {
+        let start = |(index, member): (usize, &Member)| {
+            member::start(index, member, Arc::clone(&context.host), answer.clone())
+        };
+        let workers: Vec<_> = members
+            .iter()
+            .enumerate()
+            .map(start)
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Fault::unavailable(format!("cannot start a thread per member: {error}")))?;
+        let answers = Vec::with_capacity(members.len() * 4);
+        Ok(Self { members, workers, guard: None, expedited: None, answers, outstanding: 0, fired: None })
+    }
+
+    /// The members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Arms the guard over all members, then lets them freeze.
+    pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
+        let mounts: Vec<&dyn MountHandle> = self.members.iter().filter_map(|member| member.mount.as_deref()).collect();
+        if !mounts.is_empty() {
+            self.guard = Some(context.watchdog.arm(&mounts, hard_limit)?);
+            // Without the lease a freeze takes longer and is as good.
+            self.expedited = context.expedite.as_ref().and_then(|expedite| expedite.lease().ok());
+        }
+        self.order(Work::Freeze);
+        Ok(())
+    }
+
+    /// Tells all members; each answers once.
+    pub fn order(&mut self, work: Work) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            if worker.send(work).is_ok() {
+                self.outstanding += 1;
+            } else {
+                let fault = Fault::internal(format!("the thread of {} is gone", self.members[index].volume));
+                self.answers.push(Answer { index, work, start_us: 0, end_us: 0, result: Err(fault) });
+            }
+        }
+    }
+
+    /// Takes an answer; true when no other is awaited.
+    pub fn take(&mut self, answer: Answer) -> bool {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.answers.push(answer);
+        self.is_quiet()
+    }
+
+    /// Whether no answer is awaited.
+    pub fn is_quiet(&self) -> bool {
+        self.outstanding == 0
+    }
+
+    /// The first failure of this work, with its member.
+    pub fn failure(&self, work: Work) -> Option<(&Member, &Fault)> {
+        let of_work = self.answers.iter().filter(|answer| answer.work == work);
+        of_work.filter_map(|answer| Some((&self.members[answer.index], answer.result.as_ref().err()?))).next()
+    }
+
+    /// What was seen of this work, per member.
+    pub fn spans(&self, work: Work) -> Vec<MemberSpan> {
+        let of = |answer: &Answer| MemberSpan {
+            volume_id: self.members[answer.index].volume.to_string(),
+            start_us: answer.start_us,
+            end_us: answer.end_us,
+        };
+        self.answers.iter().filter(|answer| answer.work == work).map(of).collect()
+    }
+
+    /// After all members were thawed: lets the guard and the grace periods go.
+    pub fn disarm(&mut self) {
+        self.expedited = None;
+        let fired = self.guard.take().map_or(Fired::No, Armed::disarm);
+        if let Fired::Yes(why) = fired {
+            self.fired.get_or_insert(why);
+        }
+    }
+
+    /// Whether the guard had let go by itself, or may have.
+    pub fn guard_fired(&self) -> bool {
+        self.fired.is_some()
+    }
+
+    /// For each member whether its hold was there until its release. A member that was not in use must still not be.
+    pub fn releases(&self, context: &RoundContext) -> Vec<MemberReleased> {
+        let thaws = self.answers.iter().filter(|answer| answer.work == Work::Thaw);
+        thaws.map(|answer| self.release(context, answer)).collect()
+    }
+
+    fn release(&self, context: &RoundContext, thaw: &Answer) -> MemberReleased {
+        let member = &self.members[thaw.index];
+        let why = match (&thaw.result, &self.fired) {
+            (Err(fault), _) => Some(fault.message.clone()),
+            (Ok(()), Some(fired)) if member.mount.is_some() => Some(fired.clone()),
+            (Ok(()), _) if member.is_idle() => came_into_use(context, member),
+            (Ok(()), _) => None,
+        };
+        MemberReleased {
+            volume_id: member.volume.to_string(),
+            start_us: thaw.start_us,
+            end_us: thaw.end_us,
+            clean: why.is_none(),
+            why: why.unwrap_or_default(),
+        }
+    }
+}
+
+fn came_into_use(context: &RoundContext, member: &Member) -> Option<String> {
+    match context.host.attached(&member.pool.image(&member.volume)) {
+        Ok(devices) if devices.iter().all(|device| device.read_only) => None,
+        Ok(_) => Some(format!("volume {} came into use during the cut", member.volume)),
+        Err(error) => Some(format!("whether volume {} came into use is unknown: {error}", member.volume)),
+    }
+}

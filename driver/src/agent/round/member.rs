@@ -1,0 +1,152 @@
+//! One member of a round: a thread that does to it what it is told, in order.
+//!
+//! The thread is made before the hold and waits, so that nothing is allocated or started while writers are held. Its
+//! queue is what makes a late FIFREEZE harmless: a thaw that was ordered meanwhile is done right after it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use nix::errno::Errno;
+
+use crate::agent::pool::{MemberPaths, Pool};
+use crate::domain::{Fault, VolumeId};
+use crate::host::{Host, HostError, MountHandle};
+use crate::proto::agent::{MemberKind, MemberPrepared};
+
+/// A member that is ready to be held.
+pub struct Member {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The open filesystem; `None` when the volume is not in use on this host.
+    pub mount: Option<Arc<dyn MountHandle>>,
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// What is copied where.
+    pub paths: MemberPaths,
+    /// How it was prepared.
+    pub prepared: MemberPrepared,
+}
+
+impl Member {
+    /// Whether there is nothing to hold.
+    pub fn is_idle(&self) -> bool {
+        self.prepared.kind == i32::from(MemberKind::Idle)
+    }
+}
+
+/// What a member's thread can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// FIFREEZE.
+    Freeze,
+    /// Snapshot.
+    Copy,
+    /// FITHAW, if it was frozen by us.
+    Thaw,
+}
+
+/// What a member's thread answers.
+#[derive(Debug)]
+pub struct Answer {
+    /// Which member.
+    pub index: usize,
+    /// What it was told.
+    pub work: Work,
+    /// Start, microseconds on this host's monotonic clock.
+    pub start_us: u64,
+    /// End.
+    pub end_us: u64,
+    /// How it ended.
+    pub result: Result<(), Fault>,
+}
+
+/// Starts the thread of a member. It ends when the sender is dropped.
+pub fn start(
+    index: usize,
+    member: &Member,
+    host: Arc<dyn Host>,
+    answer: impl Fn(Answer) + Send + 'static,
+) -> std::io::Result<Sender<Work>> {
+    let (orders, queue) = channel();
+    let worker = Worker {
+        index,
+        volume: member.volume.clone(),
+        mount: member.mount.clone(),
+        pool: Arc::clone(&member.pool),
+        paths: member.paths.clone(),
+        host,
+        frozen: false,
+    };
+    std::thread::Builder::new().name("member".into()).spawn(move || worker.run(&queue, answer))?;
+    Ok(orders)
+}
+
+struct Worker {
+    index: usize,
+    volume: VolumeId,
+    mount: Option<Arc<dyn MountHandle>>,
+    pool: Arc<Pool>,
+    paths: MemberPaths,
+    host: Arc<dyn Host>,
+    frozen: bool,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Work>, answer: impl Fn(Answer)) {
+        for work in queue {
+            let start_us = self.host.monotonic_us();
+            let result = match work {
+                Work::Freeze => self.freeze(),
+                Work::Copy => self.copy(),
+                Work::Thaw => self.thaw(),
+            };
+            let end_us = self.host.monotonic_us();
+            answer(Answer { index: self.index, work, start_us, end_us, result });
+        }
+        // The conductor is gone without a thaw, which only a panic can do.
+        if self.frozen {
+            let _ = self.thaw();
+        }
+    }
+
+    fn freeze(&mut self) -> Result<(), Fault> {
+        let Some(mount) = &self.mount else { return Ok(()) };
+        mount.freeze().map_err(|error| freeze_fault(&self.volume, &error))?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    fn copy(&self) -> Result<(), Fault> {
+        self.pool.copy_member(&self.paths).map_err(|error| Fault::from(error).context("snapshot"))
+    }
+
+    /// A filesystem that was frozen by somebody else is never thawed.
+    fn thaw(&mut self) -> Result<(), Fault> {
+        let (Some(mount), true) = (&self.mount, self.frozen) else { return Ok(()) };
+        self.frozen = false;
+        mount.thaw().map_err(|error| thaw_fault(&self.volume, &error))
+    }
+}
+
+fn is(error: &HostError, errno: Errno) -> bool {
+    error.errno() == Some(errno as i32)
+}
+
+fn freeze_fault(volume: &VolumeId, error: &HostError) -> Fault {
+    if is(error, Errno::EBUSY) {
+        return Fault::aborted(format!(
+            "volume {volume} is frozen by somebody else, who must thaw it first (fsfreeze -u on its mount point, if \
+             whoever froze it is gone); it was left as it is"
+        ));
+    }
+    Fault::aborted(format!("volume {volume} could not be held: {error}"))
+}
+
+fn thaw_fault(volume: &VolumeId, error: &HostError) -> Fault {
+    if is(error, Errno::EINVAL) {
+        return Fault::aborted(format!(
+            "the hold of volume {volume} had lapsed: somebody thawed it before it was released"
+        ));
+    }
+    Fault::aborted(format!("volume {volume} could not be thawed: {error}; the guard goes on trying"))
+}

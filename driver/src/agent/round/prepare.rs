@@ -1,0 +1,192 @@
+//! Before the hold: what there is to hold, whether it may be held, and flushing while writers go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::RoundContext;
+use super::member::Member;
+use crate::agent::locks::VolumeGuard;
+use crate::agent::pool::{MemberPaths, Pool};
+use crate::domain::record::CutRecord;
+use crate::domain::{CutId, Fault, PoolId, SnapshotId, VolumeId};
+use crate::host::{LoopDevice, MountHandle, Mounted};
+use crate::proto::agent::{MemberKind, MemberPrepared, round_order};
+
+/// A flush this short says that what is dirty will not delay the freeze.
+const QUIET_US: u64 = 10_000;
+/// More passes than this do not converge under load.
+const PASSES_MAX: u32 = 3;
+
+/// Members that are ready, and the locks that keep them as they are. Filled step by step: what a failure leaves in
+/// it is what has to be undone.
+#[derive(Default)]
+pub struct Preparation {
+    /// Members on this host.
+    pub members: Vec<Member>,
+    /// Held until nothing of the round is left.
+    pub locks: Vec<VolumeGuard>,
+    /// Pools on which this round has begun to write.
+    pub pools: Vec<Arc<Pool>>,
+}
+
+/// A request to open a round, parsed.
+pub struct OpenRequest {
+    /// The record to write with state *round*.
+    pub record: CutRecord,
+    /// Members on this host.
+    pub volumes: Vec<VolumeId>,
+}
+
+impl OpenRequest {
+    /// Checks what came over the wire: ids must fit each other and the record.
+    pub fn parse(open: &round_order::Open) -> Result<Self, Fault> {
+        let bad = |what: String| Fault::invalid(format!("round refused: {what}"));
+        let text = open.record.as_ref().map_or("", |record| record.json.as_str());
+        let record: CutRecord = serde_json::from_str(text).map_err(|error| bad(format!("record: {error}")))?;
+        let cut: CutId = open.cut_id.parse().map_err(|error| bad(format!("cut_id: {error}")))?;
+        if cut != record.id || open.attempt != record.attempt {
+            return Err(bad("the record is of another cut or attempt".into()));
+        }
+        let mut volumes = Vec::new();
+        for member in &open.members {
+            let volume: VolumeId = member.volume_id.parse().map_err(|error| bad(format!("volume_id: {error}")))?;
+            if SnapshotId::of(&volume, &cut).to_string() != member.snapshot_id {
+                return Err(bad(format!("snapshot {} is not the one of {volume} in {cut}", member.snapshot_id)));
+            }
+            if !record.members.iter().any(|listed| listed.volume == volume) {
+                return Err(bad(format!("volume {volume} is not in the record")));
+            }
+            volumes.push(volume);
+        }
+        if volumes.is_empty() {
+            return Err(bad("no members".into()));
+        }
+        Ok(Self { record, volumes })
+    }
+}
+
+/// Locks, checks, writes the record and flushes.
+pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Preparation) -> Result<(), Fault> {
+    let purpose = format!("cut {}", request.record.name);
+    into.locks = context.locks.try_lock_all(&request.volumes, &purpose)?;
+    let mounts = context.host.mounts().map_err(|error| Fault::internal(error.to_string()))?;
+    for (id, volumes) in by_pool(&request.volumes) {
+        let pool = context.pools.get(id).ok_or_else(|| Fault::not_found(format!("pool {id} is not on this host")))?;
+        let found: Vec<Found> =
+            volumes.iter().map(|volume| find(context, pool, volume, &mounts)).collect::<Result<_, _>>()?;
+        refuse_what_cannot_be_held(request, &found)?;
+        into.pools.push(Arc::clone(pool));
+        let paths = pool.prepare_cut(&request.record, &volumes)?;
+        into.members.extend(found.into_iter().zip(paths).map(|(found, paths)| found.into_member(pool, paths)));
+    }
+    flush(context, &mut into.members);
+    for pool in &into.pools {
+        pool.calm()?;
+    }
+    Ok(())
+}
+
+fn by_pool(volumes: &[VolumeId]) -> BTreeMap<&PoolId, Vec<VolumeId>> {
+    let mut pools: BTreeMap<&PoolId, Vec<VolumeId>> = BTreeMap::new();
+    for volume in volumes {
+        pools.entry(&volume.pool).or_default().push(volume.clone());
+    }
+    pools
+}
+
+/// How a member is used on this host.
+struct Found {
+    volume: VolumeId,
+    kind: MemberKind,
+    mount: Option<Arc<dyn MountHandle>>,
+}
+
+impl Found {
+    fn into_member(self, pool: &Arc<Pool>, paths: MemberPaths) -> Member {
+        let prepared = MemberPrepared {
+            volume_id: self.volume.to_string(),
+            kind: self.kind.into(),
+            ..MemberPrepared::default()
+        };
+        Member { volume: self.volume, mount: self.mount, pool: Arc::clone(pool), paths, prepared }
+    }
+}
+
+fn find(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mounted]) -> Result<Found, Fault> {
+    pool.volume(volume)?;
+    let kernel = |error: crate::host::HostError| Fault::internal(format!("volume {volume}: {error}"));
+    let devices = context.host.attached(&pool.image(volume)).map_err(kernel)?;
+    let writable: Vec<&LoopDevice> = devices.iter().filter(|device| !device.read_only).collect();
+    let Some(device) = writable.first() else {
+        return Ok(Found { volume: volume.clone(), kind: MemberKind::Idle, mount: None });
+    };
+    if writable.len() > 1 {
+        return Err(Fault::precondition(format!(
+            "volume {volume} is attached {} times for writing, so it cannot be held as one; unstage it and try again",
+            writable.len()
+        )));
+    }
+    let Some(mounted) = mounts.iter().find(|mounted| mounted.device == device.device) else {
+        return Ok(Found { volume: volume.clone(), kind: MemberKind::Block, mount: None });
+    };
+    let mount = context.host.open_mount(&mounted.target).map_err(kernel)?;
+    check_device(context, volume, device, mount.as_ref())?;
+    Ok(Found { volume: volume.clone(), kind: MemberKind::Filesystem, mount: Some(mount.into()) })
+}
+
+/// The mount may have gone between look-up and open; then the directory below it was opened, on another device.
+fn check_device(
+    context: &RoundContext,
+    volume: &VolumeId,
+    device: &LoopDevice,
+    mount: &dyn MountHandle,
+) -> Result<(), Fault> {
+    if mount.device() != device.device {
+        return Err(Fault::aborted(format!("volume {volume} was unmounted while it was looked up; try again")));
+    }
+    if context.never_hold.contains(&mount.device()) {
+        return Err(Fault::precondition(format!(
+            "volume {volume} carries this agent's own state, log or root filesystem: holding it would hold the agent; \
+             move the agent's stateDir off the volume"
+        )));
+    }
+    Ok(())
+}
+
+/// A raw device that is in use has no filesystem to freeze. Alone it is still cut at one instant (the snapshot of the
+/// image is atomic); in a group it would have to be held.
+fn refuse_what_cannot_be_held(request: &OpenRequest, found: &[Found]) -> Result<(), Fault> {
+    let in_a_group = request.record.members.len() > 1;
+    match found.iter().find(|found| found.kind == MemberKind::Block) {
+        Some(block) if in_a_group => Err(Fault::precondition(format!(
+            "volume {} is a raw block device in use: its writes cannot be held, so it cannot be part of a consistent \
+             group; unpublish it, use a filesystem volume, or snapshot it alone",
+            block.volume
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Flushes all mounted members at once until a pass is short. Writers go on, so this shortens the freeze under
+/// buffered load; under fsync-bound load the first pass is short already. A flush that fails is found out by the freeze.
+fn flush(context: &RoundContext, members: &mut [Member]) {
+    std::thread::scope(|scope| {
+        for member in members {
+            let Some(mount) = member.mount.clone() else { continue };
+            let prepared = &mut member.prepared;
+            scope.spawn(move || {
+                prepared.flush_start_us = context.host.monotonic_us();
+                prepared.flush_end_us = prepared.flush_start_us;
+                while prepared.flush_passes < PASSES_MAX {
+                    let before = prepared.flush_end_us;
+                    let result = mount.sync();
+                    prepared.flush_end_us = context.host.monotonic_us();
+                    prepared.flush_passes += 1;
+                    if result.is_err() || prepared.flush_end_us - before < QUIET_US {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}

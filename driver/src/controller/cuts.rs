@@ -1,0 +1,344 @@
+//! Cuts: taken, found, listed, deleted.
+//!
+//! # A cut exists if and only if its record is sealed on its home pool
+//! (the member pool with the lowest id). [`OpenCut::seal`] seals there first; that is the only commit point.
+//! What a died controller left is decided by asking the home pool: sealed there means that the other hosts are sealed
+//! too (rolled forward), anything else means that it is removed everywhere (void). Deleting removes the home pool's
+//! record first, so that a deletion that is interrupted can only be finished, never half undone.
+//!
+//! # Errors
+//! A failed attempt is voided on all hosts before the error is given back. Where a host could not be asked to, the
+//! code is UNAVAILABLE, never a final one, because something may be left behind; a retry under the same name cleans up.
+
+mod open;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::fleet::{Agent, Fleet};
+use super::round::{Part, Round};
+use crate::domain::record::{CutMember, CutRecord, CutState};
+use crate::domain::round::Limits;
+use crate::domain::{CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
+
+pub use open::{OpenCut, Taken};
+
+/// Members of one cut.
+pub const MEMBERS_MAX: usize = 1024;
+
+/// What shall be cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutOrder {
+    /// One snapshot or a group.
+    pub kind: CutKind,
+    /// Its name; the same name is the same cut.
+    pub name: String,
+    /// Its members, in any order.
+    pub volumes: Vec<VolumeId>,
+    /// Whether members are held together.
+    pub barrier: Barrier,
+}
+
+/// Whether all members are held before the first is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barrier {
+    /// All members at one instant: what Stillpoint is for.
+    Up,
+    /// Host after host, each by itself, as tools without a barrier do. Recorded as level crash. For showing that a
+    /// consistency check can fail.
+    Down,
+}
+
+/// What an order for a cut leads to.
+pub enum Opened {
+    /// It exists already.
+    Exists(Box<CutRecord>),
+    /// All hosts are prepared.
+    Ready(Box<OpenCut>),
+}
+
+/// Takes and finds cuts over a fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct Cuts {
+    fleet: Fleet,
+    limits: Limits,
+    busy: Busy,
+}
+
+/// Names of cuts that this process is working on.
+type Busy = Arc<Mutex<BTreeSet<(CutKind, NameHash)>>>;
+
+/// Keeps a name busy while it lives.
+struct BusyName {
+    busy: Busy,
+    name: (CutKind, NameHash),
+}
+
+impl Drop for BusyName {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+impl Cuts {
+    /// Cuts over this fleet, held no longer than these limits.
+    pub fn new(fleet: Fleet, limits: Limits) -> Self {
+        Self { fleet, limits, busy: Busy::default() }
+    }
+
+    /// Takes a cut, or gives the one of this name if it has the same members (as a set).
+    pub async fn take(&self, order: CutOrder) -> Result<CutRecord, Fault> {
+        match self.open(order).await? {
+            Opened::Exists(record) => Ok(*record),
+            Opened::Ready(mut open) => {
+                let taken = open.cut().await?;
+                open.seal(taken.level, taken.reasons).await
+            }
+        }
+    }
+
+    /// Prepares a cut on all hosts; nothing is held yet.
+    pub async fn open(&self, order: CutOrder) -> Result<Opened, Fault> {
+        let busy = self.make_busy(order.kind, &order.name)?;
+        check_volumes(&order)?;
+        let (members, agents) = self.members(&order).await?;
+        if let Some(record) = self.settle_earlier(&order).await? {
+            return Ok(Opened::Exists(Box::new(record)));
+        }
+        let volumes = members.iter().map(|member| &member.volume);
+        let id = CutId::new(order.kind, &order.name, volumes)
+            .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
+        let record = CutRecord {
+            id,
+            name: order.name,
+            state: CutState::Round,
+            attempt: attempt()?,
+            members,
+            cut_at: Timestamp::now(),
+            level: Level::Crash,
+            reasons: vec![],
+            timeline: None,
+        };
+        let base = Instant::now();
+        let agents: Vec<Agent> = agents.into_values().collect();
+        let mut open = OpenCut::new(record, agents.clone(), base, busy);
+        let parts = agents.into_iter().map(|agent| part(agent, open.record()));
+        let rounds: Vec<Vec<Part>> = match order.barrier {
+            Barrier::Up => vec![parts.collect()],
+            Barrier::Down => parts.map(|part| vec![part]).collect(),
+        };
+        for parts in rounds {
+            match Round::open(parts, open.record(), self.limits, base).await {
+                Ok(round) => open.add(round),
+                Err(fault) => return Err(open.give_up(fault).await),
+            }
+        }
+        Ok(Opened::Ready(Box::new(open)))
+    }
+
+    /// The sealed cut of this name.
+    pub async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault> {
+        for record in self.records_of(kind, &NameHash::of(name)).await? {
+            if let Some(sealed) = self.get(&record.id).await? {
+                return Ok(Some(sealed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The sealed cut with this id.
+    pub async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        let agent = match self.fleet.agent_of_pool(&id.home).await {
+            Ok(agent) => agent,
+            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
+        Ok(agent.cut(id).await?.filter(is_sealed))
+    }
+
+    /// The sealed cut that this snapshot is a member of.
+    pub async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
+        let agent = match self.fleet.agent_of_pool(&snapshot.volume.pool).await {
+            Ok(agent) => agent,
+            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(None),
+            Err(fault) => return Err(fault),
+        };
+        let found = agent.find_cut(snapshot.kind, &snapshot.hash).await?.filter(is_sealed);
+        Ok(found.filter(|record| record.members.iter().any(|member| member.snapshot == *snapshot)))
+    }
+
+    /// All sealed cuts, oldest first. A host that does not answer makes this UNAVAILABLE: a list with holes would be
+    /// taken for the truth.
+    pub async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
+        let mut answers = JoinSet::new();
+        for agent in self.fleet.agents() {
+            answers.spawn(async move { (agent.host().clone(), agent.cuts().await) });
+        }
+        let mut cuts = BTreeMap::new();
+        for (host, answer) in answers.join_all().await {
+            let exists = |record: &CutRecord| is_sealed(record) && is_home(record, &host);
+            cuts.extend(answer?.into_iter().filter(exists).map(|record| (record.id.clone(), record)));
+        }
+        let mut cuts: Vec<_> = cuts.into_values().collect();
+        cuts.sort_by(|left, right| (left.cut_at, &left.id).cmp(&(right.cut_at, &right.id)));
+        Ok(cuts)
+    }
+
+    /// Deletes a cut with all its snapshots. Unknown ids are fine.
+    pub async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        let home = match self.fleet.agent_of_pool(&id.home).await {
+            Ok(agent) => agent,
+            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(()),
+            Err(fault) => return Err(fault),
+        };
+        // When the home pool's record is gone already, an earlier deletion was interrupted: finish it everywhere.
+        let hosts = match home.cut(id).await? {
+            Some(record) => self.agents_of(&record)?,
+            None => self.fleet.agents(),
+        };
+        home.delete_cut(id).await?;
+        for agent in hosts.iter().filter(|agent| agent.host() != home.host()) {
+            agent.delete_cut(id).await?;
+        }
+        Ok(())
+    }
+
+    fn make_busy(&self, kind: CutKind, name: &str) -> Result<BusyName, Fault> {
+        let key = (kind, NameHash::of(name));
+        if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            return Err(Fault::aborted(format!(
+                "the cut {name:?} is being worked on; try again when it is done"
+            )));
+        }
+        Ok(BusyName { busy: Arc::clone(&self.busy), name: key })
+    }
+
+    /// What the volumes are and who has them.
+    async fn members(&self, order: &CutOrder) -> Result<(Vec<CutMember>, BTreeMap<HostName, Agent>), Fault> {
+        let id = CutId::new(order.kind, &order.name, &order.volumes)
+            .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
+        let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
+        for volume in &order.volumes {
+            let agent = self.fleet.agent_of_pool(&volume.pool).await?;
+            let record = agent.volume(volume).await?.record;
+            members.push(CutMember {
+                snapshot: SnapshotId::of(volume, &id),
+                volume: volume.clone(),
+                volume_name: record.name,
+                host: agent.host().clone(),
+                capacity: record.capacity,
+                filesystem: record.filesystem,
+            });
+            agents.insert(agent.host().clone(), agent);
+        }
+        members.sort_by(|left, right| left.volume.cmp(&right.volume));
+        Ok((members, agents))
+    }
+
+    /// Finds what earlier attempts under this name have left: a sealed cut is rolled forward and given back, anything
+    /// else is removed.
+    async fn settle_earlier(&self, order: &CutOrder) -> Result<Option<CutRecord>, Fault> {
+        for record in self.records_of(order.kind, &NameHash::of(&order.name)).await? {
+            match self.get(&record.id).await? {
+                Some(sealed) => {
+                    same_members(order, &sealed)?;
+                    for agent in self.agents_of(&sealed)? {
+                        agent.seal(&sealed).await?;
+                    }
+                    return Ok(Some(sealed));
+                }
+                None => self.remove_unsealed(&record).await?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// A record that is not sealed on its home pool: an attempt that died, or a deletion that did.
+    async fn remove_unsealed(&self, record: &CutRecord) -> Result<(), Fault> {
+        for agent in self.agents_of(record)? {
+            match agent.cut(&record.id).await? {
+                Some(left) if is_sealed(&left) => agent.delete_cut(&record.id).await?,
+                Some(_) | None => agent.void(&record.id).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of any state under this name, from every host, one per cut id.
+    async fn records_of(&self, kind: CutKind, hash: &NameHash) -> Result<Vec<CutRecord>, Fault> {
+        let mut answers = JoinSet::new();
+        for agent in self.fleet.agents() {
+            let hash = hash.clone();
+            answers.spawn(async move { agent.find_cut(kind, &hash).await });
+        }
+        let mut records = BTreeMap::new();
+        for answer in answers.join_all().await {
+            match answer {
+                Ok(record) => records.extend(record.map(|record| (record.id.clone(), record))),
+                // A silent host that has a member is found out when it is needed; one that has none does not matter.
+                Err(fault) => {
+                    tracing::debug!(%fault, "a host could not be asked for an earlier cut of this name")
+                }
+            }
+        }
+        Ok(records.into_values().collect())
+    }
+
+    fn agents_of(&self, record: &CutRecord) -> Result<Vec<Agent>, Fault> {
+        let hosts: BTreeSet<&HostName> = record.members.iter().map(|member| &member.host).collect();
+        hosts.into_iter().map(|host| self.fleet.agent(host)).collect()
+    }
+}
+
+fn is_sealed(record: &CutRecord) -> bool {
+    record.state == CutState::Sealed
+}
+
+/// Whether this host has the pool whose sealed record counts.
+fn is_home(record: &CutRecord, host: &HostName) -> bool {
+    record.members.iter().any(|member| member.volume.pool == record.id.home && member.host == *host)
+}
+
+fn check_volumes(order: &CutOrder) -> Result<(), Fault> {
+    let distinct: BTreeSet<&VolumeId> = order.volumes.iter().collect();
+    if distinct.len() != order.volumes.len() {
+        return Err(Fault::invalid("a volume is named twice; name each member once"));
+    }
+    if order.volumes.is_empty() || order.volumes.len() > MEMBERS_MAX {
+        return Err(Fault::invalid(format!(
+            "a cut has 1 to {MEMBERS_MAX} members, not {}",
+            order.volumes.len()
+        )));
+    }
+    Ok(())
+}
+
+fn same_members(order: &CutOrder, sealed: &CutRecord) -> Result<(), Fault> {
+    let wanted: BTreeSet<&VolumeId> = order.volumes.iter().collect();
+    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(|member| &member.volume).collect();
+    if wanted == has {
+        return Ok(());
+    }
+    Err(Fault::already_exists(format!(
+        "a cut called {:?} exists with other members ({} of them, taken {}); choose another name or delete it",
+        order.name,
+        has.len(),
+        sealed.cut_at
+    )))
+}
+
+fn part(agent: Agent, record: &CutRecord) -> Part {
+    let members = record.members.iter().filter(|member| member.host == *agent.host()).cloned().collect();
+    Part { agent, members }
+}
+
+/// A random name for an attempt.
+fn attempt() -> Result<String, Fault> {
+    let mut bytes = [0_u8; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(format!("no random numbers: {error}")))?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
