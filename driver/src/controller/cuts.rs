@@ -281,7 +281,7 @@ impl Cuts {
                 Ok(record) => records.extend(record.map(|record| (record.id.clone(), record))),
                 // A silent host that has a member is found out when it is needed; one that has none does not matter.
                 Err(fault) => {
-                    tracing::debug!(%fault, "a host could not be asked for an earlier cut of this name")
+                    tracing::debug!(%fault, "a host could not be asked for an earlier cut of this name");
                 }
             }
         }

@@ -10,17 +10,19 @@ use crate::controller::lanes;
 use crate::controller::round::Round;
 use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
-use crate::domain::{Fault, Level};
+use crate::domain::{CutId, Fault, Level};
 
 /// A prepared cut. Dropping it without [`OpenCut::seal`] gives it up: hosts let go, and what was cut is removed.
 pub struct OpenCut {
-    inner: Option<Inner>,
+    record: CutRecord,
+    base: Instant,
+    /// `None` once it was sealed or given up.
+    live: Option<Live>,
 }
 
-struct Inner {
-    record: CutRecord,
+/// The hosts' part of a cut that is neither sealed nor given up.
+struct Live {
     agents: Vec<Agent>,
-    base: Instant,
     /// One round over all hosts; without the barrier one per host.
     rounds: Vec<Round>,
     _busy: BusyName,
@@ -41,60 +43,59 @@ pub struct Taken {
 
 impl OpenCut {
     pub(super) fn new(record: CutRecord, agents: Vec<Agent>, base: Instant, busy: BusyName) -> Self {
-        Self { inner: Some(Inner { record, agents, base, rounds: Vec::new(), _busy: busy }) }
+        Self { record, base, live: Some(Live { agents, rounds: Vec::new(), _busy: busy }) }
     }
 
     pub(super) fn add(&mut self, round: Round) {
-        if let Some(inner) = &mut self.inner {
-            inner.rounds.push(round);
+        if let Some(live) = &mut self.live {
+            live.rounds.push(round);
         }
     }
 
     /// The record as it will be sealed, so far.
     pub fn record(&self) -> &CutRecord {
-        &self.inner.as_ref().expect("only seal and give_up take it, and they consume or end the value").record
+        &self.record
     }
 
     /// Holds, cuts and releases. After an error nothing is held and the cut is void.
     pub async fn cut(&mut self) -> Result<Taken, Fault> {
-        let inner = self.inner.as_mut().ok_or_else(given_up)?;
-        let zero_us = u64::try_from(inner.base.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let live = self.live.as_mut().ok_or_else(given_up)?;
+        let zero_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
         let hold_requested_at = Timestamp::now();
-        for round in &mut inner.rounds {
+        for round in &mut live.rounds {
             if let Err(fault) = round.cut().await {
                 return Err(self.give_up(fault).await);
             }
         }
-        let one_instant = inner.rounds.len() == 1;
-        let views: Vec<_> = inner.rounds.iter().flat_map(Round::views).collect();
+        let one_instant = live.rounds.len() == 1;
+        let views: Vec<_> = live.rounds.iter().flat_map(Round::views).collect();
         let (level, reasons) = lanes::level(&views, one_instant);
-        let timeline = lanes::timeline(inner.rounds.iter().flat_map(|round| round.lanes(zero_us)).collect());
-        inner.record.cut_at = hold_requested_at;
-        inner.record.timeline = Some(timeline.clone());
+        let timeline = lanes::timeline(live.rounds.iter().flat_map(|round| round.lanes(zero_us)).collect());
+        self.record.cut_at = hold_requested_at;
+        self.record.timeline = Some(timeline.clone());
         Ok(Taken { level, reasons, timeline, hold_requested_at })
     }
 
     /// Makes the cut exist. UNAVAILABLE: its fate is unknown or not all hosts know of it yet; a retry under the same
     /// name finds out. Any other error: it is void.
     pub async fn seal(mut self: Box<Self>, level: Level, reasons: Vec<String>) -> Result<CutRecord, Fault> {
-        let Some(inner) = &mut self.inner else { return Err(given_up()) };
-        if inner.record.timeline.is_none() {
+        if self.record.timeline.is_none() {
             let fault = Fault::internal("a cut cannot be sealed before it was taken");
             return Err(self.give_up(fault).await);
         }
-        inner.record.state = CutState::Sealed;
-        inner.record.level = level;
-        inner.record.reasons = reasons;
-        let sealed = inner.seal().await;
-        // From here on it is sealed or unknown; in neither case may it be voided.
-        self.inner = None;
-        sealed
+        // From here on it is sealed or its fate is unknown; in neither case may it be given up.
+        let live = self.live.take().ok_or_else(given_up)?;
+        self.record.state = CutState::Sealed;
+        self.record.level = level;
+        self.record.reasons = reasons;
+        live.seal(&self.record).await?;
+        Ok(self.record.clone())
     }
 
     /// Lets go everywhere and removes what was cut. Gives back what to tell the caller.
     pub async fn give_up(&mut self, fault: Fault) -> Fault {
-        match self.inner.take() {
-            Some(inner) => inner.give_up(fault).await,
+        match self.live.take() {
+            Some(live) => live.give_up(&self.record.id, fault).await,
             None => fault,
         }
     }
@@ -102,10 +103,11 @@ impl OpenCut {
 
 impl Drop for OpenCut {
     fn drop(&mut self) {
-        let (Some(inner), Ok(runtime)) = (self.inner.take(), tokio::runtime::Handle::try_current()) else {
+        let (Some(live), Ok(runtime)) = (self.live.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        runtime.spawn(async move { inner.give_up(given_up()).await });
+        let id = self.record.id.clone();
+        runtime.spawn(async move { live.give_up(&id, given_up()).await });
     }
 }
 
@@ -113,9 +115,8 @@ fn given_up() -> Fault {
     Fault::aborted("the cut was given up")
 }
 
-impl Inner {
-    async fn seal(&self) -> Result<CutRecord, Fault> {
-        let record = &self.record;
+impl Live {
+    async fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
         let home = self.agents.iter().find(|agent| is_home(record, agent.host()));
         let home = home.ok_or_else(|| Fault::internal("no host has the home pool"))?;
         home.seal(record).await.map_err(|fault| unknown_fate(&fault))?;
@@ -127,20 +128,20 @@ impl Inner {
         for answer in others.join_all().await {
             answer.map_err(|fault| unknown_fate(&fault))?;
         }
-        Ok(record.clone())
+        Ok(())
     }
 
-    async fn give_up(mut self, fault: Fault) -> Fault {
+    async fn give_up(mut self, id: &CutId, fault: Fault) -> Fault {
         for round in &mut self.rounds {
             round.close().await;
         }
         let mut voids = JoinSet::new();
-        for agent in self.agents.clone() {
-            let id = self.record.id.clone();
+        for agent in self.agents {
+            let id = id.clone();
             voids.spawn(async move { agent.void(&id).await });
         }
         let left: Vec<String> =
-            voids.join_all().await.into_iter().filter_map(Result::err).map(|f| f.message).collect();
+            voids.join_all().await.into_iter().filter_map(Result::err).map(|fault| fault.message).collect();
         if left.is_empty() {
             return fault;
         }

@@ -42,7 +42,7 @@ pub const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { soft: Duration::from_secs(2), hard: Duration::from_secs(10), prepare: Duration::from_secs(60) }
+        Self { soft: Duration::from_secs(2), hard: Duration::from_secs(10), prepare: Duration::from_mins(1) }
     }
 }
 

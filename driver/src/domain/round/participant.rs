@@ -120,7 +120,6 @@ pub fn step(state: State, event: Event) -> (State, Vec<Action>) {
         // After the release only a seal or a void counts; the stream may end.
         (Released, Event::StreamEnded | Event::LimitPassed) => (Released, vec![]),
         (Released, Event::Order(order)) => (Released, vec![ReportFailure(Cause::OutOfOrder(order))]),
-        (Idle | Released, Event::Failed(_)) => (state, vec![]),
 
         // A release that is under way ends by itself: members are already being let go.
         (Releasing, Event::LimitPassed | Event::Order(_)) => (Releasing, vec![]),
@@ -129,7 +128,8 @@ pub fn step(state: State, event: Event) -> (State, Vec<Action>) {
         (GivingUp(cause), Event::Done(Deed::Undo) | Event::Failed(Deed::Undo)) => {
             (Over, vec![ReportFailure(cause)])
         }
-        (GivingUp(_) | Over, _) => (state, vec![]),
+        // What is not under way cannot fail.
+        (GivingUp(_) | Over, _) | (Idle | Released, Event::Failed(_)) => (state, vec![]),
 
         // Everything that can go wrong on the way.
         (_, Event::Failed(deed)) => give_up(Cause::Failed(deed)),
