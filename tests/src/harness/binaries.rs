@@ -1,0 +1,49 @@
+//! Where the product's binaries and our own files are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// `target/<profile>`: the directory of the running binary, or its parent for a test in `deps/`.
+fn profile_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let directory = own.parent().context("this program is in no directory")?;
+    let is_deps = directory.file_name().is_some_and(|name| name == "deps");
+    Ok(if is_deps { directory.parent().unwrap_or(directory) } else { directory }.to_path_buf())
+}
+
+/// Cargo's target directory.
+pub fn target_directory() -> Result<PathBuf> {
+    let profile = profile_directory()?;
+    Ok(profile.parent().unwrap_or(&profile).to_path_buf())
+}
+
+/// Directory of this crate, for files that are part of the source.
+pub fn source_directory() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A binary of this workspace.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = profile_directory()?.join(name);
+    if !path.is_file() {
+        bail!("{} is not built; run: cargo build --workspace --bins", path.display());
+    }
+    Ok(path)
+}
+
+/// Fails when a tool is missing, with the Debian package that has it.
+pub fn require_tools(tools: &[(&str, &str)]) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let missing: Vec<&str> = tools
+        .iter()
+        .filter(|(tool, _)| !directories.iter().any(|directory| directory.join(tool).is_file()))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("tools are missing; run: apt-get install -y {}", missing.join(" "))
+}

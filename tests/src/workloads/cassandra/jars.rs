@@ -1,0 +1,53 @@
+//! Cassandra comes as jars, fetched once by Maven into `target/cassandra/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::harness::{Step, binaries, process};
+
+const FETCH_LIMIT: Duration = Duration::from_secs(600);
+
+/// A directory of jars.
+#[derive(Debug, Clone)]
+pub struct Jars {
+    directory: PathBuf,
+}
+
+impl Jars {
+    /// Fetches them unless they are there. Complete or absent: they get their final name last.
+    pub async fn fetch() -> Result<Self> {
+        let cache = binaries::target_directory()?.join("cassandra");
+        let directory = cache.join("lib");
+        if !directory.is_dir() {
+            let step = Step::begin("fetching Cassandra's jars with Maven");
+            let partial = cache.join(format!("partial-{}", std::process::id()));
+            let fetched = download(&partial).await;
+            if fetched.is_err() {
+                drop(fs::remove_dir_all(&partial));
+            }
+            fetched?;
+            fs::rename(&partial, &directory).context("cannot publish the fetched jars")?;
+            step.done();
+        }
+        Ok(Self { directory })
+    }
+
+    /// Java's class path.
+    pub fn class_path(&self) -> String {
+        format!("{}/*", self.directory.display())
+    }
+}
+
+async fn download(into: &Path) -> Result<()> {
+    let pom = binaries::source_directory().join("cassandra/pom.xml");
+    let output = format!("-DoutputDirectory={}", into.display());
+    let args = ["-B", "-q", "-f", &pom.display().to_string(), "dependency:copy-dependencies", &output]
+        .map(String::from);
+    process::succeed(None, Path::new("mvn"), args, FETCH_LIMIT).await.context(
+        "cannot fetch Cassandra; is Maven installed (apt-get install -y maven) and its repository reachable?",
+    )?;
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Starting and stopping the three nodes.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use super::cql::{Client, Consistency};
+use super::{Layout, NODES};
+use crate::harness::{Process, Step};
+
+const NODE_LIMIT: Duration = Duration::from_secs(180);
+const RING_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running ring. Dropping it kills its nodes.
+#[derive(Debug)]
+pub struct Ring {
+    layout: Layout,
+    nodes: Vec<Process>,
+}
+
+impl Ring {
+    /// Starts one node after the other on these volumes and waits until all see all.
+    pub async fn start(layout: Layout, volumes: &[PathBuf], label: &str, run: &Path) -> Result<Self> {
+        ensure!(volumes.len() == NODES, "a ring needs {NODES} volumes, not {}", volumes.len());
+        let mut ring = Self { layout, nodes: Vec::new() };
+        let step = Step::begin(format!("opening the Cassandra ring ({label})"));
+        for (node, volume) in volumes.iter().enumerate() {
+            step.detail(&format!("node {} of {NODES}", node + 1));
+            let process = ring.layout.spec(node, volume, label)?.start(run)?;
+            ring.nodes.push(process);
+            ring.wait_for_node(node).await?;
+        }
+        step.detail("waiting until every node sees the others");
+        ring.wait_for_ring().await?;
+        step.done();
+        Ok(ring)
+    }
+
+    /// A connection to one node.
+    pub async fn connect(&self, node: usize) -> Result<Client> {
+        Client::connect((self.layout.addresses[node % NODES], self.layout.cql_port).into()).await
+    }
+
+    /// Where it is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The nodes' processes.
+    pub fn nodes(&mut self) -> &mut [Process] {
+        &mut self.nodes
+    }
+
+    async fn wait_for_node(&mut self, node: usize) -> Result<()> {
+        let end = Instant::now() + NODE_LIMIT;
+        while self.connect(node).await.is_err() {
+            self.nodes[node].check_alive()?;
+            if Instant::now() > end {
+                bail!("Cassandra node {node} does not open; its log ends with:\n{}", self.nodes[node].tail());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// Every node answers a question that needs all three.
+    async fn wait_for_ring(&mut self) -> Result<()> {
+        let end = Instant::now() + RING_LIMIT;
+        for node in 0..NODES {
+            while let Err(error) = self.sees_all(node).await {
+                self.nodes.iter_mut().try_for_each(Process::check_alive)?;
+                if Instant::now() > end {
+                    return Err(error.context(format!("Cassandra node {node} does not see the whole ring")));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sees_all(&self, node: usize) -> Result<()> {
+        let mut client = self.connect(node).await?;
+        let peers = client.query("SELECT count(*) FROM system.peers_v2", Consistency::One).await?;
+        let count = peers.first().and_then(|row| row.bigint(0));
+        ensure!(count == Some(NODES as i64 - 1), "it knows {count:?} peers");
+        // Raises no error before gossip says that everybody is up.
+        let schema = "CREATE KEYSPACE IF NOT EXISTS demo WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}";
+        client.query(schema, Consistency::One).await?;
+        let table = "CREATE TABLE IF NOT EXISTS demo.everybody (id bigint PRIMARY KEY)";
+        client.query(table, Consistency::One).await?;
+        client.query("SELECT id FROM demo.everybody WHERE id = 0", Consistency::All).await?;
+        Ok(())
+    }
+
+    /// Ends all nodes, as a power failure would: what counts is on the volumes.
+    pub fn stop(mut self) -> Result<()> {
+        let stopped: Vec<Result<()>> =
+            self.nodes.iter_mut().map(|node| node.stop(Signal::SIGKILL, STOP_LIMIT)).collect();
+        stopped.into_iter().collect()
+    }
+}

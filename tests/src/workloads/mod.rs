@@ -1,0 +1,8 @@
+//! Real load that can tell afterwards whether a cut was consistent.
+//!
+//! Each workload runs on plain directories, so that it can be tried without any volume, and each has a checker
+//! that reads a restored copy and can fail.
+
+pub mod cassandra;
+pub mod ledger;
+pub mod postgres;

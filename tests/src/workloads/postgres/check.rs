@@ -1,0 +1,90 @@
+//! Starts a server on restored volumes and looks for anything lost, half or damaged.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio_postgres::Client;
+
+use super::load::OPENING;
+use super::{Installation, Postgres, Volumes};
+use crate::harness::process;
+
+const VERIFY_LIMIT: Duration = Duration::from_secs(120);
+
+/// What was found to be right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// Acknowledged transactions that had to be there, and are.
+    pub required: usize,
+    /// Transactions that are there: more than required, as some were committed later, before the cut.
+    pub present: usize,
+}
+
+/// Recovers the restored pair and checks it: every id of `required` is there, no transaction is half there,
+/// balances agree with the entries, and indexes and page checksums are right.
+pub async fn check(
+    installation: &Installation,
+    volumes: Volumes,
+    required: &[i64],
+    run: &Path,
+) -> Result<Checked> {
+    ensure!(!required.is_empty(), "no transaction was acknowledged before the cut, so nothing can be proven");
+    volumes.adopt()?;
+    let server = Postgres::start(installation, "postgres-restored", volumes, run)
+        .await
+        .context("PostgreSQL does not recover from the cut")?;
+    let client = server.connect().await?;
+    let present = nothing_lost(&client, required).await?;
+    nothing_half(&client).await?;
+    drop(client);
+    indexes_agree(&server).await?;
+    let volumes = server.stop()?;
+    pages_intact(installation, &volumes).await?;
+    Ok(Checked { required: required.len(), present })
+}
+
+async fn nothing_lost(client: &Client, required: &[i64]) -> Result<usize> {
+    let rows = client.query("SELECT id FROM debits JOIN credits USING (id)", &[]).await?;
+    let present: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let lost: Vec<i64> = required.iter().copied().filter(|id| !present.contains(id)).collect();
+    if let Some(first) = lost.first() {
+        bail!("{} of {} acknowledged transactions are lost, {first} is one", lost.len(), required.len());
+    }
+    Ok(present.len())
+}
+
+async fn nothing_half(client: &Client) -> Result<()> {
+    let half = "SELECT count(*) FROM debits FULL JOIN credits USING (id)
+                WHERE debits.account IS NULL OR credits.account IS NULL OR debits.amount <> credits.amount";
+    let halves: i64 = client.query_one(half, &[]).await?.get(0);
+    ensure!(halves == 0, "{halves} transactions are half there");
+    let off = format!(
+        "SELECT count(*) FROM accounts WHERE balance::numeric <> {OPENING}
+           - coalesce((SELECT sum(amount) FROM debits WHERE account = accounts.id), 0)
+           + coalesce((SELECT sum(amount) FROM credits WHERE account = accounts.id), 0)"
+    );
+    let wrong: i64 = client.query_one(&off, &[]).await?.get(0);
+    ensure!(wrong == 0, "{wrong} accounts have a balance that is not the sum of their entries");
+    Ok(())
+}
+
+/// `pg_amcheck`: every heap tuple is in its indexes and the other way round.
+async fn indexes_agree(server: &Postgres) -> Result<()> {
+    let mut args = server.client_arguments().to_vec();
+    args.extend(["--install-missing", "--heapallindexed", "-d", "postgres"].map(String::from));
+    let tool = server.installation().tool("pg_amcheck");
+    process::succeed(None, &tool, args, VERIFY_LIMIT).await.context("indexes and tables disagree")?;
+    Ok(())
+}
+
+/// `pg_checksums`: every page of the stopped server is as it was written.
+async fn pages_intact(installation: &Installation, volumes: &Volumes) -> Result<()> {
+    let data = volumes.data_directory();
+    let args = ["--check".as_ref(), "-D".as_ref(), data.as_os_str()];
+    process::succeed(Some("postgres"), &installation.tool("pg_checksums"), args, VERIFY_LIMIT)
+        .await
+        .context("pages are damaged")?;
+    Ok(())
+}
