@@ -1,1 +1,3 @@
 //! One host.
+
+pub mod pool;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::domain::Bytes;
-use crate::host::{Host, Result, Space};
+use crate::host::{FileKind, Host, HostError, Result, Space};
 
 /// The image's name inside a tree.
 pub const IMAGE: &str = "disk.img";
@@ -72,15 +72,68 @@ pub trait Backend: Send + Sync + 'static {
     /// The copy is durable only after [`Backend::settle`].
     fn copy(&self, host: &dyn Host, from: &Path, to: &Path, read_only: bool) -> Result<()>;
     /// Makes copies made so far durable. Called after release, before the seal.
-    fn settle(&self, host: &dyn Host, pool: &Path) -> Result<()>;
+    fn settle(&self, host: &dyn Host, pool: &Path) -> Result<()> {
+        host.sync_filesystem(pool)
+    }
     /// Called before the hold, so that [`Backend::copy`] finds a quiet pool.
-    fn calm(&self, host: &dyn Host, pool: &Path) -> Result<()>;
+    fn calm(&self, host: &dyn Host, pool: &Path) -> Result<()> {
+        host.sync_filesystem(pool)
+    }
     /// Removes a tree; a missing one is fine. Also removes half-made ones.
     fn remove(&self, host: &dyn Host, tree: &Path) -> Result<()>;
     /// How long [`Backend::copy`] of this tree will take, from measured costs.
     fn predict_copy(&self, host: &dyn Host, tree: &Path) -> Result<Duration>;
     /// What new volumes and snapshots can surely use.
-    fn space(&self, host: &dyn Host, pool: &Path) -> Result<Space>;
+    fn space(&self, host: &dyn Host, pool: &Path) -> Result<Space> {
+        host.space(pool)
+    }
     /// Bytes that a tree has allocated (shared ones included).
-    fn allocated(&self, host: &dyn Host, tree: &Path) -> Result<Bytes>;
+    fn allocated(&self, host: &dyn Host, tree: &Path) -> Result<Bytes> {
+        Ok(host.stat(&tree.join(IMAGE))?.map(|meta| meta.allocated).unwrap_or_default())
+    }
+}
+
+impl BackendKind {
+    /// The backend of this kind.
+    pub fn backend(self) -> Box<dyn Backend> {
+        match self {
+            Self::Btrfs => Box::new(btrfs::Btrfs),
+            Self::Xfs => Box::new(xfs::Xfs),
+            Self::Memory => Box::new(memory::Memory),
+        }
+    }
+
+    /// The filesystem that a pool of this kind must be on, as `/proc/self/mountinfo` calls it.
+    pub const fn filesystem(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+/// Makes a directory that must not exist yet.
+fn create_plain(host: &dyn Host, tree: &Path) -> Result<()> {
+    if host.stat(tree)?.is_some() {
+        let exists = std::io::Error::from_raw_os_error(libc::EEXIST);
+        return Err(HostError::new("mkdir", tree.display(), exists));
+    }
+    host.make_directory(tree)
+}
+
+/// Copies the image of a tree; records are the pool's business.
+fn copy_by_reflink(host: &dyn Host, from: &Path, to: &Path) -> Result<()> {
+    host.make_directory(to)?;
+    host.reflink(&from.join(IMAGE), &to.join(IMAGE))
+}
+
+/// Removes a directory with the files in it; a missing one is fine.
+fn remove_plain(host: &dyn Host, tree: &Path) -> Result<()> {
+    if host.stat(tree)?.is_none() {
+        return Ok(());
+    }
+    for (name, kind) in host.list(tree)? {
+        match kind {
+            FileKind::Directory => host.remove_directory(&tree.join(name))?,
+            FileKind::File | FileKind::Block | FileKind::Other => host.remove_file(&tree.join(name))?,
+        }
+    }
+    host.remove_directory(tree)
 }

@@ -1,0 +1,268 @@
+//! Cuts: prepare, copy, seal or void; later delete.
+//!
+//! | call | does | undone by |
+//! |---|---|---|
+//! | [`Pool::prepare_cut`] | checks, writes the record with state round, makes directories | [`Pool::void_cut`] |
+//! | [`Pool::copy_member`] | the copy and nothing else, between hold and release | [`Pool::void_cut`] |
+//! | [`Pool::seal_cut`] | makes copies durable, publishes the record with state sealed | [`Pool::delete_cut`] |
+//!
+//! Void removes the trees first and the record last; delete removes the record first and the trees last. So at any
+//! moment a record of state round covers everything that may be garbage, and a sealed record has all its trees.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::layout::cut_file;
+use super::{Pool, PoolError, Result, headroom, records};
+use crate::domain::record::{CutMember, CutRecord, CutState};
+use crate::domain::{Bytes, CutId, CutKind, NameHash, SnapshotId, VolumeId};
+
+/// Longest predicted copy of one member: writers are held at least that long.
+pub const CUT_BUDGET: Duration = Duration::from_millis(500);
+
+/// What to copy where: everything that the hot path needs, ready made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberPaths {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its snapshot.
+    pub snapshot: SnapshotId,
+    /// The volume's tree.
+    pub from: PathBuf,
+    /// The snapshot's tree; it does not exist yet.
+    pub to: PathBuf,
+}
+
+impl Pool {
+    /// Checks that a cut can be made of the members that this pool has, and records that an attempt is under way.
+    /// Nothing is held yet. The answer is in the order of the record's members.
+    pub fn prepare_cut(&self, record: &CutRecord) -> Result<Vec<MemberPaths>> {
+        self.check_writable()?;
+        check_record(record, CutState::Round)?;
+        let own = self.own_members(record)?;
+        let _claim = self.claims.exclusive(&record.id)?;
+        match self.stored_cut(&record.id)? {
+            Some(known) if known.state == CutState::Sealed => {
+                return Err(PoolError::Sealed(record.id.clone()));
+            }
+            Some(known) => {
+                return Err(PoolError::Unfinished { id: record.id.clone(), attempt: known.attempt });
+            }
+            None => {}
+        }
+        let need = Bytes(headroom::COPY_NEEDS.0 * own.len() as u64);
+        self.space()?.check(self.id(), need)?;
+        let mut claims = Vec::with_capacity(own.len());
+        for member in &own {
+            claims.push(self.claims.shared(&member.volume)?);
+            self.check_member(member)?;
+        }
+        for member in &own {
+            let directory = self.layout.snapshots_of(&member.volume);
+            self.host.make_directory(&directory)?;
+            // Garbage of a cut of the same name, since there is no record of it.
+            let tree = self.layout.snapshot(&member.snapshot);
+            if self.host.stat(&tree)?.is_some() {
+                self.discard(&tree)?;
+            }
+        }
+        self.host.sync_directory(&self.layout.snapshots())?;
+        self.publish_cut(record)?;
+        Ok(own.into_iter().map(|member| self.member_paths(member)).collect())
+    }
+
+    /// Copies one member. Between hold and release: no look-up, no record, no lock, only the backend's copy.
+    pub fn copy_member(&self, paths: &MemberPaths) -> Result<()> {
+        Ok(self.backend.copy(&*self.host, &paths.from, &paths.to, true)?)
+    }
+
+    /// Quiets the pool before the hold, so that copies are fast.
+    pub fn calm(&self) -> Result<()> {
+        Ok(self.backend.calm(&*self.host, self.dir())?)
+    }
+
+    /// Makes copies durable, after the release. [`Pool::seal_cut`] does it too; calling it before spreads the cost.
+    pub fn settle(&self) -> Result<()> {
+        Ok(self.backend.settle(&*self.host, self.dir())?)
+    }
+
+    /// Makes the cut exist on this pool. Idempotent; refused for another attempt than the one that was prepared and
+    /// when a copy is missing.
+    pub fn seal_cut(&self, record: &CutRecord) -> Result<()> {
+        self.check_writable()?;
+        check_record(record, CutState::Sealed)?;
+        let own = self.own_members(record)?;
+        let _claim = self.claims.exclusive(&record.id)?;
+        let known = self.stored_cut(&record.id)?.ok_or_else(|| PoolError::NoCut(record.id.clone()))?;
+        if known.attempt != record.attempt {
+            return Err(PoolError::Fenced {
+                id: record.id.clone(),
+                attempt: record.attempt.clone(),
+                known: known.attempt,
+            });
+        }
+        if known.members != record.members {
+            return Err(malformed(&record.id, "its members are not those that were prepared"));
+        }
+        if known.state == CutState::Sealed {
+            // It may have been published by a call that failed afterwards.
+            self.host.sync_directory(&self.layout.cuts())?;
+            self.index_mut().put_cut(&known);
+            return Ok(());
+        }
+        for member in own {
+            if self.host.stat(&self.layout.snapshot(&member.snapshot))?.is_none() {
+                return Err(PoolError::NotCopied(member.snapshot.clone()));
+            }
+        }
+        self.settle()?;
+        self.publish_cut(record)
+    }
+
+    /// Removes everything of an unsealed cut, trees first and the record last. A cut that does not exist is fine, a
+    /// sealed one is refused.
+    pub fn void_cut(&self, id: &CutId) -> Result<()> {
+        self.check_writable()?;
+        let _claim = self.claims.exclusive(id)?;
+        let Some(known) = self.stored_cut(id)? else {
+            // Removed by a call that failed afterwards, or never there.
+            self.index_mut().drop_cut(id);
+            return Ok(());
+        };
+        if known.state == CutState::Sealed {
+            return Err(PoolError::Sealed(id.clone()));
+        }
+        self.discard_trees(&known)?;
+        self.forget_record(id)
+    }
+
+    /// Deletes a sealed cut: from the first step on it does not exist. A cut that does not exist is fine, one in a
+    /// round is refused.
+    pub fn delete_cut(&self, id: &CutId) -> Result<()> {
+        self.check_writable()?;
+        let _claim = self.claims.exclusive(id)?;
+        let Some(known) = self.stored_cut(id)? else {
+            self.host.sync_directory(&self.layout.cuts())?;
+            self.index_mut().drop_cut(id);
+            return Ok(());
+        };
+        if known.state == CutState::Round {
+            return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
+        }
+        self.forget_record(id)?;
+        // A crash from here on leaves trees without a record, which the sweep removes.
+        self.discard_trees(&known)
+    }
+
+    /// The record of a cut, with its timeline, from disk.
+    pub fn cut(&self, id: &CutId) -> Result<CutRecord> {
+        self.stored_cut(id)?.ok_or_else(|| PoolError::NoCut(id.clone()))
+    }
+
+    /// All cuts, sealed or not, sorted by id, without their timelines.
+    pub fn cuts(&self) -> Vec<Arc<CutRecord>> {
+        self.index().cuts().cloned().collect()
+    }
+
+    /// The cut of this kind whose name has this hash, without its timeline. Where there are several (the members of
+    /// a name changed between attempts), a sealed one is preferred.
+    pub fn find_cut_by_hash(&self, kind: CutKind, hash: &NameHash) -> Option<Arc<CutRecord>> {
+        self.index().cuts_named(kind, hash).first().map(|cut| Arc::clone(cut))
+    }
+
+    /// The tree of a snapshot that exists: one that a sealed cut lists.
+    pub fn snapshot_tree(&self, id: &SnapshotId) -> Result<PathBuf> {
+        self.check_own(id, &id.volume.pool)?;
+        self.sealed_member(id)?;
+        Ok(self.layout.snapshot(id))
+    }
+
+    /// What is known of a snapshot that exists, and its cut.
+    pub fn sealed_member(&self, id: &SnapshotId) -> Result<(CutId, CutMember)> {
+        let index = self.index();
+        let (cut, member) = index.snapshot(id).ok_or_else(|| PoolError::NoSnapshot(id.clone()))?;
+        Ok((cut.clone(), member.clone()))
+    }
+
+    fn own_members<'a>(&self, record: &'a CutRecord) -> Result<Vec<&'a CutMember>> {
+        let own: Vec<_> = record.members.iter().filter(|m| m.volume.pool == *self.id()).collect();
+        if own.is_empty() {
+            return Err(malformed(&record.id, format!("it has no member on pool {}", self.id())));
+        }
+        Ok(own)
+    }
+
+    fn check_member(&self, member: &CutMember) -> Result<()> {
+        let volume = self.volume(&member.volume)?;
+        if let Some(cut) = self.index().round_of(&member.volume) {
+            return Err(PoolError::Busy(format!("volume {} (cut {cut})", volume.id)));
+        }
+        let predicted = self.backend.predict_copy(&*self.host, &self.layout.volume(&volume.id))?;
+        if predicted > CUT_BUDGET {
+            return Err(PoolError::SlowCut { volume: volume.id, predicted, budget: CUT_BUDGET });
+        }
+        Ok(())
+    }
+
+    fn member_paths(&self, member: &CutMember) -> MemberPaths {
+        MemberPaths {
+            volume: member.volume.clone(),
+            snapshot: member.snapshot.clone(),
+            from: self.layout.volume(&member.volume),
+            to: self.layout.snapshot(&member.snapshot),
+        }
+    }
+
+    /// What the disk says: whoever decides what to remove asks it, not the index.
+    fn stored_cut(&self, id: &CutId) -> Result<Option<CutRecord>> {
+        records::read(&*self.host, &self.layout.cut(id))
+    }
+
+    fn publish_cut(&self, record: &CutRecord) -> Result<()> {
+        records::publish(&*self.host, &self.layout.cuts(), &cut_file(&record.id), record)?;
+        self.index_mut().put_cut(record);
+        Ok(())
+    }
+
+    fn forget_record(&self, id: &CutId) -> Result<()> {
+        self.host.remove_file(&self.layout.cut(id))?;
+        self.host.sync_directory(&self.layout.cuts())?;
+        self.index_mut().drop_cut(id);
+        Ok(())
+    }
+
+    pub(super) fn discard_trees(&self, record: &CutRecord) -> Result<()> {
+        for member in record.members.iter().filter(|m| m.volume.pool == *self.id()) {
+            let tree = self.layout.snapshot(&member.snapshot);
+            if self.host.stat(&tree)?.is_some() {
+                self.discard(&tree)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn malformed(id: &CutId, why: impl Into<String>) -> PoolError {
+    PoolError::Malformed { id: id.clone(), why: why.into() }
+}
+
+/// Refuses a record that contradicts itself, before anything is done in its name.
+fn check_record(record: &CutRecord, state: CutState) -> Result<()> {
+    let id = &record.id;
+    if record.state != state {
+        return Err(malformed(id, format!("its state is {:?}, not {state:?}", record.state)));
+    }
+    if record.members.iter().map(|m| &m.volume.pool).min() != Some(&id.home) {
+        return Err(malformed(id, "its home is not the lowest pool of its members"));
+    }
+    if !record.members.is_sorted_by(|a, b| a.volume < b.volume) {
+        return Err(malformed(id, "its members are not sorted, or one is listed twice"));
+    }
+    match record.members.iter().find(|m| m.snapshot != SnapshotId::of(&m.volume, id)) {
+        Some(member) => {
+            Err(malformed(id, format!("{} is not its snapshot of {}", member.snapshot, member.volume)))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! What is in the pool, in memory, so that listing does not read the disk. Timelines stay on disk: they are most
+//! of a record, and a pool may have tens of thousands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::domain::record::{CutMember, CutRecord, CutState, VolumeRecord};
+use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    volumes: BTreeMap<VolumeId, VolumeRecord>,
+    cuts: BTreeMap<CutId, Arc<CutRecord>>,
+    /// The same cuts by name; a name has one cut, unless its members changed between two attempts.
+    names: BTreeSet<(CutKind, NameHash, PoolId)>,
+}
+
+impl Index {
+    pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
+        self.volumes.get(id)
+    }
+
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.values()
+    }
+
+    pub(super) fn put_volume(&mut self, record: VolumeRecord) {
+        self.volumes.insert(record.id.clone(), record);
+    }
+
+    pub(super) fn drop_volume(&mut self, id: &VolumeId) {
+        self.volumes.remove(id);
+    }
+
+    /// Sum of all capacities.
+    pub(super) fn promised(&self) -> Bytes {
+        self.volumes.values().fold(Bytes(0), |sum, volume| Bytes(sum.0.saturating_add(volume.capacity.0)))
+    }
+
+    pub(super) fn cuts(&self) -> impl Iterator<Item = &Arc<CutRecord>> {
+        self.cuts.values()
+    }
+
+    pub(super) fn put_cut(&mut self, record: &CutRecord) {
+        let id = record.id.clone();
+        self.names.insert((id.kind, id.hash.clone(), id.home.clone()));
+        self.cuts.insert(id, Arc::new(CutRecord { timeline: None, ..record.clone() }));
+    }
+
+    pub(super) fn drop_cut(&mut self, id: &CutId) {
+        self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
+        self.cuts.remove(id);
+    }
+
+    /// Cuts of this name: one, unless its members changed between two attempts. Sealed ones first.
+    pub(super) fn cuts_named(&self, kind: CutKind, hash: &NameHash) -> Vec<&Arc<CutRecord>> {
+        let mut found: Vec<_> = self
+            .names
+            .range((kind, hash.clone(), PoolId::from_random([0; 6]))..)
+            .take_while(|(k, h, _)| (*k, h) == (kind, hash))
+            .filter_map(|(kind, hash, home)| {
+                self.cuts.get(&CutId { home: home.clone(), kind: *kind, hash: hash.clone() })
+            })
+            .collect();
+        found.sort_by_key(|cut| cut.state != CutState::Sealed);
+        found
+    }
+
+    /// The sealed member that is this snapshot, with the id of its cut.
+    pub(super) fn snapshot(&self, id: &SnapshotId) -> Option<(&CutId, &CutMember)> {
+        self.cuts_named(id.kind, &id.hash)
+            .into_iter()
+            .filter(|cut| cut.state == CutState::Sealed)
+            .find_map(|cut| Some((&cut.id, cut.members.iter().find(|member| member.snapshot == *id)?)))
+    }
+
+    /// An unsealed cut that has this volume as a member.
+    pub(super) fn round_of(&self, volume: &VolumeId) -> Option<&CutId> {
+        self.cuts
+            .values()
+            .find(|cut| cut.state == CutState::Round && cut.members.iter().any(|m| m.volume == *volume))
+            .map(|cut| &cut.id)
+    }
+}

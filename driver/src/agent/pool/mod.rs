@@ -1,0 +1,164 @@
+//! A pool: a mounted directory that holds volumes and snapshots, and everything that is known about them.
+//!
+//! ```text
+//! <pool>/stillpoint.json                              id, backend, format version; written last when a pool is made
+//! <pool>/volumes/<volume>/{disk.img,volume.json}      a volume exists iff its tree is here
+//! <pool>/cuts/<cut>.json                              state round or sealed, with all members on all hosts
+//! <pool>/snapshots/<volume>/<snapshot>/disk.img       a snapshot exists iff a sealed record in cuts/ lists it
+//! ```
+//! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted.
+//! Deletes are renames to a dot name *in the same directory* (the kernel refuses to move a read-only btrfs
+//! snapshot into another one), and a background cleaner empties them ([`Pool::empty_trash`]), never during a round
+//! ([`Pool::pause_trash`]).
+//!
+//! **Publish by rename.** Whatever is made is made under a `.new-` name, synced, renamed, and the directory is
+//! synced. A crash between any two calls leaves the old or the new, and [`Pool::open`] sweeps away the rest. The
+//! in-memory index is changed only after the disk, and whoever decides between keep and remove reads the disk.
+//!
+//! **Presumed abort.** A cut is a record of state `round` before anything is copied, and `sealed` at the end. Found
+//! unsealed at start-up on its home pool it is void; on another pool the home decides, so it is only reported.
+//!
+//! **Thin.** Volumes and snapshots take space when they are written, so the sum of capacities may exceed the pool,
+//! up to a named factor. Nothing new is made below the reserve: see [`headroom`].
+//!
+//! One process may have a pool open. All calls block.
+
+mod claims;
+mod cuts;
+mod error;
+pub mod headroom;
+mod index;
+mod layout;
+mod making;
+mod records;
+mod sweep;
+mod trash;
+mod volumes;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+pub use cuts::{CUT_BUDGET, MemberPaths};
+pub use error::PoolError;
+pub use headroom::PoolSpace;
+pub use making::{PoolSummary, inspect, make};
+pub use sweep::{Broken, SweepReport};
+pub use trash::TrashPause;
+pub use volumes::NewVolume;
+
+use crate::backend::{Backend, BackendKind};
+use crate::domain::record::PoolRecord;
+use crate::domain::{Bytes, PoolId};
+use crate::host::Host;
+use claims::Claims;
+use index::Index;
+use layout::Layout;
+use trash::Trash;
+
+/// Result of a call to a pool.
+pub type Result<T> = std::result::Result<T, PoolError>;
+
+/// An open pool.
+pub struct Pool {
+    host: Arc<dyn Host>,
+    backend: Box<dyn Backend>,
+    layout: Layout,
+    record: PoolRecord,
+    access: Access,
+    index: RwLock<Index>,
+    claims: Claims,
+    trash: Trash,
+}
+
+/// Whether a pool can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// As it should be.
+    Writable,
+    /// Its filesystem is mounted read-only: what is there can be read, nothing can be changed.
+    ReadOnly,
+}
+
+impl Pool {
+    /// Makes a pool in an empty directory that is the mount point of a filesystem of the backend's kind.
+    pub fn make(host: &dyn Host, kind: BackendKind, dir: &Path) -> Result<PoolRecord> {
+        make(host, kind, dir)
+    }
+
+    /// Opens a pool and sweeps away what crashes left in it. A read-only pool is opened without the sweep.
+    pub fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Self, SweepReport)> {
+        sweep::open(host, dir)
+    }
+
+    /// The pool's id.
+    pub fn id(&self) -> &PoolId {
+        &self.record.id
+    }
+
+    /// How it stores volumes.
+    pub fn kind(&self) -> BackendKind {
+        self.backend.kind()
+    }
+
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Whether it can be written.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Size, and what new volumes and snapshots may use; the reserve is taken off.
+    pub fn space(&self) -> Result<PoolSpace> {
+        let space = self.backend.space(&*self.host, self.dir())?;
+        Ok(PoolSpace::of(space))
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        // Changes of the index are single map operations: a panic cannot leave it half changed.
+        self.index.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.access {
+            Access::Writable => Ok(()),
+            Access::ReadOnly => Err(PoolError::ReadOnly { dir: self.dir().to_owned() }),
+        }
+    }
+
+    fn check_own(&self, id: &dyn std::fmt::Display, pool: &PoolId) -> Result<()> {
+        if pool == self.id() {
+            return Ok(());
+        }
+        Err(PoolError::OtherPool { id: id.to_string(), pool: self.id().clone() })
+    }
+
+    /// Bytes that an image may still take at most, given what all volumes were promised.
+    fn check_promise(&self, more: Bytes, one: Bytes) -> Result<()> {
+        let total = self.space()?.total;
+        let promised = self.index().promised();
+        headroom::check_promise(self.id(), total, promised, more, one)
+    }
+
+    /// Gives a tree a name that says it is garbage, durably, and queues it for the cleaner.
+    fn discard(&self, tree: &Path) -> Result<()> {
+        let parent = layout::parent(tree);
+        let gone: PathBuf = self.trash.name_in(parent);
+        self.host.rename(tree, &gone)?;
+        self.host.sync_directory(parent)?;
+        self.trash.push(gone);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("record", &self.record).field("dir", &self.dir()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,315 @@
+//! Volumes: made under a half-made name, published by rename, deleted by rename.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::claims::Claim;
+use super::layout::VOLUME_RECORD;
+use super::{Pool, PoolError, Result, headroom, records};
+use crate::backend::IMAGE;
+use crate::domain::record::{Source, VolumeRecord};
+use crate::domain::{Bytes, Filesystem, NameHash, VolumeId};
+
+/// The smallest volume without a filesystem.
+const LEAST_CAPACITY: Bytes = Bytes::mib(1);
+/// Image sizes are rounded up to this; the capacity that is told stays what was asked for.
+const IMAGE_UNIT: u64 = 4096;
+
+/// A volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Its id, on this pool.
+    pub id: VolumeId,
+    /// The orchestrator's name for it.
+    pub name: String,
+    /// Its capacity; at least the source's.
+    pub capacity: Bytes,
+    /// The filesystem to make; `None` for a raw block volume. A copy keeps the source's: ask for the same, or for
+    /// none to get the source's bytes as a raw block volume.
+    pub filesystem: Option<Filesystem>,
+    /// What to copy, on this pool.
+    pub source: Option<Source>,
+}
+
+/// What a new volume is copied from.
+struct Origin<'a> {
+    tree: PathBuf,
+    capacity: Bytes,
+    filesystem: Option<Filesystem>,
+    /// The live volume, whose filesystem is flushed before the copy.
+    live: Option<VolumeId>,
+    /// Keeps it from being deleted meanwhile.
+    _claim: Claim<'a>,
+}
+
+impl Pool {
+    /// Makes a volume, empty with its filesystem or as an instant copy. Idempotent: the same properties again give
+    /// the volume that is there, others are refused.
+    ///
+    /// A copy of a live volume is what a power failure would have left of it. A copy that is larger than its source
+    /// has a larger device; its filesystem is grown when it is mounted.
+    pub fn create_volume(&self, new: &NewVolume) -> Result<VolumeRecord> {
+        self.check_writable()?;
+        self.check_own(&new.id, &new.id.pool)?;
+        let _claim = self.claims.exclusive(&new.id)?;
+        if let Some(found) = self.find_published(&new.id)? {
+            return same_or_differs(found, new);
+        }
+        let origin = new.source.as_ref().map(|source| self.origin(source)).transpose()?;
+        check_size(new, origin.as_ref())?;
+        self.check_promise(new.capacity, new.capacity)?;
+        let need = match origin {
+            Some(_) => headroom::COPY_NEEDS,
+            None => headroom::new_volume_needs(new.filesystem),
+        };
+        self.space()?.check(self.id(), need)?;
+
+        let record = VolumeRecord {
+            id: new.id.clone(),
+            name: new.name.clone(),
+            capacity: new.capacity,
+            filesystem: new.filesystem,
+            source: new.source.clone(),
+            created_at: Timestamp::now(),
+        };
+        let tree = self.layout.half_made_volume(&new.id);
+        // What an attempt that failed has left.
+        self.backend.remove(&*self.host, &tree)?;
+        if let Err(error) = self.make_tree(&tree, &record, origin.as_ref()) {
+            // Told is the first failure; what is left is removed by the next attempt or at start-up.
+            let _ = self.backend.remove(&*self.host, &tree);
+            return Err(error);
+        }
+        self.host.rename(&tree, &self.layout.volume(&new.id))?;
+        self.host.sync_directory(&self.layout.volumes())?;
+        self.index_mut().put_volume(record.clone());
+        Ok(record)
+    }
+
+    /// Deletes a volume; one that does not exist is fine. Its snapshots stay. Refused while it is attached or in a
+    /// round.
+    pub fn delete_volume(&self, id: &VolumeId) -> Result<()> {
+        self.check_own(id, &id.pool)?;
+        self.check_writable()?;
+        let _claim = self.claims.exclusive(id)?;
+        let tree = self.layout.volume(id);
+        if let Some(cut) = self.index().round_of(id) {
+            return Err(PoolError::Busy(format!("volume {id} (cut {cut})")));
+        }
+        let image = tree.join(IMAGE);
+        if self.host.stat(&image)?.is_some()
+            && let Some(device) = self.host.attached(&image)?.into_iter().next()
+        {
+            return Err(PoolError::Attached { id: id.clone(), device: device.path });
+        }
+        if self.host.stat(&tree)?.is_some() {
+            self.discard(&tree)?;
+        } else {
+            // Renamed by a call that failed afterwards; this makes it durable.
+            self.host.sync_directory(&self.layout.volumes())?;
+        }
+        self.index_mut().drop_volume(id);
+        Ok(())
+    }
+
+    /// The record of a volume.
+    pub fn volume(&self, id: &VolumeId) -> Result<VolumeRecord> {
+        self.index().volume(id).cloned().ok_or_else(|| PoolError::NoVolume(id.clone()))
+    }
+
+    /// All volumes, sorted by id.
+    pub fn volumes(&self) -> Vec<VolumeRecord> {
+        self.index().volumes().cloned().collect()
+    }
+
+    /// The volume whose name has this hash.
+    pub fn find_volume_by_hash(&self, hash: &NameHash) -> Option<VolumeRecord> {
+        let id = VolumeId { pool: self.id().clone(), hash: hash.clone() };
+        self.index().volume(&id).cloned()
+    }
+
+    /// Grows a volume: image, attached loop devices, record. Never shrinks; a smaller capacity changes nothing. The
+    /// filesystem is grown by whoever has it mounted.
+    pub fn expand_volume(&self, id: &VolumeId, capacity: Bytes) -> Result<VolumeRecord> {
+        self.check_writable()?;
+        let _claim = self.claims.exclusive(id)?;
+        let mut record = self.volume(id)?;
+        if let Some(cut) = self.index().round_of(id) {
+            return Err(PoolError::Busy(format!("volume {id} (cut {cut})")));
+        }
+        if capacity > record.capacity {
+            let more = capacity.saturating_sub(record.capacity);
+            self.check_promise(more, capacity)?;
+            self.space()?.check(self.id(), headroom::COPY_NEEDS)?;
+        }
+        let image = self.image(id)?;
+        // Also when the capacity is reached already: an earlier call may have failed half-way.
+        if capacity >= record.capacity {
+            self.host.grow_image(&image, image_size(capacity))?;
+            for device in self.host.attached(&image)? {
+                self.host.refresh_size(&device.path)?;
+            }
+        }
+        if capacity > record.capacity {
+            record.capacity = capacity;
+            records::publish(&*self.host, &self.layout.volume(id), VOLUME_RECORD, &record)?;
+            self.index_mut().put_volume(record.clone());
+        }
+        Ok(record)
+    }
+
+    /// The image of a volume.
+    pub fn image(&self, id: &VolumeId) -> Result<PathBuf> {
+        self.volume(id)?;
+        Ok(self.layout.volume(id).join(IMAGE))
+    }
+
+    /// Bytes that a volume has allocated, those shared with snapshots included.
+    pub fn allocated(&self, id: &VolumeId) -> Result<Bytes> {
+        self.volume(id)?;
+        Ok(self.backend.allocated(&*self.host, &self.layout.volume(id))?)
+    }
+
+    /// A volume that is there, also one that was published by a call that failed afterwards.
+    fn find_published(&self, id: &VolumeId) -> Result<Option<VolumeRecord>> {
+        if let Some(found) = self.index().volume(id) {
+            return Ok(Some(found.clone()));
+        }
+        let tree = self.layout.volume(id);
+        if self.host.stat(&tree)?.is_none() {
+            return Ok(None);
+        }
+        let path = tree.join(VOLUME_RECORD);
+        let record: VolumeRecord = records::read(&*self.host, &path)?
+            .ok_or_else(|| PoolError::Torn { path, why: "it is missing".to_owned() })?;
+        self.host.sync_directory(&self.layout.volumes())?;
+        self.index_mut().put_volume(record.clone());
+        Ok(Some(record))
+    }
+
+    fn origin(&self, source: &Source) -> Result<Origin<'_>> {
+        match source {
+            Source::Snapshot(id) => {
+                self.check_own(id, &id.volume.pool)?;
+                let (cut, member) = self.sealed_member(id)?;
+                let claim = self.claims.shared(&cut)?;
+                // Once more: it may have been deleted before the claim.
+                self.sealed_member(id)?;
+                let tree = self.layout.snapshot(id);
+                Ok(Origin {
+                    tree,
+                    capacity: member.capacity,
+                    filesystem: member.filesystem,
+                    live: None,
+                    _claim: claim,
+                })
+            }
+            Source::Volume(id) => {
+                self.check_own(id, &id.pool)?;
+                let claim = self.claims.shared(id)?;
+                let record = self.volume(id)?;
+                Ok(Origin {
+                    tree: self.layout.volume(id),
+                    capacity: record.capacity,
+                    filesystem: record.filesystem,
+                    live: Some(id.clone()),
+                    _claim: claim,
+                })
+            }
+        }
+    }
+
+    /// Makes everything of a volume under its half-made name, durably.
+    fn make_tree(&self, tree: &Path, record: &VolumeRecord, origin: Option<&Origin<'_>>) -> Result<()> {
+        let host = &*self.host;
+        match origin {
+            Some(origin) => self.copy_tree(tree, record.capacity, origin)?,
+            None => self.format_tree(tree, record)?,
+        }
+        // A btrfs copy brings the source's record with it: this one replaces it before anybody can see the tree.
+        host.write_synced(&tree.join(VOLUME_RECORD), &records::encode(tree, record)?)?;
+        host.sync_directory(tree)?;
+        if origin.is_some() {
+            self.backend.settle(host, self.dir())?;
+        }
+        Ok(())
+    }
+
+    fn copy_tree(&self, tree: &Path, capacity: Bytes, origin: &Origin<'_>) -> Result<()> {
+        if let Some(live) = &origin.live {
+            self.flush(live)?;
+        }
+        self.backend.copy(&*self.host, &origin.tree, tree, false)?;
+        if capacity > origin.capacity {
+            self.host.grow_image(&tree.join(IMAGE), image_size(capacity))?;
+        }
+        Ok(())
+    }
+
+    fn format_tree(&self, tree: &Path, record: &VolumeRecord) -> Result<()> {
+        let image = tree.join(IMAGE);
+        self.backend.create(&*self.host, tree)?;
+        self.host.create_image(&image, image_size(record.capacity))?;
+        if let Some(filesystem) = record.filesystem {
+            self.host.make_filesystem(&image, filesystem)?;
+        }
+        Ok(())
+    }
+
+    /// Flushes a volume that is mounted on this host, so that a copy of it has what was written before.
+    fn flush(&self, id: &VolumeId) -> Result<()> {
+        let devices = self.host.attached(&self.layout.volume(id).join(IMAGE))?;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let mounts = self.host.mounts()?;
+        let mounted = mounts.iter().find(|m| devices.iter().any(|d| d.device == m.device));
+        match mounted {
+            Some(mounted) => Ok(self.host.sync_filesystem(&mounted.target)?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Length of an image for this capacity.
+fn image_size(capacity: Bytes) -> Bytes {
+    Bytes(capacity.0.div_ceil(IMAGE_UNIT).saturating_mul(IMAGE_UNIT))
+}
+
+fn same_or_differs(found: VolumeRecord, new: &NewVolume) -> Result<VolumeRecord> {
+    let filesystem = |fs: Option<Filesystem>| fs.map_or("raw block", Filesystem::as_str).to_owned();
+    let source = |source: &Option<Source>| match source {
+        Some(Source::Snapshot(id)) => id.to_string(),
+        Some(Source::Volume(id)) => id.to_string(),
+        None => "none".to_owned(),
+    };
+    let properties = [
+        ("name", found.name.clone(), new.name.clone()),
+        ("capacity", found.capacity.0.to_string(), new.capacity.0.to_string()),
+        ("filesystem", filesystem(found.filesystem), filesystem(new.filesystem)),
+        ("source", source(&found.source), source(&new.source)),
+    ];
+    match properties.into_iter().find(|(_, have, want)| have != want) {
+        Some((property, have, want)) => Err(PoolError::Differs { id: found.id, property, have, want }),
+        None => Ok(found),
+    }
+}
+
+fn check_size(new: &NewVolume, origin: Option<&Origin<'_>>) -> Result<()> {
+    let (minimum, reason) = match (new.filesystem, origin) {
+        (_, Some(origin)) => (origin.capacity, "a copy of its source".to_owned()),
+        (Some(filesystem), None) => (filesystem.minimum(), filesystem.to_string()),
+        (None, None) => (LEAST_CAPACITY, "a volume".to_owned()),
+    };
+    if new.capacity < minimum {
+        return Err(PoolError::TooSmall { want: new.capacity, minimum, reason });
+    }
+    match (new.filesystem, origin) {
+        (Some(want), Some(origin)) if origin.filesystem != Some(want) => Err(PoolError::OtherFilesystem {
+            have: origin.filesystem.map_or("no filesystem (raw block)", Filesystem::as_str).to_owned(),
+            want,
+        }),
+        _ => Ok(()),
+    }
+}

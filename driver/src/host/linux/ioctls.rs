@@ -1,0 +1,181 @@
+//! Numbers and structures of the ioctls, from the kernel's `uapi` headers (`linux/btrfs.h`, `linux/loop.h`,
+//! `linux/fs.h`, `linux/fiemap.h`).
+
+/// Longest subvolume name with its NUL in `btrfs_ioctl_vol_args_v2`.
+const NAME_V2: usize = 4040;
+/// Longest name with its NUL in `btrfs_ioctl_vol_args`.
+const NAME_V1: usize = 4088;
+/// Space kinds that one call can return; a filesystem has one per kind and profile in use.
+pub const SPACE_SLOTS: usize = 32;
+
+pub const SUBVOL_RDONLY: u64 = 1 << 1;
+pub const NOCOW_FL: libc::c_long = 0x0080_0000;
+pub const LO_READ_ONLY: u32 = 1;
+pub const LO_DIRECT_IO: u32 = 16;
+
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+pub struct VolArgs {
+    pub fd: i64,
+    pub name: [u8; NAME_V1],
+}
+
+impl VolArgs {
+    /// Arguments that name `name` in the directory that the ioctl is called on; `None` when it is too long.
+    pub fn named(name: &[u8]) -> Option<Box<Self>> {
+        let mut args = Box::new(Self { fd: 0, name: [0; NAME_V1] });
+        args.name.get_mut(..name.len()).filter(|_| name.len() < NAME_V1)?.copy_from_slice(name);
+        Some(args)
+    }
+}
+
+/// `struct btrfs_ioctl_vol_args_v2`.
+#[repr(C)]
+pub struct VolArgsV2 {
+    pub fd: i64,
+    pub transid: u64,
+    pub flags: u64,
+    pub unused: [u64; 4],
+    pub name: [u8; NAME_V2],
+}
+
+impl VolArgsV2 {
+    /// Arguments that name `name` in the directory that the ioctl is called on; `None` when it is too long.
+    pub fn named(name: &[u8], flags: u64) -> Option<Box<Self>> {
+        let mut args = Box::new(Self { fd: 0, transid: 0, flags, unused: [0; 4], name: [0; NAME_V2] });
+        args.name.get_mut(..name.len()).filter(|_| name.len() < NAME_V2)?.copy_from_slice(name);
+        Some(args)
+    }
+}
+
+/// `struct btrfs_ioctl_space_info`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpaceInfo {
+    pub flags: u64,
+    pub total_bytes: u64,
+    pub used_bytes: u64,
+}
+
+/// `struct btrfs_ioctl_space_args` with room for the answer behind it.
+#[repr(C)]
+pub struct SpaceArgs {
+    pub slots: u64,
+    pub total: u64,
+    pub spaces: [SpaceInfo; SPACE_SLOTS],
+}
+
+/// The head of `struct btrfs_ioctl_space_args`: the ioctl number is made of its size.
+#[repr(C)]
+pub struct SpaceArgsHead {
+    slots: u64,
+    total: u64,
+}
+
+/// `struct btrfs_ioctl_fs_info_args`.
+#[repr(C)]
+pub struct FsInfo {
+    pub max_id: u64,
+    pub num_devices: u64,
+    pub rest: [u8; 1008],
+}
+
+/// `struct btrfs_ioctl_dev_info_args`.
+#[repr(C)]
+pub struct DevInfo {
+    pub devid: u64,
+    pub uuid: [u8; 16],
+    pub bytes_used: u64,
+    pub total_bytes: u64,
+    pub rest: [u8; 4056],
+}
+
+/// `struct fiemap` without room for extents: only the count is asked for.
+#[repr(C)]
+pub struct Fiemap {
+    pub start: u64,
+    pub length: u64,
+    pub flags: u32,
+    pub mapped_extents: u32,
+    pub extent_count: u32,
+    pub reserved: u32,
+}
+
+/// `struct loop_info64`.
+#[repr(C)]
+pub struct LoopInfo {
+    pub device: u64,
+    pub inode: u64,
+    pub rdevice: u64,
+    pub offset: u64,
+    pub sizelimit: u64,
+    pub number: u32,
+    pub encrypt_type: u32,
+    pub encrypt_key_size: u32,
+    pub flags: u32,
+    pub file_name: [u8; 64],
+    pub crypt_name: [u8; 64],
+    pub encrypt_key: [u8; 32],
+    pub init: [u64; 2],
+}
+
+impl LoopInfo {
+    pub const fn empty() -> Self {
+        Self {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            sizelimit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: 0,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        }
+    }
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+pub struct LoopConfig {
+    pub fd: u32,
+    pub block_size: u32,
+    pub info: LoopInfo,
+    pub reserved: [u64; 8],
+}
+
+// A wrong size would be a wrong ioctl number or a write past the end.
+const _: () = assert!(size_of::<VolArgs>() == 4096);
+const _: () = assert!(size_of::<VolArgsV2>() == 4096);
+const _: () = assert!(size_of::<FsInfo>() == 1024);
+const _: () = assert!(size_of::<DevInfo>() == 4096);
+const _: () = assert!(size_of::<Fiemap>() == 32);
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+nix::ioctl_write_ptr!(btrfs_subvol_create_v2, 0x94, 24, VolArgsV2);
+nix::ioctl_write_ptr!(btrfs_snap_create_v2, 0x94, 23, VolArgsV2);
+nix::ioctl_write_ptr!(btrfs_snap_destroy, 0x94, 15, VolArgs);
+nix::ioctl_readwrite_bad!(
+    btrfs_space_info,
+    nix::request_code_readwrite!(0x94, 20, size_of::<SpaceArgsHead>()),
+    SpaceArgs
+);
+nix::ioctl_read!(btrfs_fs_info, 0x94, 31, FsInfo);
+nix::ioctl_readwrite!(btrfs_dev_info, 0x94, 30, DevInfo);
+nix::ioctl_write_int_bad!(ficlone, nix::request_code_write!(0x94, 9, size_of::<libc::c_int>()));
+nix::ioctl_readwrite!(fiemap, b'f', 11, Fiemap);
+nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
+nix::ioctl_write_ptr!(set_flags, b'f', 2, libc::c_long);
+nix::ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
+nix::ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
+nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
+nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
+nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
+nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
+nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);

@@ -1,0 +1,167 @@
+//! Loop devices.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::files::is_absent;
+use super::ioctls::{self, LO_DIRECT_IO, LO_READ_ONLY, LoopConfig, LoopInfo};
+use super::{Access, LinuxHost, failed, open_file};
+use crate::domain::Bytes;
+use crate::host::{HostError, LoopDevice, Loops, Result};
+
+/// Others take the free number between asking for it and using it; as many times as that may happen.
+const TRIES: usize = 64;
+
+impl Loops for LinuxHost {
+    fn attach(&self, image: &Path, read_only: bool) -> Result<LoopDevice> {
+        let access = if read_only { Access::Read } else { Access::Write };
+        let backing = open_file("LOOP_CONFIGURE", image, access)?;
+        for _ in 0..TRIES {
+            let (path, device) = open_free(access)?;
+            match configure(&device, &backing, image, read_only) {
+                Ok(()) => return verified(path, &device, image),
+                Err(Errno::EBUSY) => {}
+                Err(errno) => return Err(failed("LOOP_CONFIGURE", image)(errno)),
+            }
+        }
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        Err(HostError::new("LOOP_CONFIGURE", image.display(), busy))
+    }
+
+    fn attached(&self, image: &Path) -> Result<Vec<LoopDevice>> {
+        let wanted = fs::metadata(image).map_err(failed("stat", image))?;
+        let sys = Path::new("/sys/block");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(sys).map_err(failed("list", sys))?.flatten() {
+            let name = entry.file_name();
+            // Only a bound loop device has this directory.
+            if !name.as_bytes().starts_with(b"loop") || !entry.path().join("loop").exists() {
+                continue;
+            }
+            let path = Path::new("/dev").join(&name);
+            if let Some((info, device)) = describe(&path)?
+                && (info.device, info.inode) == (wanted.dev(), wanted.ino())
+            {
+                found.push(device);
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// While the device is mounted or open, the kernel only marks it: it goes at the last close. A frozen
+    /// filesystem on it stays frozen and leaked: thaw before this.
+    fn detach(&self, device: &Path) -> Result<()> {
+        let file = match open_file("LOOP_CLR_FD", device, Access::Read) {
+            Err(error) if is_absent(&error.source) => return Ok(()),
+            other => other?,
+        };
+        // SAFETY: the ioctl has no argument.
+        match unsafe { ioctls::loop_clr_fd(file.as_raw_fd()) } {
+            Ok(_) | Err(Errno::ENXIO) => Ok(()),
+            Err(errno) => Err(failed("LOOP_CLR_FD", device)(errno)),
+        }
+    }
+
+    fn refresh_size(&self, device: &Path) -> Result<()> {
+        let file = open_file("LOOP_SET_CAPACITY", device, Access::Read)?;
+        // SAFETY: the ioctl has no argument.
+        unsafe { ioctls::loop_set_capacity(file.as_raw_fd()) }
+            .map(drop)
+            .map_err(failed("LOOP_SET_CAPACITY", device))
+    }
+
+    /// Sectors in the upper 48 bits, writes in flight in the lower 16: only equality of two readings means
+    /// something. A write that was in flight at the first reading and done at the second shows.
+    fn writes(&self, device: &Path) -> Result<u64> {
+        let name = device.file_name().unwrap_or_default();
+        let directory = Path::new("/sys/block").join(name);
+        let done = field(&directory.join("stat"), 6)?;
+        let under_way = field(&directory.join("inflight"), 1)?;
+        Ok((done << 16) | under_way.min(0xffff))
+    }
+}
+
+/// Takes a free device, opened.
+fn open_free(access: Access) -> Result<(PathBuf, File)> {
+    let control = open_file("LOOP_CTL_GET_FREE", Path::new("/dev/loop-control"), Access::Write)?;
+    // SAFETY: the ioctl has no argument.
+    let number = unsafe { ioctls::loop_ctl_get_free(control.as_raw_fd()) }
+        .map_err(failed("LOOP_CTL_GET_FREE", Path::new("/dev/loop-control")))?;
+    let path = PathBuf::from(format!("/dev/loop{number}"));
+    let file = open_file("LOOP_CONFIGURE", &path, access)?;
+    Ok((path, file))
+}
+
+fn configure(device: &File, backing: &File, image: &Path, read_only: bool) -> std::result::Result<(), Errno> {
+    let mut info = LoopInfo::empty();
+    info.flags = LO_DIRECT_IO | if read_only { LO_READ_ONLY } else { 0 };
+    // Shown by `losetup`, else without meaning; the end of a long path says more than its start.
+    let name = image.as_os_str().as_bytes();
+    let shown = &name[name.len().saturating_sub(63)..];
+    info.file_name[..shown.len()].copy_from_slice(shown);
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+    let config = LoopConfig { fd, block_size: 0, info, reserved: [0; 8] };
+    // SAFETY: the kernel reads a structure of exactly this size; `backing` is open during the call, and the
+    // kernel takes its own reference.
+    unsafe { ioctls::loop_configure(device.as_raw_fd(), &raw const config) }.map(drop)
+}
+
+/// The kernel takes direct I/O as a wish, so it is read back.
+fn verified(path: PathBuf, device: &File, image: &Path) -> Result<LoopDevice> {
+    let (info, described) = match describe_open(&path, device) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(failed("LOOP_GET_STATUS64", &path)(Errno::ENXIO)),
+        Err(errno) => return Err(failed("LOOP_GET_STATUS64", &path)(errno)),
+    };
+    if info.flags & LO_DIRECT_IO != 0 {
+        return Ok(described);
+    }
+    // SAFETY: the ioctl has no argument. Nobody else can use the device yet; an error leaves it to be seen
+    // by `losetup`, and the error below is the one to tell.
+    let _ = unsafe { ioctls::loop_clr_fd(device.as_raw_fd()) };
+    let text = "the filesystem below refuses direct I/O, without which a write would be acknowledged before it \
+                is on disk; put the pool on a disk, or on a file of a filesystem that has O_DIRECT";
+    let error = io::Error::new(io::ErrorKind::Unsupported, text);
+    Err(HostError::new("LOOP_CONFIGURE", image.display(), error))
+}
+
+/// A bound device, or `None` when it is free (or gone meanwhile).
+fn describe(path: &Path) -> Result<Option<(LoopInfo, LoopDevice)>> {
+    let file = match open_file("LOOP_GET_STATUS64", path, Access::Read) {
+        Err(error) if is_absent(&error.source) || error.errno() == Some(libc::ENXIO) => return Ok(None),
+        other => other?,
+    };
+    describe_open(path, &file).map_err(failed("LOOP_GET_STATUS64", path))
+}
+
+fn describe_open(path: &Path, file: &File) -> std::result::Result<Option<(LoopInfo, LoopDevice)>, Errno> {
+    let mut info = LoopInfo::empty();
+    // SAFETY: the kernel fills a structure of exactly this size.
+    match unsafe { ioctls::loop_get_status64(file.as_raw_fd(), &raw mut info) } {
+        Ok(_) => {}
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(errno) => return Err(errno),
+    }
+    let mut size: u64 = 0;
+    // SAFETY: the kernel writes one 64-bit number.
+    unsafe { ioctls::blkgetsize64(file.as_raw_fd(), &raw mut size) }?;
+    let device = file.metadata().map_err(|_| Errno::EIO)?.rdev();
+    let read_only = info.flags & LO_READ_ONLY != 0;
+    Ok(Some((info, LoopDevice { path: path.to_owned(), device, size: Bytes(size), read_only })))
+}
+
+/// One number of a line of numbers.
+fn field(path: &Path, index: usize) -> Result<u64> {
+    let text = fs::read_to_string(path).map_err(failed("read", path))?;
+    text.split_ascii_whitespace().nth(index).and_then(|word| word.parse().ok()).ok_or_else(|| {
+        let error = io::Error::new(io::ErrorKind::InvalidData, format!("no number at {index} in {text:?}"));
+        HostError::new("read", path.display(), error)
+    })
+}

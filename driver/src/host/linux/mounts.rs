@@ -1,0 +1,268 @@
+//! Mounts.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::statfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::{Access, LinuxHost, commands, failed, open_file};
+use crate::domain::{Bytes, Filesystem};
+use crate::host::{HostError, MountRequest, Mounted, Mounts, Result, Usage};
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+impl Mounts for LinuxHost {
+    fn mounts(&self) -> Result<Vec<Mounted>> {
+        let path = Path::new(MOUNTINFO);
+        let text = fs::read(path).map_err(failed("read", path))?;
+        text.split(|b| *b == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                parse_line(line).ok_or_else(|| {
+                    let line = String::from_utf8_lossy(line).into_owned();
+                    HostError::new("read", MOUNTINFO, io::Error::new(io::ErrorKind::InvalidData, line))
+                })
+            })
+            .collect()
+    }
+
+    fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
+        let (flags, text) = options(request, device_is_read_only(request.device)?);
+        mount(
+            Some(request.device),
+            request.target,
+            Some(request.filesystem.as_str()),
+            flags,
+            Some(text.as_str()),
+        )
+        .map_err(failed("mount", request.target))
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        let none: Option<&str> = None;
+        mount(Some(source), target, none, MsFlags::MS_BIND, none).map_err(failed("bind mount", target))?;
+        if !read_only {
+            return Ok(());
+        }
+        // A read-only bind mount takes two steps, and the second one replaces all flags of the mount.
+        let kept = statvfs(target).map_or(MsFlags::empty(), |stat| carried(stat.flags()));
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept;
+        mount(none, target, none, flags, none).map_err(|errno| {
+            // Half of it would be a writable mount where a read-only one was asked for.
+            let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+            failed("bind mount read-only", target)(errno)
+        })
+    }
+
+    fn unmount(&self, target: &Path) -> Result<()> {
+        match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+            // EINVAL: not a mount point.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+            Err(errno) => Err(failed("umount", target)(errno)),
+        }
+    }
+
+    fn usage(&self, target: &Path) -> Result<Usage> {
+        let stat = statfs(target).map_err(failed("statfs", target))?;
+        let block = u64::try_from(stat.block_size()).unwrap_or_default();
+        Ok(Usage {
+            total: Bytes(stat.blocks() * block),
+            available: Bytes(stat.blocks_available() * block),
+            inodes: stat.files(),
+            inodes_free: stat.files_free(),
+        })
+    }
+
+    fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()> {
+        match filesystem {
+            Filesystem::Xfs => commands::run("xfs_growfs", &[target], target),
+            Filesystem::Ext4 => commands::run("resize2fs", &[device], target),
+        }
+    }
+
+    fn make_file(&self, path: &Path) -> Result<()> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(path)
+            .map(drop)
+            .map_err(failed("create", path))
+    }
+
+    fn give_to_group(&self, target: &Path, gid: u32) -> Result<()> {
+        let give = || {
+            std::os::unix::fs::chown(target, None, Some(gid))?;
+            let mode = fs::metadata(target)?.mode();
+            fs::set_permissions(target, Permissions::from_mode((mode & 0o7777) | 0o2070))
+        };
+        give().map_err(failed("chown", target))
+    }
+}
+
+fn device_is_read_only(device: &Path) -> Result<bool> {
+    nix::ioctl_read_bad!(blkroget, 0x125E, libc::c_int);
+    let file = open_file("BLKROGET", device, Access::Read)?;
+    let mut read_only: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    unsafe { blkroget(file.as_raw_fd(), &raw mut read_only) }.map_err(failed("BLKROGET", device))?;
+    Ok(read_only != 0)
+}
+
+/// Options that are flags of `mount(2)`; all others go to the filesystem as text.
+const FLAGS: [(&str, MsFlags); 9] = [
+    ("ro", MsFlags::MS_RDONLY),
+    ("nosuid", MsFlags::MS_NOSUID),
+    ("nodev", MsFlags::MS_NODEV),
+    ("noexec", MsFlags::MS_NOEXEC),
+    ("sync", MsFlags::MS_SYNCHRONOUS),
+    ("dirsync", MsFlags::MS_DIRSYNC),
+    ("nodiratime", MsFlags::MS_NODIRATIME),
+    ("noatime", MsFlags::MS_NOATIME),
+    ("lazytime", MsFlags::MS_LAZYTIME),
+];
+/// Options that ask for what is so already, or for what a volume must not have: atime updates block on a held
+/// filesystem, so mounts are always `noatime`.
+const IGNORED: [&str; 8] = ["rw", "defaults", "suid", "dev", "exec", "async", "atime", "relatime"];
+
+/// Flags and text for `mount(2)`.
+fn options(request: &MountRequest<'_>, device_read_only: bool) -> (MsFlags, String) {
+    let mut flags = MsFlags::MS_NOATIME;
+    if request.read_only || device_read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    let mut text: Vec<&str> = Vec::new();
+    // Restored copies share their UUID with the original.
+    if request.filesystem == Filesystem::Xfs {
+        text.push("nouuid");
+    }
+    // A cut filesystem has a log to replay, which a read-only device cannot.
+    if device_read_only {
+        text.push(match request.filesystem {
+            Filesystem::Xfs => "norecovery",
+            Filesystem::Ext4 => "noload",
+        });
+    }
+    for option in request.options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
+        if let Some((_, flag)) = FLAGS.iter().find(|(name, _)| *name == option) {
+            flags |= *flag;
+        } else if !IGNORED.contains(&option) && !text.contains(&option) {
+            text.push(option);
+        }
+    }
+    (flags, text.join(","))
+}
+
+/// Flags of a mount that a remount would lose.
+fn carried(flags: FsFlags) -> MsFlags {
+    [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+    ]
+    .into_iter()
+    .filter(|(have, _)| flags.contains(*have))
+    .fold(MsFlags::empty(), |all, (_, flag)| all | flag)
+}
+
+/// `36 35 98:0 /root /target rw,noatime shared:1 - xfs /dev/loop0 rw,nouuid` (proc(5)).
+fn parse_line(line: &[u8]) -> Option<Mounted> {
+    let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = words.iter().position(|word| *word == b"-")?;
+    let (major, minor) = std::str::from_utf8(words.get(2)?).ok()?.split_once(':')?;
+    let is_read_only = |options: &[u8]| options.split(|b| *b == b',').any(|option| option == b"ro");
+    Some(Mounted {
+        device: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
+        root: unescape(words.get(3)?),
+        target: unescape(words.get(4)?),
+        kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
+        read_only: is_read_only(words.get(5)?) || is_read_only(words.get(dash + 3)?),
+    })
+}
+
+/// Space, tab, newline and backslash are written as `\040` and so on.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        if *first == b'\\'
+            && let Some(value) = tail.get(..3).and_then(octal)
+        {
+            out.push(value);
+            rest = &tail[3..];
+        } else {
+            out.push(*first);
+            rest = tail;
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read_with_its_escapes() {
+        let line = br"36 35 7:3 /vol\040ume /mnt/a\134b\011c rw,noatime shared:1 master:2 - xfs /dev/loop3 ro,nouuid";
+        let mounted = parse_line(line).unwrap();
+        assert_eq!(mounted.device, libc::makedev(7, 3));
+        assert_eq!(mounted.root, Path::new("/vol ume"));
+        assert_eq!(mounted.target, Path::new("/mnt/a\\b\tc"));
+        assert_eq!(mounted.kind, "xfs");
+        assert!(mounted.read_only, "read-only by its filesystem");
+    }
+
+    #[test]
+    fn lines_without_optional_fields_and_torn_lines_are_told_apart() {
+        assert!(parse_line(b"1 1 0:5 / / rw - tmpfs none rw").is_some_and(|m| !m.read_only));
+        assert_eq!(parse_line(b"1 1 0:5 / / rw tmpfs none rw"), None);
+        assert_eq!(parse_line(b"garbage"), None);
+    }
+
+    #[test]
+    fn the_mounts_of_this_process_can_be_read() {
+        let mounts = LinuxHost.mounts().unwrap();
+        assert!(mounts.iter().any(|m| m.target == Path::new("/")), "{mounts:?}");
+    }
+
+    fn request(options: &[String]) -> MountRequest<'_> {
+        MountRequest {
+            device: Path::new("/dev/loop0"),
+            target: Path::new("/mnt"),
+            filesystem: Filesystem::Xfs,
+            read_only: false,
+            options,
+        }
+    }
+
+    #[test]
+    fn xfs_is_always_nouuid_and_noatime() {
+        let given = ["relatime".to_owned(), "nosuid,discard".to_owned(), "nouuid".to_owned()];
+        let (flags, text) = options(&request(&given), false);
+        assert_eq!(text, "nouuid,discard");
+        assert_eq!(flags, MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+    }
+
+    #[test]
+    fn a_read_only_device_is_mounted_without_replaying_the_log() {
+        let (flags, text) = options(&request(&[]), true);
+        assert_eq!(text, "nouuid,norecovery");
+        assert!(flags.contains(MsFlags::MS_RDONLY));
+    }
+}
