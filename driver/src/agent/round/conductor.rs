@@ -19,7 +19,7 @@ use crate::proto::agent::{RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
 /// A prepared round whose controller never says `Hold` is given up after this; nothing is held meanwhile.
-const WAIT_FOR_HOLD: Duration = Duration::from_secs(120);
+const WAIT_FOR_HOLD: Duration = Duration::from_mins(2);
 
 /// What reaches a conductor.
 pub enum Input {
@@ -166,8 +166,14 @@ impl Conductor {
         let begun = match deed {
             Deed::Prepare => self.prepare(),
             Deed::Freeze => self.freeze(),
-            Deed::Copy => self.tell(Work::Copy),
-            Deed::Release | Deed::Undo => self.tell(Work::Thaw),
+            Deed::Copy => {
+                self.tell(Work::Copy);
+                Ok(())
+            }
+            Deed::Release | Deed::Undo => {
+                self.tell(Work::Thaw);
+                Ok(())
+            }
         };
         if let Err(fault) = begun {
             self.fault.get_or_insert((String::new(), fault));
@@ -197,11 +203,10 @@ impl Conductor {
         self.hold.as_mut().map_or(Ok(()), |hold| hold.freeze(&self.context, hard))
     }
 
-    fn tell(&mut self, work: Work) -> Result<(), Fault> {
+    fn tell(&mut self, work: Work) {
         if let Some(hold) = &mut self.hold {
             hold.order(work);
         }
-        Ok(())
     }
 
     /// All members have answered: how did the deed end?
@@ -234,7 +239,8 @@ impl Conductor {
         }
         for pool in &self.preparation.pools {
             if let Err(error) = pool.settle() {
-                self.fault.get_or_insert((String::new(), Fault::from(error).context("make the snapshots durable")));
+                self.fault
+                    .get_or_insert((String::new(), Fault::from(error).context("make the snapshots durable")));
             }
         }
     }
@@ -259,12 +265,14 @@ impl Conductor {
                 let members = hold.members().iter().map(|member| member.prepared.clone()).collect();
                 round_report::Report::Prepared(round_report::Prepared { members, received_us })
             }
-            Deed::Freeze => {
-                round_report::Report::Held(round_report::Held { members: hold.spans(Work::Freeze), received_us })
-            }
-            Deed::Copy => {
-                round_report::Report::Cut(round_report::CutDone { members: hold.spans(Work::Copy), received_us })
-            }
+            Deed::Freeze => round_report::Report::Held(round_report::Held {
+                members: hold.spans(Work::Freeze),
+                received_us,
+            }),
+            Deed::Copy => round_report::Report::Cut(round_report::CutDone {
+                members: hold.spans(Work::Copy),
+                received_us,
+            }),
             Deed::Release => round_report::Report::Released(round_report::Released {
                 members: hold.releases(&self.context),
                 received_us,
@@ -274,7 +282,7 @@ impl Conductor {
             Deed::Undo => return,
         };
         if deed == Deed::Release {
-            self.preparation.locks.clear();
+            self.preparation.locks = None;
         }
         self.send(report);
     }
@@ -287,12 +295,14 @@ impl Conductor {
                 ("hold", Some(Fault::new(Code::Deadline, format!("the hold was given up after {limit:?}"))))
             }
             Cause::StreamEnded => ("hold", Some(Fault::aborted("the controller went away"))),
-            Cause::OutOfOrder(order) => ("order", Some(Fault::internal(format!("{order:?} cannot come now")))),
+            Cause::OutOfOrder(order) => {
+                ("order", Some(Fault::internal(format!("{order:?} cannot come now"))))
+            }
         };
         let unknown = || (String::new(), Fault::internal("failed without a reason"));
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
-        self.preparation.locks.clear();
+        self.preparation.locks = None;
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
         let phase = phase.to_owned();

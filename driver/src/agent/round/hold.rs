@@ -53,7 +53,8 @@ impl Hold {
 
     /// Arms the guard over all members, then lets them freeze.
     pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
-        let mounts: Vec<&dyn MountHandle> = self.members.iter().filter_map(|member| member.mount.as_deref()).collect();
+        let mounts: Vec<&dyn MountHandle> =
+            self.members.iter().filter_map(|member| member.mount.as_deref()).collect();
         if !mounts.is_empty() {
             self.guard = Some(context.watchdog.arm(&mounts, hard_limit)?);
             // Without the lease a freeze takes longer and is as good.
@@ -89,8 +90,8 @@ impl Hold {
 
     /// The first failure of this work, with its member.
     pub fn failure(&self, work: Work) -> Option<(&Member, &Fault)> {
-        let of_work = self.answers.iter().filter(|answer| answer.work == work);
-        of_work.filter_map(|answer| Some((&self.members[answer.index], answer.result.as_ref().err()?))).next()
+        let mut of_work = self.answers.iter().filter(|answer| answer.work == work);
+        of_work.find_map(|answer| Some((&self.members[answer.index], answer.result.as_ref().err()?)))
     }
 
     /// What was seen of this work, per member.
@@ -142,7 +143,10 @@ impl Hold {
 }
 
 fn came_into_use(context: &RoundContext, member: &Member) -> Option<String> {
-    match context.host.attached(&member.pool.image(&member.volume)) {
+    let image = member.pool.image(&member.volume).map_err(Fault::from);
+    let devices = image
+        .and_then(|image| context.host.attached(&image).map_err(|error| Fault::internal(error.to_string())));
+    match devices {
         Ok(devices) if devices.iter().all(|device| device.read_only) => None,
         Ok(_) => Some(format!("volume {} came into use during the cut", member.volume)),
         Err(error) => Some(format!("whether volume {} came into use is unknown: {error}", member.volume)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::RoundContext;
 use super::member::Member;
-use crate::agent::locks::VolumeGuard;
+use crate::agent::locks::{Guard, Purpose};
 use crate::agent::pool::{MemberPaths, Pool};
 use crate::domain::record::CutRecord;
 use crate::domain::{CutId, Fault, PoolId, SnapshotId, VolumeId};
@@ -24,7 +24,7 @@ pub struct Preparation {
     /// Members on this host.
     pub members: Vec<Member>,
     /// Held until nothing of the round is left.
-    pub locks: Vec<VolumeGuard>,
+    pub locks: Option<Guard>,
     /// Pools on which this round has begun to write.
     pub pools: Vec<Arc<Pool>>,
 }
@@ -42,16 +42,21 @@ impl OpenRequest {
     pub fn parse(open: &round_order::Open) -> Result<Self, Fault> {
         let bad = |what: String| Fault::invalid(format!("round refused: {what}"));
         let text = open.record.as_ref().map_or("", |record| record.json.as_str());
-        let record: CutRecord = serde_json::from_str(text).map_err(|error| bad(format!("record: {error}")))?;
+        let record: CutRecord =
+            serde_json::from_str(text).map_err(|error| bad(format!("record: {error}")))?;
         let cut: CutId = open.cut_id.parse().map_err(|error| bad(format!("cut_id: {error}")))?;
         if cut != record.id || open.attempt != record.attempt {
             return Err(bad("the record is of another cut or attempt".into()));
         }
         let mut volumes = Vec::new();
         for member in &open.members {
-            let volume: VolumeId = member.volume_id.parse().map_err(|error| bad(format!("volume_id: {error}")))?;
+            let volume: VolumeId =
+                member.volume_id.parse().map_err(|error| bad(format!("volume_id: {error}")))?;
             if SnapshotId::of(&volume, &cut).to_string() != member.snapshot_id {
-                return Err(bad(format!("snapshot {} is not the one of {volume} in {cut}", member.snapshot_id)));
+                return Err(bad(format!(
+                    "snapshot {} is not the one of {volume} in {cut}",
+                    member.snapshot_id
+                )));
             }
             if !record.members.iter().any(|listed| listed.volume == volume) {
                 return Err(bad(format!("volume {volume} is not in the record")));
@@ -61,23 +66,40 @@ impl OpenRequest {
         if volumes.is_empty() {
             return Err(bad("no members".into()));
         }
+        let here = |pool: &PoolId| volumes.iter().any(|volume| volume.pool == *pool);
+        let missing = record
+            .members
+            .iter()
+            .find(|listed| here(&listed.volume.pool) && !volumes.contains(&listed.volume));
+        if let Some(missing) = missing {
+            return Err(bad(format!("volume {} is in the record but not asked for", missing.volume)));
+        }
         Ok(Self { record, volumes })
     }
 }
 
 /// Locks, checks, writes the record and flushes.
 pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Preparation) -> Result<(), Fault> {
-    let purpose = format!("cut {}", request.record.name);
-    into.locks = context.locks.try_lock_all(&request.volumes, &purpose)?;
+    into.locks =
+        Some(context.locks.try_lock_all(&request.volumes, Purpose::Round(request.record.id.clone()))?);
     let mounts = context.host.mounts().map_err(|error| Fault::internal(error.to_string()))?;
     for (id, volumes) in by_pool(&request.volumes) {
-        let pool = context.pools.get(id).ok_or_else(|| Fault::not_found(format!("pool {id} is not on this host")))?;
+        let pool = context
+            .pools
+            .get(id)
+            .ok_or_else(|| Fault::not_found(format!("pool {id} is not on this host")))?;
         let found: Vec<Found> =
             volumes.iter().map(|volume| find(context, pool, volume, &mounts)).collect::<Result<_, _>>()?;
         refuse_what_cannot_be_held(request, &found)?;
         into.pools.push(Arc::clone(pool));
-        let paths = pool.prepare_cut(&request.record, &volumes)?;
-        into.members.extend(found.into_iter().zip(paths).map(|(found, paths)| found.into_member(pool, paths)));
+        let paths = pool.prepare_cut(&request.record)?;
+        for found in found {
+            let own = paths.iter().find(|paths| paths.volume == found.volume);
+            // The record has the same members on this pool as the request, or it was refused.
+            let own =
+                own.ok_or_else(|| Fault::internal(format!("volume {} was not prepared", found.volume)))?;
+            into.members.push(found.into_member(pool, own.clone()));
+        }
     }
     flush(context, &mut into.members);
     for pool in &into.pools {
@@ -115,7 +137,7 @@ impl Found {
 fn find(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mounted]) -> Result<Found, Fault> {
     pool.volume(volume)?;
     let kernel = |error: crate::host::HostError| Fault::internal(format!("volume {volume}: {error}"));
-    let devices = context.host.attached(&pool.image(volume)).map_err(kernel)?;
+    let devices = context.host.attached(&pool.image(volume)?).map_err(kernel)?;
     let writable: Vec<&LoopDevice> = devices.iter().filter(|device| !device.read_only).collect();
     let Some(device) = writable.first() else {
         return Ok(Found { volume: volume.clone(), kind: MemberKind::Idle, mount: None });
@@ -142,7 +164,9 @@ fn check_device(
     mount: &dyn MountHandle,
 ) -> Result<(), Fault> {
     if mount.device() != device.device {
-        return Err(Fault::aborted(format!("volume {volume} was unmounted while it was looked up; try again")));
+        return Err(Fault::aborted(format!(
+            "volume {volume} was unmounted while it was looked up; try again"
+        )));
     }
     if context.never_hold.contains(&mount.device()) {
         return Err(Fault::precondition(format!(
