@@ -11,6 +11,7 @@
 //! code is UNAVAILABLE, never a final one, because something may be left behind; a retry under the same name cleans up.
 
 mod open;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use crate::domain::round::Limits;
 use crate::domain::{CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
 
 pub use open::{OpenCut, Taken};
+pub use sweep::Swept;
 
 /// Members of one cut.
 pub const MEMBERS_MAX: usize = 1024;

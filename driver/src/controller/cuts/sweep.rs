@@ -1,0 +1,170 @@
+//! Settles what dead controllers have left: sealed cuts are rolled forward, all others are removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Cuts, is_home, is_sealed};
+use crate::controller::fleet::Agent;
+use crate::domain::record::CutRecord;
+use crate::domain::{CutId, Fault, HostName};
+
+/// What a sweep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Cuts that were sealed on their home pool and are now sealed everywhere.
+    pub rolled_forward: Vec<CutId>,
+    /// Cuts that were not, and are gone.
+    pub voided: Vec<CutId>,
+    /// Cuts that could not be decided or settled now; the next sweep tries again.
+    pub left: Vec<(CutId, Fault)>,
+}
+
+/// A cut as the hosts know it.
+#[derive(Default)]
+struct Known {
+    records: BTreeMap<HostName, CutRecord>,
+}
+
+/// What is to be done about a cut.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All agree, or it is too young to judge.
+    Leave,
+    /// Sealed at home, not on these hosts.
+    RollForward(BTreeSet<HostName>),
+    /// Not sealed at home.
+    Remove,
+    /// Its home does not answer.
+    Unknown,
+}
+
+impl Cuts {
+    /// Settles cuts whose attempt began longer than `grace` ago and that this process is not working on.
+    pub async fn sweep(&self, grace: Duration) -> Swept {
+        let mut swept = Swept::default();
+        let mut known: BTreeMap<CutId, Known> = BTreeMap::new();
+        let mut answered = BTreeMap::new();
+        for agent in self.fleet.agents() {
+            let Ok(records) = agent.cuts().await else { continue };
+            for record in records {
+                known.entry(record.id.clone()).or_default().records.insert(agent.host().clone(), record);
+            }
+            answered.insert(agent.host().clone(), agent);
+        }
+        let oldest = Timestamp::now().saturating_sub(grace).unwrap_or(Timestamp::MIN);
+        for (id, cut) in known {
+            let Some(any) = cut.records.values().next() else { continue };
+            let Ok(_busy) = self.make_busy(any.id.kind, &any.name) else { continue };
+            let (list, done) = match judge(&cut, |host| answered.contains_key(host), oldest) {
+                Verdict::Leave => continue,
+                Verdict::RollForward(hosts) => {
+                    (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, &answered).await)
+                }
+                Verdict::Remove => (&mut swept.voided, self.remove_unsealed(any).await),
+                Verdict::Unknown => {
+                    let why = "the host of its home pool does not answer, so nobody knows whether it exists";
+                    swept.left.push((id, Fault::unavailable(why)));
+                    continue;
+                }
+            };
+            match done {
+                Ok(()) => list.push(id),
+                Err(fault) => swept.left.push((id, fault)),
+            }
+        }
+        swept
+    }
+}
+
+fn judge(cut: &Known, answers: impl Fn(&HostName) -> bool, oldest: Timestamp) -> Verdict {
+    let Some(any) = cut.records.values().next() else { return Verdict::Leave };
+    let home = any.members.iter().map(|member| &member.host).find(|host| is_home(any, host));
+    let Some(home) = home.filter(|home| answers(home)) else { return Verdict::Unknown };
+    if cut.records.get(home).is_some_and(is_sealed) {
+        let behind = |host: &&HostName| cut.records.get(*host).is_some_and(|record| !is_sealed(record));
+        let hosts: BTreeSet<_> = cut.records.keys().filter(behind).cloned().collect();
+        return if hosts.is_empty() { Verdict::Leave } else { Verdict::RollForward(hosts) };
+    }
+    if any.cut_at > oldest { Verdict::Leave } else { Verdict::Remove }
+}
+
+async fn roll_forward(
+    id: &CutId,
+    any: &CutRecord,
+    behind: &BTreeSet<HostName>,
+    answered: &BTreeMap<HostName, Agent>,
+) -> Result<(), Fault> {
+    let home = answered.iter().find(|(host, _)| is_home(any, host)).map(|(_, agent)| agent);
+    let home =
+        home.ok_or_else(|| Fault::unavailable("the host of its home pool does not answer any more"))?;
+    // With its timeline, which lists leave out.
+    let record = home.cut(id).await?.filter(is_sealed);
+    let record = record.ok_or_else(|| Fault::aborted("it was deleted meanwhile"))?;
+    for agent in behind.iter().filter_map(|host| answered.get(host)) {
+        agent.seal(&record).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::record::{CutMember, CutState};
+    use crate::domain::{Bytes, CutKind, Level, PoolId, SnapshotId, VolumeId};
+
+    fn record(state: CutState) -> CutRecord {
+        let volumes = [1, 2].map(|pool| VolumeId::new(PoolId::from_random([pool; 6]), "v"));
+        let id = CutId::new(CutKind::Group, "nightly", &volumes).unwrap();
+        let member = |(volume, host): (&VolumeId, &str)| CutMember {
+            volume: volume.clone(),
+            volume_name: "v".into(),
+            snapshot: SnapshotId::of(volume, &id),
+            host: host.parse().unwrap(),
+            capacity: Bytes::gib(1),
+            filesystem: None,
+        };
+        CutRecord {
+            name: "nightly".into(),
+            state,
+            attempt: "1".into(),
+            members: volumes.iter().zip(["a", "b"]).map(member).collect(),
+            cut_at: Timestamp::UNIX_EPOCH,
+            level: Level::Group,
+            reasons: vec![],
+            timeline: None,
+            id,
+        }
+    }
+
+    fn verdict(on_home: Option<CutState>, on_other: Option<CutState>, home_answers: bool) -> Verdict {
+        let entries = [("a", on_home), ("b", on_other)];
+        let known =
+            entries.into_iter().filter_map(|(host, state)| Some((host.parse().unwrap(), record(state?))));
+        let cut = Known { records: known.collect() };
+        judge(&cut, |host| home_answers || host.as_str() != "a", Timestamp::now())
+    }
+
+    #[test]
+    fn only_the_home_pool_decides() {
+        use CutState::{Round, Sealed};
+        let behind = BTreeSet::from(["b".parse().unwrap()]);
+        assert_eq!(verdict(Some(Sealed), Some(Sealed), true), Verdict::Leave);
+        assert_eq!(verdict(Some(Sealed), Some(Round), true), Verdict::RollForward(behind));
+        assert_eq!(verdict(Some(Round), Some(Round), true), Verdict::Remove);
+        assert_eq!(verdict(Some(Round), None, true), Verdict::Remove);
+        assert_eq!(verdict(None, Some(Round), true), Verdict::Remove);
+        assert_eq!(verdict(None, Some(Sealed), true), Verdict::Remove, "its deletion was interrupted");
+        assert_eq!(verdict(None, Some(Sealed), false), Verdict::Unknown);
+        assert_eq!(verdict(None, Some(Round), false), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_young_attempt_is_left_alone() {
+        let mut young = record(CutState::Round);
+        young.cut_at = Timestamp::now();
+        let cut = Known { records: BTreeMap::from([("a".parse().unwrap(), young)]) };
+        assert_eq!(judge(&cut, |_| true, Timestamp::UNIX_EPOCH), Verdict::Leave);
+    }
+}
