@@ -1,5 +1,12 @@
-//! One host: its pools, its volumes and its part in a round.
+//! One host: its pools, the volumes in use on it, and its part of a round.
+//!
+//! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`locks`] keeps
+//! operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees, [`round`] cuts.
+//! [`service`] is the API in front of it, [`run`] the process around it.
 
+pub mod config;
 pub mod locks;
+pub mod mounts;
 pub mod pool;
 pub mod round;
+pub mod volumes;

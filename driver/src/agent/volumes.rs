@@ -1,0 +1,341 @@
+//! What an orchestrator asks of this host about one volume: stage, publish, measure, grow and give back.
+//!
+//! Flow of a filesystem volume: image → loop device → mounted at the staging path → **detached while it is
+//! mounted** → bound to each target. Detaching a device in use makes the kernel let it go at the last unmount
+//! (as AUTOCLEAR does), so that neither a crash of the agent nor a forced unmount by hand leaks a device; a crash
+//! between attach and mount leaves one that the next stage takes over.
+//!
+//! Flow of a raw block volume: image → loop device → its node bound to `<staging path>/device` → bound to each
+//! target. A bound node does not keep a device in use, so it stays attached until unstage. A reader next to a
+//! writer gets a second, read-only device, because a read-only bind of a device node forbids nothing.
+//!
+//! Guarantees: every call may be repeated, also by an agent that was restarted in its middle; only mounts of the
+//! volume's own devices are unmounted, only devices over its own image are detached.
+//! Assumption: paths come from the orchestrator and are free of symbolic links (checked after mounting, since
+//! the mount table shows resolved paths).
+
+mod faults;
+mod measure;
+mod publish;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use faults::{check_access, machine, mode, occupied, through_symlink};
+
+use super::locks::{Purpose, VolumeLocks};
+use super::mounts::{At, Place, PlaceKind, STAGED_DEVICE, Sight, check_path};
+use crate::domain::node::{Access, StageRequest};
+use crate::domain::{Bytes, Code, Fault, Filesystem, VolumeId};
+use crate::host::{FileKind, Host, LoopDevice, MountRequest};
+
+/// Mounts that may lie on each other at one path before something is wrong.
+const STACK_LIMIT: usize = 16;
+
+/// What staging must know of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeImage {
+    /// The image file.
+    pub path: PathBuf,
+    /// Its size.
+    pub capacity: Bytes,
+    /// Filesystem inside; `None` for a raw block volume.
+    pub filesystem: Option<Filesystem>,
+}
+
+/// Where volumes are looked up; the agent's pools.
+pub trait Catalogue: Send + Sync + 'static {
+    /// The image of a volume; NOT_FOUND when there is no such volume.
+    fn image(&self, volume: &VolumeId) -> Result<VolumeImage, Fault>;
+}
+
+/// The volumes in use on this host. All calls block.
+pub struct NodeVolumes {
+    host: Arc<dyn Host>,
+    catalogue: Arc<dyn Catalogue>,
+    locks: VolumeLocks,
+}
+
+impl NodeVolumes {
+    /// Volumes of `catalogue`, used through `host`, one operation at a time by `locks`.
+    pub fn new(host: Arc<dyn Host>, catalogue: Arc<dyn Catalogue>, locks: VolumeLocks) -> Self {
+        Self { host, catalogue, locks }
+    }
+
+    /// Makes a volume ready on this host.
+    pub fn stage(&self, request: &StageRequest) -> Result<(), Fault> {
+        check_path("staging_target_path", &request.target)?;
+        let _guard = self.locks.try_lock(&request.volume, Purpose::Use)?;
+        let image = self.catalogue.image(&request.volume)?;
+        check_access(&request.volume, &image, &request.access)?;
+        let sight = self.sight(&image)?;
+        match (&request.access, image.filesystem) {
+            (Access::Mount { options, group, .. }, Some(filesystem)) => {
+                let wish = Wish { filesystem, options, group: *group, read_only: request.read_only };
+                self.stage_filesystem(request, &image, &sight, &wish)
+            }
+            (Access::Mount { .. } | Access::Block, _) => self.stage_device(request, &image, &sight),
+        }
+    }
+
+    fn stage_filesystem(
+        &self,
+        request: &StageRequest,
+        image: &VolumeImage,
+        sight: &Sight,
+        wish: &Wish<'_>,
+    ) -> Result<(), Fault> {
+        let read_only = wish.read_only();
+        let device = if let Some(place) = found_staged(request, sight, &request.target, read_only)? {
+            place.device
+        } else {
+            self.directory("staging_target_path", &request.target)?;
+            self.mount(image, sight, &request.target, wish)?
+        };
+        // Marks the mounted device, see above.
+        self.host.detach(&device.path).map_err(machine)?;
+        if read_only {
+            return Ok(());
+        }
+        self.grow_to_image(image, &device, &request.target)?;
+        match wish.group {
+            Some(group) => self.host.give_to_group(&request.target, group).map_err(machine),
+            None => Ok(()),
+        }
+    }
+
+    /// Attaches and mounts. The device is writable even for a read-only mount: the image of a volume that was cut
+    /// while it was in use has a log that the filesystem must replay.
+    fn mount(
+        &self,
+        image: &VolumeImage,
+        sight: &Sight,
+        target: &Path,
+        wish: &Wish<'_>,
+    ) -> Result<LoopDevice, Fault> {
+        let device = self.device(image, sight, Writing::Allowed)?;
+        let mounted = self.host.mount(&MountRequest {
+            device: &device.path,
+            target,
+            filesystem: wish.filesystem,
+            read_only: wish.read_only(),
+            options: wish.options,
+        });
+        if let Err(error) = mounted {
+            self.drop_unused_devices(image);
+            return Err(machine(error));
+        }
+        match self.sight(image)?.at(target) {
+            At::Volume(_) => Ok(device),
+            At::Nothing | At::Other(_) => {
+                self.host.unmount(target).map_err(machine)?;
+                self.drop_unused_devices(image);
+                Err(through_symlink(target))
+            }
+        }
+    }
+
+    fn stage_device(&self, request: &StageRequest, image: &VolumeImage, sight: &Sight) -> Result<(), Fault> {
+        let node = request.target.join(STAGED_DEVICE);
+        if found_staged(request, sight, &node, request.read_only)?.is_some() {
+            return Ok(());
+        }
+        self.directory("staging_target_path", &request.target)?;
+        let writing = if request.read_only { Writing::Forbidden } else { Writing::Allowed };
+        let device = self.device(image, sight, writing)?;
+        self.bind_node(image, &device, &node)
+    }
+
+    /// Gives a volume back: unmounts it and detaches its devices. Not staged is fine.
+    pub fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault> {
+        check_path("staging_target_path", staging)?;
+        let _guard = self.locks.try_lock(volume, Purpose::Use)?;
+        let Some(image) = self.known(volume, staging)? else { return Ok(()) };
+        let place = staging_place(staging, &image);
+        let sight = self.sight(&image)?;
+        if let At::Volume(staged) = sight.at(&place) {
+            if let Some(published) = sight.places.iter().find(|other| other.target != place) {
+                return Err(Fault::precondition(format!(
+                    "volume {volume} is still published at {}; unpublish it there first",
+                    published.target.display()
+                )));
+            }
+            self.thaw(volume, staged)?;
+        }
+        self.unmount_all(&image, &place)?;
+        if image.filesystem.is_none() {
+            self.host.remove_file(&place).map_err(machine)?;
+        }
+        self.drop_unused_devices(&image);
+        Ok(())
+    }
+
+    /// A filesystem that is unmounted frozen stays frozen for ever, invisibly. Rounds are locked out here, so
+    /// whoever froze it is not there any more or did not ask us.
+    fn thaw(&self, volume: &VolumeId, place: &Place) -> Result<(), Fault> {
+        if place.kind == PlaceKind::Device {
+            return Ok(());
+        }
+        let mount = self.host.open_mount(&place.target).map_err(machine)?;
+        match mount.thaw() {
+            Ok(()) => tracing::warn!(%volume, "the filesystem was frozen when it was given back; thawed it"),
+            Err(error) if error.errno() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(machine(error)),
+        }
+        Ok(())
+    }
+
+    /// Growing to the size that it has is fine for both filesystems.
+    fn grow_to_image(&self, image: &VolumeImage, device: &LoopDevice, mount: &Path) -> Result<(), Fault> {
+        if device.size < image.capacity {
+            self.host.refresh_size(&device.path).map_err(machine)?;
+        }
+        match image.filesystem {
+            Some(filesystem) => self.host.grow_filesystem(mount, &device.path, filesystem).map_err(machine),
+            None => Ok(()),
+        }
+    }
+
+    /// The image of the volume, or `None` when there is no such volume and nothing at `path` that could be its.
+    fn known(&self, volume: &VolumeId, path: &Path) -> Result<Option<VolumeImage>, Fault> {
+        match self.catalogue.image(volume) {
+            Ok(image) => Ok(Some(image)),
+            Err(fault) if fault.code == Code::NotFound => {
+                let mounts = self.host.mounts().map_err(machine)?;
+                match mounts.iter().find(|mount| mount.target == path) {
+                    None => Ok(None),
+                    Some(mount) => Err(occupied(path, &mount.kind).context(fault)),
+                }
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn unmount_all(&self, image: &VolumeImage, target: &Path) -> Result<(), Fault> {
+        for _ in 0..STACK_LIMIT {
+            match self.sight(image)?.at(target) {
+                At::Nothing => return Ok(()),
+                At::Other(other) => return Err(occupied(target, &other.kind)),
+                At::Volume(_) => self.host.unmount(target).map_err(machine)?,
+            }
+        }
+        let why = format!("more than {STACK_LIMIT} mounts lie on each other at {}", target.display());
+        Err(Fault::internal(format!("{why}; unmount them by hand")))
+    }
+
+    fn directory(&self, field: &str, path: &Path) -> Result<(), Fault> {
+        match self.host.stat(path).map_err(machine)? {
+            Some(meta) if meta.kind == FileKind::Directory => Ok(()),
+            Some(_) => Err(Fault::precondition(format!(
+                "{field} {} exists and is not a directory; remove it first",
+                path.display()
+            ))),
+            None => self.host.make_directory(path).map_err(machine),
+        }
+    }
+
+    /// The device of the volume that allows or forbids writing; attached when there is none.
+    fn device(&self, image: &VolumeImage, sight: &Sight, writing: Writing) -> Result<LoopDevice, Fault> {
+        let read_only = writing == Writing::Forbidden;
+        match sight.devices.iter().find(|device| device.read_only == read_only) {
+            Some(device) => Ok(device.clone()),
+            None => self.host.attach(&image.path, read_only).map_err(machine),
+        }
+    }
+
+    fn bind_node(&self, image: &VolumeImage, device: &LoopDevice, target: &Path) -> Result<(), Fault> {
+        match self.host.stat(target).map_err(machine)? {
+            None => self.host.make_file(target).map_err(machine)?,
+            Some(meta) if meta.kind == FileKind::File => {}
+            Some(_) => {
+                return Err(Fault::precondition(format!(
+                    "{} exists and is not a file; remove it first",
+                    target.display()
+                )));
+            }
+        }
+        self.host.bind(&device.path, target, device.read_only).map_err(|error| {
+            self.drop_unused_devices(image);
+            machine(error)
+        })?;
+        match self.sight(image)?.at(target) {
+            At::Volume(_) => Ok(()),
+            At::Nothing | At::Other(_) => {
+                self.host.unmount(target).map_err(machine)?;
+                self.drop_unused_devices(image);
+                Err(through_symlink(target))
+            }
+        }
+    }
+
+    /// Detaches devices that no mount shows. What cannot be detached now is found again by the next call.
+    fn drop_unused_devices(&self, image: &VolumeImage) {
+        let dropped = Sight::of(&*self.host, &image.path)
+            .and_then(|sight| sight.unused_devices().try_for_each(|device| self.host.detach(&device.path)));
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "a loop device that is not in use could not be detached");
+        }
+    }
+
+    fn sight(&self, image: &VolumeImage) -> Result<Sight, Fault> {
+        Sight::of(&*self.host, &image.path).map_err(machine)
+    }
+}
+
+/// Whether a device allows writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Allowed,
+    Forbidden,
+}
+
+/// A mount as it is asked for.
+struct Wish<'a> {
+    filesystem: Filesystem,
+    options: &'a [String],
+    group: Option<u32>,
+    read_only: bool,
+}
+
+impl Wish<'_> {
+    fn read_only(&self) -> bool {
+        self.read_only || self.options.iter().flat_map(|text| text.split(',')).any(|option| option == "ro")
+    }
+}
+
+/// The volume at its staging place: there as asked for, not there, or there otherwise.
+fn found_staged(
+    request: &StageRequest,
+    sight: &Sight,
+    at: &Path,
+    read_only: bool,
+) -> Result<Option<Place>, Fault> {
+    let volume = &request.volume;
+    match sight.at(at) {
+        At::Volume(place) if place.read_only == read_only => Ok(Some(place.clone())),
+        At::Volume(place) => Err(Fault::already_exists(format!(
+            "volume {volume} is staged at {} {}, and is asked for {}; unstage it first",
+            at.display(),
+            mode(place.read_only),
+            mode(read_only)
+        ))),
+        At::Other(other) => Err(occupied(at, &other.kind)),
+        At::Nothing => match sight.staged() {
+            None => Ok(None),
+            Some(place) => Err(Fault::precondition(format!(
+                "volume {volume} is staged at {} already; unstage it there first",
+                place.target.display()
+            ))),
+        },
+    }
+}
+
+fn staging_place(staging: &Path, image: &VolumeImage) -> PathBuf {
+    match image.filesystem {
+        Some(_) => staging.into(),
+        None => staging.join(STAGED_DEVICE),
+    }
+}
+
+#[cfg(test)]
+mod tests;

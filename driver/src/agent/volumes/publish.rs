@@ -1,0 +1,117 @@
+//! Publish and unpublish: one consumer of a staged volume.
+
+use std::path::Path;
+
+use super::faults::{check_access, machine, mode, occupied, through_symlink};
+use super::{NodeVolumes, VolumeImage, Writing, staging_place};
+use crate::agent::locks::Purpose;
+use crate::agent::mounts::{At, PlaceKind, Sight, check_path};
+use crate::domain::node::PublishRequest;
+use crate::domain::{Bytes, Fault, VolumeId};
+use crate::host::FileKind;
+
+impl NodeVolumes {
+    /// Gives a staged volume to one consumer.
+    pub fn publish(&self, request: &PublishRequest) -> Result<(), Fault> {
+        check_path("staging_target_path", &request.staging)?;
+        check_path("target_path", &request.target)?;
+        let _guard = self.locks.try_lock(&request.volume, Purpose::Use)?;
+        let image = self.catalogue.image(&request.volume)?;
+        check_access(&request.volume, &image, &request.access)?;
+        let sight = self.sight(&image)?;
+        let staging = staging_place(&request.staging, &image);
+        let At::Volume(staged) = sight.at(&staging) else {
+            return Err(Fault::precondition(format!(
+                "volume {} is not staged at {}; stage it there first",
+                request.volume,
+                request.staging.display()
+            )));
+        };
+        // A consumer of a read-only volume reads, whatever it asks for.
+        let read_only = request.read_only || staged.read_only;
+        match sight.at(&request.target) {
+            At::Volume(place) if place.read_only == read_only => return Ok(()),
+            At::Volume(place) => {
+                return Err(Fault::already_exists(format!(
+                    "volume {} is published at {} {}, and is asked for {}; unpublish it first",
+                    request.volume,
+                    request.target.display(),
+                    mode(place.read_only),
+                    mode(read_only)
+                )));
+            }
+            At::Other(other) => return Err(occupied(&request.target, &other.kind)),
+            At::Nothing => {}
+        }
+        if request.single_writer {
+            refuse_second_consumer(&sight, &staging, request)?;
+        }
+        match staged.kind {
+            PlaceKind::Filesystem => self.publish_filesystem(&image, request, read_only),
+            PlaceKind::Device if read_only && !staged.read_only => {
+                let device = self.device(&image, &sight, Writing::Forbidden)?;
+                self.bind_node(&image, &device, &request.target)
+            }
+            PlaceKind::Device => self.bind_node(&image, &staged.device, &request.target),
+        }
+    }
+
+    fn publish_filesystem(
+        &self,
+        image: &VolumeImage,
+        request: &PublishRequest,
+        read_only: bool,
+    ) -> Result<(), Fault> {
+        let target = &request.target;
+        self.directory("target_path", target)?;
+        self.host.bind(&request.staging, target, read_only).map_err(machine)?;
+        match self.sight(image)?.at(target) {
+            At::Volume(_) => Ok(()),
+            At::Nothing | At::Other(_) => {
+                self.host.unmount(target).map_err(machine)?;
+                Err(through_symlink(target))
+            }
+        }
+    }
+
+    /// Takes a volume from one consumer and removes its target. Not published is fine.
+    pub fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault> {
+        check_path("target_path", target)?;
+        let _guard = self.locks.try_lock(volume, Purpose::Use)?;
+        let Some(image) = self.known(volume, target)? else { return Ok(()) };
+        if self.sight(&image)?.staged().is_some_and(|place| place.target == target) {
+            return Err(Fault::precondition(format!(
+                "{} is where volume {volume} is staged, not where it is published; unstage it instead",
+                target.display()
+            )));
+        }
+        self.unmount_all(&image, target)?;
+        self.remove_target(target)?;
+        self.drop_unused_devices(&image);
+        Ok(())
+    }
+
+    /// Removes what publish made: an empty directory or an empty file, nothing else.
+    fn remove_target(&self, target: &Path) -> Result<(), Fault> {
+        let Some(meta) = self.host.stat(target).map_err(machine)? else { return Ok(()) };
+        match meta.kind {
+            FileKind::Directory => self.host.remove_directory(target).map_err(machine),
+            FileKind::File if meta.size == Bytes(0) => self.host.remove_file(target).map_err(machine),
+            FileKind::File | FileKind::Block | FileKind::Other => Err(Fault::precondition(format!(
+                "{} is not empty and was not made by publish; look at it and remove it by hand",
+                target.display()
+            ))),
+        }
+    }
+}
+
+fn refuse_second_consumer(sight: &Sight, staging: &Path, request: &PublishRequest) -> Result<(), Fault> {
+    match sight.places.iter().find(|place| place.target != staging) {
+        None => Ok(()),
+        Some(other) => Err(Fault::precondition(format!(
+            "volume {} may have one consumer at a time and is published at {}; unpublish it there first",
+            request.volume,
+            other.target.display()
+        ))),
+    }
+}
