@@ -23,6 +23,8 @@ const QUERY: u8 = 0x07;
 const RESULT: u8 = 0x08;
 
 const RESULT_ROWS: i32 = 2;
+/// Flag of a frame whose body begins with a list of warnings.
+const WARNINGS: u8 = 0x08;
 
 /// How many copies must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +111,13 @@ impl Client {
         self.stream.write_all(&frame).await?;
         let mut header = [0; 9];
         self.stream.read_exact(&mut header).await?;
-        let [version, _, _, _, opcode, length @ ..] = header;
+        let [version, flags, _, _, opcode, length @ ..] = header;
         ensure!(version == VERSION | ANSWER, "Cassandra speaks protocol version {}", version & !ANSWER);
         let length = u32::from_be_bytes(length) as usize;
         ensure!(length <= FRAME_LIMIT, "an answer of {length} bytes");
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).await?;
-        Ok((opcode, body))
+        Ok((opcode, without_warnings(flags, &body)?.to_vec()))
     }
 }
 
@@ -129,6 +131,17 @@ fn server_error(body: &[u8]) -> anyhow::Error {
     let mut body = Body(body);
     let text = body.int().and_then(|code| Ok(format!("Cassandra: {} (code {code:#06x})", body.string()?)));
     text.map_or_else(|error| error, anyhow::Error::msg)
+}
+
+/// The body proper: Cassandra warns, for example, about a count over all partitions.
+fn without_warnings(flags: u8, body: &[u8]) -> Result<&[u8]> {
+    let mut body = Body(body);
+    if flags & WARNINGS != 0 {
+        for _ in 0..body.short()? {
+            body.string()?;
+        }
+    }
+    Ok(body.0)
 }
 
 fn rows(body: &[u8]) -> Result<Vec<Row>> {
@@ -217,6 +230,15 @@ mod tests {
         let rows = rows(&answer()).unwrap();
         let read: Vec<_> = rows.iter().map(|row| (row.bigint(0), row.bigint(1))).collect();
         assert_eq!(read, [(Some(7), Some(-8)), (Some(9), None)]);
+    }
+
+    #[test]
+    fn warnings_before_the_rows_are_passed_over() {
+        let mut body = 1_u16.to_be_bytes().to_vec();
+        put_string(&mut body, "mind the partitions").unwrap();
+        body.extend(answer());
+        assert_eq!(without_warnings(WARNINGS, &body).unwrap(), answer());
+        assert_eq!(without_warnings(0, &answer()).unwrap(), answer());
     }
 
     #[test]
