@@ -49,7 +49,7 @@ pub struct RoundContext {
     /// The pools of this host.
     pub pools: BTreeMap<PoolId, Arc<Pool>>,
     /// Which volumes are busy.
-    pub locks: Arc<VolumeLocks>,
+    pub locks: VolumeLocks,
     /// Who thaws when this process cannot.
     pub watchdog: Arc<dyn Watchdog>,
     /// How grace periods are expedited around a hold; `None` where that would hurt or is switched off.
