@@ -1,3 +1,33 @@
 //! The rules engine: what is done to an application around a cut.
+//!
+//! A **rule** says, step by step, which pods are worked with and what runs in them before and after the cut.
+//! One use of it is a **run**:
+//!
+//! 1. [`text`] reads YAML (our own form, the short form, Stork's) into an [`api::Rule`], or says where and why not.
+//! 2. [`plan`] turns rule + pods + volumes into a [`plan::Plan`]: every pod pinned, every order fixed. It decides
+//!    with [`select`] and executes nothing, so it can be shown to a person first.
+//! 3. [`machine`] is the run itself as a pure function `step(state, event) -> (state, orders)`: all `before`
+//!    commands, then sessions, then the cut, then the seal, then every `after` that is owed, whatever happened.
+//! 4. [`engine`] is the thin shell that carries the orders out over the [`ports`] and bounds every wait.
+//! 5. [`run`] is the record that a run leaves: who ran what, when, how it ended, what is still owed.
+//!
+//! ```text
+//! text ─► api ─► plan ─► machine ◄─► engine ─► ports ◄─ standalone | kubernetes (another crate) | tests
+//! ```
+//!
+//! Guarantees: nothing is held before every `before` succeeded; what must be undone is in the journal before the
+//! doing starts; an `after` runs for every step that was started, also on failure, cancel and restart; a cut is
+//! never continued by a process that did not see its own quiesce.
+//!
+//! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`]) does no I/O and knows no clock.
+//! Adapters live in [`standalone`]; the storage's side of the ports lives in the driver.
 
+pub mod api;
+pub mod engine;
+pub mod machine;
+pub mod plan;
 pub mod ports;
+pub mod run;
+pub mod select;
+pub mod standalone;
+pub mod text;

@@ -1,14 +1,19 @@
 //! What the engine needs from the outside. Adapters implement these; the engine names no adapter.
 //!
 //! Flow of one run: `Inventory::pods` → plan → `PodExec::exec` for every `before` → [`Cutter::open`] (the hosts
-//! prepare and flush; nothing is held) → [`OpenCut::cut`] (hold, cut, release) → [`OpenCut::seal`] →
-//! `PodExec::exec` for every `after` that is owed.
+//! prepare and flush; nothing is held) → `PodExec::session` for every `hold` → [`OpenCut::cut`] (hold, cut,
+//! release) → [`Session::prove`] and [`Session::release`] → [`OpenCut::seal`] → `PodExec::exec` for every `after`
+//! that is owed. The [`Journal`] knows of every debt before the deed that makes it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::api::Probe;
+use crate::run::Run;
 
 /// A pod as the engine sees it. Standalone hosts list their services as pods in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,11 +126,56 @@ pub struct ExecRequest {
     pub output_limit: usize,
 }
 
-/// Runs commands in pods.
+/// Runs commands in pods. Dropping a returned future ends what it runs.
 #[async_trait]
 pub trait PodExec: Send + Sync {
     /// Runs one command to its end or its timeout. A non-zero exit is an outcome, not an error.
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError>;
+
+    /// Starts a session and returns once it has said that it holds.
+    async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError>;
+}
+
+/// One session in one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRequest {
+    /// Where.
+    pub target: PodTarget,
+    /// Program and arguments; no shell in between.
+    pub argv: Vec<String>,
+    /// Lines sent at the start.
+    pub send: Vec<String>,
+    /// It holds once a line of its standard output contains this.
+    pub ready: String,
+    /// From start to end; it is ended after this, whoever still waits.
+    pub limit: Duration,
+    /// Bytes of output kept.
+    pub output_limit: usize,
+}
+
+/// A session that holds. Dropping it closes its input and ends it.
+#[async_trait]
+pub trait Session: Send {
+    /// Proves that it held all along: by an answer to the probe, without one by being still there.
+    async fn prove(&mut self, probe: Option<&Probe>) -> Result<(), ExecError>;
+
+    /// Sends the last lines, closes its input and waits for its end.
+    async fn release(self: Box<Self>, finish: &[String]) -> Result<ExecOutcome, ExecError>;
+}
+
+/// A run that cannot be written down or read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the journal of runs failed: {0}; nothing that would have to be undone was begun after it; check its disk")]
+pub struct JournalError(pub String);
+
+/// Remembers runs over the death of the process.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Writes the run down; when this returns it survives a crash.
+    async fn persist(&self, run: &Run) -> Result<(), JournalError>;
+
+    /// Runs that were written down and have not ended.
+    async fn unfinished(&self) -> Result<Vec<Run>, JournalError>;
 }
 
 /// Something that cannot be listed.
@@ -168,6 +218,8 @@ pub struct CutReport {
     pub level: StorageLevel,
     /// Why not `filesystem`.
     pub reasons: Vec<String>,
+    /// Wall-clock time of the first hold requested, by the clock of this process: the origin of the timeline.
+    pub hold_requested_at: Timestamp,
     /// First hold requested to last release.
     pub window_us: u64,
     /// Between first and last member's cut.
@@ -189,7 +241,7 @@ pub enum StorageLevel {
 /// Whether the application's part counts, and what the pods' lanes look like.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SealRequest {
-    /// All steps of the rule succeeded, so the level is `application`.
+    /// There was a rule, all its steps succeeded and the members are at one instant: the level is `application`.
     pub application: bool,
     /// Why the level is lower than asked for.
     pub reasons: Vec<String>,

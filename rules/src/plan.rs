@@ -1,0 +1,527 @@
+//! Rule + pods + volumes → [`Plan`]: who does what where, in which order, and who is left out and why.
+//!
+//! Pure: a plan is made from lists and executes nothing, so it can be shown before anything is done. What it
+//! cannot know is the answer to `where` commands; it names the candidates, and [`Plan::answered`] narrows them
+//! when the run has asked.
+
+pub(crate) mod render;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Command, Hold, LabelSelector, OnFailure, Pick, PodSet, Probe, Rule, Step, defaults};
+use crate::ports::{Pod, PodState, PodTarget};
+use crate::select::matches;
+
+/// A volume of the cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutVolume {
+    /// Its id, as pods name it too.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The host it is on.
+    pub host: String,
+}
+
+/// What would be done, and what is done unless something changes in between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The rule; `None` for a cut without one.
+    pub rule: Option<String>,
+    /// In order going in.
+    pub steps: Vec<PlannedStep>,
+    /// What is cut, by host.
+    pub hosts: Vec<HostVolumes>,
+    /// What looks unintended but is not wrong.
+    pub notes: Vec<String>,
+}
+
+/// The volumes of the cut on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostVolumes {
+    /// The host.
+    pub host: String,
+    /// Sorted by name.
+    pub volumes: Vec<CutVolume>,
+}
+
+/// One step with its pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    /// The step's name.
+    pub name: String,
+    /// How many of the targets are meant when there is a question.
+    pub pick: Pick,
+    /// Asked in every target before anything else; `None` once answered or when there is nothing to ask.
+    pub question: Option<PlannedCommand>,
+    /// Sorted by namespace and name.
+    pub targets: Vec<Target>,
+    /// Pods that one might expect here, with the reason why they are not.
+    pub left_out: Vec<LeftOut>,
+    /// Runs before the cut.
+    pub before: Option<PlannedCommand>,
+    /// Kept open across the cut.
+    pub hold: Option<PlannedHold>,
+    /// Runs after the cut.
+    pub after: Option<PlannedCommand>,
+    /// What a failure means.
+    pub on_failure: OnFailure,
+}
+
+/// A pod that is worked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Pinned: another incarnation of the same name is not worked with.
+    #[serde(flatten)]
+    pub at: PodTarget,
+    /// Its host.
+    pub host: String,
+    /// Actions that an earlier step does in this container already, so that this one does not.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub done_earlier: BTreeSet<Action>,
+}
+
+/// What a step can do in a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The question whether this pod is meant.
+    Where,
+    /// The command before the cut.
+    Before,
+    /// The session across the cut.
+    Hold,
+    /// The command after the cut.
+    After,
+}
+
+/// A pod that is not worked with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The reason.
+    pub why: String,
+}
+
+/// A command with every limit filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedCommand {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// It is ended after this many milliseconds.
+    pub timeout_ms: u64,
+    /// Bytes of output kept.
+    pub output_limit: usize,
+}
+
+/// A session with every limit filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedHold {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Lines sent at the start.
+    pub send: Vec<String>,
+    /// It holds once a line contains this.
+    pub ready: String,
+    /// Asked after the cut.
+    pub probe: Option<Probe>,
+    /// Lines sent after the cut.
+    pub finish: Vec<String>,
+    /// From start to end, in milliseconds.
+    pub limit_ms: u64,
+}
+
+/// Why nothing can be planned. Nothing was executed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// No pod matches.
+    #[error("step `{step}`: no pod {wanted}; {looked_at} were looked at{hint}; correct the step or start the application")]
+    NoMatch {
+        /// The step.
+        step: String,
+        /// What was asked for.
+        wanted: String,
+        /// How many pods there are.
+        looked_at: String,
+        /// What is there instead.
+        hint: String,
+    },
+    /// Fewer pods than `min`.
+    #[error("step `{step}`: {found} of at least {min} pods match ({names}); an incomplete application would be cut; start the missing ones or lower `min`")]
+    TooFew {
+        /// The step.
+        step: String,
+        /// How many match.
+        found: usize,
+        /// How many must.
+        min: u32,
+        /// Which match.
+        names: String,
+    },
+    /// The container does not exist in a pod.
+    #[error("step `{step}`: pod {pod} has no container `{container}`; it has {existing}; correct `container`")]
+    NoContainer {
+        /// The step.
+        step: String,
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+        /// Those that exist.
+        existing: String,
+    },
+    /// A pod counts but cannot be worked with.
+    #[error("step `{step}`: {pods}; the command could not run there; wait until it is ready, or exclude it by a label")]
+    NotReady {
+        /// The step.
+        step: String,
+        /// Which, and why.
+        pods: String,
+    },
+    /// Nothing to cut.
+    #[error("no volume to cut; the selector's pods mount none and none was named; name volumes or correct the selector")]
+    NoVolumes,
+    /// The answers to `where` do not give exactly one leader, or any pod at all.
+    #[error("step `{step}`: {yes} of {asked} pods answered yes to `where`, {wanted}; check the command or the application's state")]
+    Undecided {
+        /// The step.
+        step: String,
+        /// How many said yes.
+        yes: usize,
+        /// How many were asked.
+        asked: usize,
+        /// How many were wanted.
+        wanted: &'static str,
+    },
+}
+
+/// Makes the plan.
+pub fn plan(rule: Option<&Rule>, pods: &[Pod], volumes: &[CutVolume]) -> Result<Plan, PlanError> {
+    if volumes.is_empty() {
+        return Err(PlanError::NoVolumes);
+    }
+    let members: BTreeSet<&str> = volumes.iter().map(|volume| volume.id.as_str()).collect();
+    let mut sorted: Vec<&Pod> = pods.iter().collect();
+    sorted.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    if let Some(namespace) = rule.and_then(|rule| rule.metadata.namespace.as_ref()) {
+        sorted.retain(|pod| pod.namespace == *namespace);
+    }
+    let mut notes = Vec::new();
+    let mut steps = Vec::new();
+    for step in rule.iter().flat_map(|rule| &rule.spec.steps) {
+        steps.push(plan_step(step, &sorted, &members, &mut notes)?);
+    }
+    let mut plan =
+        Plan { rule: rule.map(|rule| rule.metadata.name.clone()), steps, hosts: by_host(volumes), notes };
+    plan.never_twice();
+    Ok(plan)
+}
+
+fn by_host(volumes: &[CutVolume]) -> Vec<HostVolumes> {
+    let mut hosts: BTreeMap<&str, Vec<CutVolume>> = BTreeMap::new();
+    for volume in volumes {
+        let on_host = hosts.entry(&volume.host).or_default();
+        if on_host.iter().all(|known| known.id != volume.id) {
+            on_host.push(volume.clone());
+        }
+    }
+    let sorted = |(host, mut volumes): (&str, Vec<CutVolume>)| {
+        volumes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        HostVolumes { host: host.to_owned(), volumes }
+    };
+    hosts.into_iter().map(sorted).collect()
+}
+
+fn plan_step(
+    step: &Step,
+    pods: &[&Pod],
+    members: &BTreeSet<&str>,
+    notes: &mut Vec<String>,
+) -> Result<PlannedStep, PlanError> {
+    let wanted = |pod: &&&Pod| is_meant(&step.pods, pod, members);
+    let (finished, meant): (Vec<&Pod>, Vec<&Pod>) =
+        pods.iter().filter(wanted).partition(|pod| pod.state == PodState::Finished);
+    let mut left_out: Vec<LeftOut> =
+        finished.iter().map(|pod| leave(pod, "it has finished and is never selected")).collect();
+    if meant.is_empty() {
+        return Err(no_match(step, pods));
+    }
+    let min = step.pods.min.unwrap_or(defaults::MIN_PODS);
+    if meant.len() < min as usize {
+        let names = names(&meant);
+        return Err(PlanError::TooFew { step: step.name.clone(), found: meant.len(), min, names });
+    }
+    let ready = ready_ones(step, &meant, &mut left_out)?;
+    let mut targets = Vec::new();
+    for pod in ready {
+        targets.push(target(step, pod)?);
+        if !pod.volumes.iter().any(|volume| members.contains(volume.as_str())) {
+            notes.push(format!("step `{}`: {} mounts no volume of this cut", step.name, full_name(pod)));
+        }
+    }
+    let question = step.pods.where_.as_ref().map(|c| planned(c, defaults::WHERE_TIMEOUT));
+    if step.pods.pick == Pick::One && question.is_none() {
+        for extra in targets.split_off(1) {
+            let why = "`pick: one` takes the first by namespace and name".to_owned();
+            left_out.push(LeftOut { pod: extra.name(), why });
+        }
+    }
+    Ok(PlannedStep {
+        name: step.name.clone(),
+        pick: step.pods.pick,
+        question,
+        targets,
+        left_out,
+        before: step.before.as_ref().map(|c| planned(c, defaults::COMMAND_TIMEOUT)),
+        hold: step.hold.as_ref().map(planned_hold),
+        after: step.after.as_ref().map(|c| planned(c, defaults::COMMAND_TIMEOUT)),
+        on_failure: step.on_failure,
+    })
+}
+
+fn is_meant(set: &PodSet, pod: &Pod, members: &BTreeSet<&str>) -> bool {
+    let mounts = || pod.volumes.iter().any(|volume| members.contains(volume.as_str()));
+    set.selector.as_ref().is_none_or(|selector| matches(selector, &pod.labels))
+        && (!set.from_volumes || mounts())
+}
+
+/// All must be ready where all are meant; where one is chosen, the others may be away.
+fn ready_ones<'a>(
+    step: &Step,
+    meant: &[&'a Pod],
+    left_out: &mut Vec<LeftOut>,
+) -> Result<Vec<&'a Pod>, PlanError> {
+    let mut ready = Vec::new();
+    let mut waiting = Vec::new();
+    for &pod in meant {
+        match &pod.state {
+            PodState::Ready => ready.push(pod),
+            PodState::NotReady(why) => waiting.push((pod, why)),
+            PodState::Finished => {}
+        }
+    }
+    let choosy = match step.pods.pick {
+        Pick::All => false,
+        Pick::One | Pick::Leader => true,
+    };
+    if waiting.is_empty() || (choosy && !ready.is_empty()) {
+        left_out.extend(waiting.iter().map(|(pod, why)| leave(pod, &format!("it is not ready: {why}"))));
+        return Ok(ready);
+    }
+    let words: Vec<String> =
+        waiting.iter().map(|(pod, why)| format!("pod {} is not ready: {why}", full_name(pod))).collect();
+    Err(PlanError::NotReady { step: step.name.clone(), pods: words.join(", ") })
+}
+
+fn target(step: &Step, pod: &Pod) -> Result<Target, PlanError> {
+    let container = match &step.pods.container {
+        Some(wanted) => pod.containers.iter().find(|name| *name == wanted),
+        None => pod.containers.first(),
+    };
+    let container = container.cloned().ok_or_else(|| PlanError::NoContainer {
+        step: step.name.clone(),
+        pod: full_name(pod),
+        container: step.pods.container.clone().unwrap_or_default(),
+        existing: if pod.containers.is_empty() { "none".to_owned() } else { pod.containers.join(", ") },
+    })?;
+    Ok(Target {
+        at: PodTarget {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            uid: pod.uid.clone(),
+            container,
+        },
+        host: pod.host.clone(),
+        done_earlier: BTreeSet::new(),
+    })
+}
+
+fn no_match(step: &Step, pods: &[&Pod]) -> PlanError {
+    let wanted = match (&step.pods.selector, step.pods.from_volumes) {
+        (Some(selector), false) => format!("matches {}", render::selector(selector)),
+        (Some(selector), true) => {
+            format!("matches {} and mounts a volume of this cut", render::selector(selector))
+        }
+        (None, _) => "mounts a volume of this cut".to_owned(),
+    };
+    let hint = step.pods.selector.as_ref().and_then(|selector| label_hint(selector, pods)).unwrap_or_default();
+    let looked_at = if pods.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", pods.len()) };
+    PlanError::NoMatch { step: step.name.clone(), wanted, looked_at, hint }
+}
+
+/// The values that the first label of the selector has in the pods that exist.
+fn label_hint(selector: &LabelSelector, pods: &[&Pod]) -> Option<String> {
+    let key = selector.match_labels.keys().next()?;
+    let values: BTreeSet<&str> =
+        pods.iter().filter_map(|pod| pod.labels.get(key)).map(String::as_str).take(200).collect();
+    if values.is_empty() {
+        return Some(format!(", none has a label `{key}`"));
+    }
+    let shown: Vec<String> = values.iter().take(5).map(|value| format!("{key}={value}")).collect();
+    let more = if values.len() > 5 { ", …" } else { "" };
+    Some(format!(", they have {}{more}", shown.join(", ")))
+}
+
+fn leave(pod: &Pod, why: &str) -> LeftOut {
+    LeftOut { pod: full_name(pod), why: why.to_owned() }
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+fn names(pods: &[&Pod]) -> String {
+    pods.iter().map(|pod| full_name(pod)).collect::<Vec<_>>().join(", ")
+}
+
+fn planned(command: &Command, default: Duration) -> PlannedCommand {
+    PlannedCommand {
+        argv: command.run.argv(),
+        timeout_ms: whole_ms(command.timeout_or(default)),
+        output_limit: command.output_bytes(),
+    }
+}
+
+fn planned_hold(hold: &Hold) -> PlannedHold {
+    PlannedHold {
+        argv: hold.run.argv(),
+        send: hold.send.clone(),
+        ready: hold.ready.clone(),
+        probe: hold.probe.clone(),
+        finish: hold.finish.clone(),
+        limit_ms: whole_ms(hold.limit_or_default()),
+    }
+}
+
+fn whole_ms(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl PlannedCommand {
+    /// The timeout as a [`Duration`].
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl PlannedHold {
+    /// The limit as a [`Duration`].
+    pub fn limit(&self) -> Duration {
+        Duration::from_millis(self.limit_ms)
+    }
+}
+
+impl Target {
+    /// `namespace/name`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.at.namespace, self.at.pod)
+    }
+}
+
+impl PlannedStep {
+    /// The targets in which this step does `action` itself.
+    pub fn doing(&self, action: Action) -> impl Iterator<Item = &Target> {
+        let does = match action {
+            Action::Where => self.question.is_some(),
+            Action::Before => self.before.is_some(),
+            Action::Hold => self.hold.is_some(),
+            Action::After => self.after.is_some(),
+        };
+        self.targets.iter().filter(move |target| does && !target.done_earlier.contains(&action))
+    }
+
+    /// What exactly an action does, so that two steps can be compared.
+    fn fingerprint(&self, action: Action) -> Option<Vec<&str>> {
+        match action {
+            Action::Where => None,
+            Action::Before => self.before.as_ref().map(|c| c.argv.iter().map(String::as_str).collect()),
+            Action::After => self.after.as_ref().map(|c| c.argv.iter().map(String::as_str).collect()),
+            Action::Hold => {
+                self.hold.as_ref().map(|h| h.argv.iter().chain(&h.send).map(String::as_str).collect())
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// The plan after the `where` commands were answered: `yes` tells for step and target whether it said yes.
+    pub fn answered(mut self, yes: impl Fn(usize, &Target) -> bool) -> Result<Self, PlanError> {
+        for (index, step) in self.steps.iter_mut().enumerate() {
+            if step.question.take().is_none() {
+                continue;
+            }
+            let asked = step.targets.len();
+            let (mut chosen, refused): (Vec<Target>, Vec<Target>) =
+                std::mem::take(&mut step.targets).into_iter().partition(|target| yes(index, target));
+            let undecided = |wanted| {
+                Err(PlanError::Undecided { step: step.name.clone(), yes: chosen.len(), asked, wanted })
+            };
+            match (step.pick, chosen.len()) {
+                (Pick::Leader, 1) | (Pick::All | Pick::One, 1..) => {}
+                (Pick::Leader, _) => return undecided("exactly one leader is wanted"),
+                (Pick::All | Pick::One, 0) => return undecided("at least one is wanted"),
+            }
+            let keep = if step.pick == Pick::One { 1 } else { chosen.len() };
+            let spare = chosen.split_off(keep);
+            let out = |(target, why): (Target, &str)| LeftOut { pod: target.name(), why: why.to_owned() };
+            step.left_out.extend(refused.into_iter().map(|t| out((t, "it answered no to `where`"))));
+            step.left_out.extend(spare.into_iter().map(|t| out((t, "an earlier pod answered yes first"))));
+            step.targets = chosen;
+        }
+        self.never_twice();
+        Ok(self)
+    }
+
+    /// Whether pods must be asked before the targets are known.
+    pub fn has_questions(&self) -> bool {
+        self.steps.iter().any(|step| step.question.is_some())
+    }
+
+    /// Two steps whose selectors overlap do the same action in the same container only once: in the earlier step.
+    /// A step that still has a question is left alone until it is answered.
+    fn never_twice(&mut self) {
+        let mut done: BTreeMap<(PodTarget, Action, Vec<String>), String> = BTreeMap::new();
+        for step in &mut self.steps {
+            if step.question.is_some() {
+                continue;
+            }
+            let actions = [Action::Before, Action::Hold, Action::After];
+            let prints: Vec<(Action, Vec<String>)> = actions
+                .into_iter()
+                .filter_map(|a| Some((a, step.fingerprint(a)?.into_iter().map(str::to_owned).collect())))
+                .collect();
+            let (name, mut kept) = (step.name.clone(), Vec::new());
+            for mut target in std::mem::take(&mut step.targets) {
+                let mut by = None;
+                for (action, print) in &prints {
+                    let key = (target.at.clone(), *action, print.clone());
+                    match done.get(&key) {
+                        Some(earlier) if *earlier != name => {
+                            target.done_earlier.insert(*action);
+                            by = Some(earlier.clone());
+                        }
+                        Some(_) => {}
+                        None => {
+                            done.insert(key, name.clone());
+                        }
+                    }
+                }
+                match by {
+                    Some(earlier) if target.done_earlier.len() == prints.len() => {
+                        let why = format!("step `{earlier}` does the same in it already");
+                        step.left_out.push(LeftOut { pod: target.name(), why });
+                    }
+                    Some(_) | None => kept.push(target),
+                }
+            }
+            step.targets = kept;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

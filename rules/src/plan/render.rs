@@ -1,0 +1,129 @@
+//! A plan as text.
+
+use std::fmt;
+
+use crate::api::{LabelSelector, Operator, Pick};
+
+use super::{Action, Plan, PlannedCommand, PlannedStep};
+
+/// A selector as it would be written on a command line.
+pub(super) fn selector(selector: &LabelSelector) -> String {
+    let labels = selector.match_labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let expressions = selector.match_expressions.iter().map(|e| {
+        let values = e.values.join(",");
+        match e.operator {
+            Operator::In => format!("{} in ({values})", e.key),
+            Operator::NotIn => format!("{} notin ({values})", e.key),
+            Operator::Exists => e.key.clone(),
+            Operator::DoesNotExist => format!("!{}", e.key),
+        }
+    });
+    labels.chain(expressions).collect::<Vec<_>>().join(",")
+}
+
+/// A command line that a person could paste: arguments quoted where a shell would split or change them.
+pub(crate) fn command_line(argv: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    let quote = |arg: &String| {
+        if !arg.is_empty() && arg.chars().all(plain) {
+            return arg.clone();
+        }
+        let visible: String = arg.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        format!("'{}'", visible.replace('\'', r"'\''"))
+    };
+    argv.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.rule {
+            Some(rule) => writeln!(f, "rule {rule}")?,
+            None => writeln!(f, "no rule")?,
+        }
+        for (index, step) in self.steps.iter().enumerate() {
+            going_in(f, index, step)?;
+        }
+        let volumes: usize = self.hosts.iter().map(|host| host.volumes.len()).sum();
+        writeln!(f, "cut: {} on {}", count(volumes, "volume"), count(self.hosts.len(), "host"))?;
+        for host in &self.hosts {
+            let names: Vec<&str> = host.volumes.iter().map(|volume| volume.name.as_str()).collect();
+            writeln!(f, "  host {}: {}", host.host, names.join(", "))?;
+        }
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            if let Some(after) = &step.after {
+                action(f, index, step, Action::After, after)?;
+            }
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+fn going_in(f: &mut fmt::Formatter<'_>, index: usize, step: &PlannedStep) -> fmt::Result {
+    if let Some(question) = &step.question {
+        let meaning = match step.pick {
+            Pick::All => "all that answer yes",
+            Pick::One => "the first that answers yes",
+            Pick::Leader => "the only one that answers yes",
+        };
+        action(f, index, step, Action::Where, question)?;
+        writeln!(f, "    then with {meaning}:")?;
+    }
+    if let Some(before) = &step.before {
+        action(f, index, step, Action::Before, before)?;
+    }
+    if let Some(hold) = &step.hold {
+        let pods = count(step.doing(Action::Hold).count(), "pod");
+        writeln!(
+            f,
+            "step {} {}: hold in {pods}: {} (at most {} ms)",
+            index + 1,
+            step.name,
+            command_line(&hold.argv),
+            hold.limit_ms
+        )?;
+        targets(f, step, Action::Hold)?;
+    }
+    for left in &step.left_out {
+        writeln!(f, "    left out: {}: {}", left.pod, left.why)?;
+    }
+    Ok(())
+}
+
+fn action(
+    f: &mut fmt::Formatter<'_>,
+    index: usize,
+    step: &PlannedStep,
+    action: Action,
+    command: &PlannedCommand,
+) -> fmt::Result {
+    let word = match action {
+        Action::Where => "ask",
+        Action::Before => "before, in",
+        Action::Hold => "hold in",
+        Action::After => "after, in",
+    };
+    let pods = count(step.doing(action).count(), "pod");
+    writeln!(
+        f,
+        "step {} {}: {word} {pods}: {} (at most {} ms)",
+        index + 1,
+        step.name,
+        command_line(&command.argv),
+        command.timeout_ms
+    )?;
+    targets(f, step, action)
+}
+
+fn targets(f: &mut fmt::Formatter<'_>, step: &PlannedStep, action: Action) -> fmt::Result {
+    for target in step.doing(action) {
+        writeln!(f, "    {}  container {}  host {}", target.name(), target.at.container, target.host)?;
+    }
+    Ok(())
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}

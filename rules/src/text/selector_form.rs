@@ -1,0 +1,219 @@
+//! The forms that select pods by `podSelector`: the short form and Stork's. They differ in how much is written,
+//! not in what is meant, so one reader takes both:
+//!
+//! ```yaml
+//! kind: Rule                      # short                  apiVersion: stork.libopenstorage.org/v1alpha1
+//! name: cassandra-presnap-rule                             kind: Rule
+//! podSelector: {app: cassandra}                            metadata: {name: cassandra-presnap-rule}
+//! type: command                                            rules:
+//! value: nodetool flush                                    - podSelector: {app: cassandra}
+//!                                                            actions: [{type: command, value: nodetool flush}]
+//! ```
+//! The body stands at top level, in `spec`, or as a list under `spec`, `rules` or `spec.rules`.
+
+use serde_json::Value;
+
+use crate::api::{
+    Command, Invocation, LabelSelector, Metadata, OnFailure, Pick, PodSet, Rule, RuleSpec, Step, invocation,
+    is_dns_label, limits,
+};
+
+use super::canonical::{container, labels, metadata, rule_name, selector};
+use super::node::{Fields, Node};
+use super::Role;
+
+const TOP: &[&str] = &[
+    "apiVersion", "kind", "metadata", "name", "namespace", "spec", "rules", "podSelector", "container",
+    "actions", "type", "value", "background", "runInSinglePod",
+];
+const ITEM: &[&str] =
+    &["podSelector", "container", "actions", "type", "value", "background", "runInSinglePod"];
+const ACTION: &[&str] = &["type", "value", "background", "runInSinglePod"];
+
+pub(super) fn rule(root: &Node<'_>, role: Role) -> Option<Rule> {
+    let top = root.fields("a rule", TOP)?;
+    let metadata = identity(&top);
+    let items = items(&top)?;
+    let mut steps = Vec::new();
+    let mut complete = true;
+    for item in &items {
+        match item_steps(item, role) {
+            Some(more) => steps.extend(more),
+            None => complete = false,
+        }
+    }
+    let metadata = metadata?;
+    if !complete {
+        return None;
+    }
+    if steps.is_empty() || steps.len() > limits::STEPS {
+        root.fail(
+            format!("{} actions", steps.len()),
+            format!("a rule has 1 to {}", limits::STEPS),
+            "add `podSelector`, `type: command` and `value`",
+        );
+        return None;
+    }
+    make_names_unique(&mut steps);
+    Some(Rule { metadata, spec: RuleSpec { steps } })
+}
+
+/// `metadata.name`, or a plain `name`.
+fn identity(top: &Fields<'_>) -> Option<Metadata> {
+    match (top.get("metadata"), top.get("name")) {
+        (Some(node), None) => metadata(&node),
+        (Some(_), Some(name)) => {
+            name.fail("a second name", "`metadata` has one already", "keep one of them");
+            None
+        }
+        (None, _) => {
+            let name = top.required("name").and_then(|node| rule_name(&node));
+            let namespace = top.optional("namespace", container);
+            Some(Metadata { name: name?, namespace: namespace? })
+        }
+    }
+}
+
+/// Where the body stands.
+fn items<'a>(top: &Fields<'a>) -> Option<Vec<Node<'a>>> {
+    let inline = || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
+    match (top.get("rules"), top.get("spec")) {
+        (Some(_), Some(spec)) => {
+            spec.fail("`spec` beside `rules`", "only one of them is the body", "keep one of them");
+            None
+        }
+        (Some(body), None) | (None, Some(body)) if inline() => {
+            body.fail(
+                "a second body",
+                "`podSelector` or `value` at top level is one already",
+                "keep one of them",
+            );
+            None
+        }
+        (Some(rules), None) => rules.list(),
+        (None, Some(spec)) if spec.value().is_array() => spec.list(),
+        (None, Some(spec)) if spec.value().get("rules").is_some() => {
+            spec.fields("`spec`", &["rules"])?.required("rules")?.list()
+        }
+        (None, Some(spec)) => Some(vec![spec]),
+        (None, None) => Some(vec![root_item(top)]),
+    }
+}
+
+/// The whole text is the only item.
+fn root_item<'a>(top: &Fields<'a>) -> Node<'a> {
+    top.node().again()
+}
+
+fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
+    let is_root = node.value().get("kind").is_some();
+    let fields = node.fields("an item", if is_root { TOP } else { ITEM })?;
+    let selector = fields.required("podSelector").and_then(|n| pod_selector(&n));
+    let container = fields.optional("container", container);
+    let actions = match fields.get("actions") {
+        Some(list) if fields.get("value").is_some() || fields.get("type").is_some() => {
+            list.fail("`actions` beside `type` or `value`", "one of them is the action", "keep one of them");
+            None
+        }
+        Some(list) => {
+            let all: Vec<Option<Action>> = list
+                .list()?
+                .iter()
+                .map(|n| n.fields("an action", ACTION).and_then(|fields| action(&fields)))
+                .collect();
+            all.into_iter().collect::<Option<Vec<Action>>>()
+        }
+        None => action(&fields).map(|one| vec![one]),
+    };
+    let (selector, container) = (selector?, container?);
+    let base = base_name(&selector);
+    let step = |action: Action| {
+        let command = Some(Command::new(action.run));
+        let (before, after) = match role {
+            Role::Before => (command, None),
+            Role::After => (None, command),
+        };
+        let pods = PodSet {
+            selector: Some(selector.clone()),
+            from_volumes: false,
+            container: container.clone(),
+            min: None,
+            pick: action.pick,
+            where_: None,
+        };
+        Step { name: base.clone(), pods, before, hold: None, after, on_failure: OnFailure::Abort }
+    };
+    Some(actions?.into_iter().map(step).collect())
+}
+
+/// Labels as they are, or a full selector.
+fn pod_selector(node: &Node<'_>) -> Option<LabelSelector> {
+    let full = match node.value() {
+        Value::Object(map) => ["matchLabels", "matchExpressions"]
+            .iter()
+            .any(|key| map.get(*key).is_some_and(|value| value.is_object() || value.is_array())),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => false,
+    };
+    if full {
+        return selector(node);
+    }
+    let pairs = labels(node)?;
+    if pairs.is_empty() {
+        node.fail(
+            "an empty podSelector",
+            "it would match every pod, which is never meant",
+            "name at least one label",
+        );
+        return None;
+    }
+    Some(LabelSelector { match_labels: pairs.into_iter().collect(), match_expressions: Vec::new() })
+}
+
+struct Action {
+    run: Invocation,
+    pick: Pick,
+}
+
+fn action(fields: &Fields<'_>) -> Option<Action> {
+    let kind = fields.optional("type", |n| n.choice(&[("command", ())]));
+    let background = fields.optional("background", Node::truth);
+    let single = fields.optional("runInSinglePod", Node::truth);
+    let value = fields.required("value").and_then(|n| {
+        let line = n.text()?;
+        if background == Some(Some(true)) || line.contains("${WAIT_CMD}") {
+            n.fail(
+                "a background action",
+                "it keeps something locked across the cut, and such a lock must be proven and must not outlive its holder",
+                "write it as `hold` in the canonical form (`apiVersion: stillpoint.dev/v1alpha1`); a later version converts it by itself",
+            );
+            return None;
+        }
+        match invocation(None, Some(line)) {
+            Ok(run) => Some(run),
+            Err(error) => {
+                n.fail(error.to_string(), "there is nothing to run", "write the command");
+                None
+            }
+        }
+    });
+    (kind?, background?);
+    let pick = if single?.unwrap_or(false) { Pick::One } else { Pick::All };
+    Some(Action { run: value?, pick })
+}
+
+/// A step is called after the first label value that can be a name.
+fn base_name(selector: &LabelSelector) -> String {
+    let named = selector.match_labels.values().find(|value| is_dns_label(value) && value.len() <= 58);
+    named.cloned().unwrap_or_else(|| "step".to_owned())
+}
+
+fn make_names_unique(steps: &mut [Step]) {
+    for index in 1..steps.len() {
+        let base = steps[index].name.clone();
+        let mut number = 2;
+        while steps[..index].iter().any(|earlier| earlier.name == steps[index].name) {
+            steps[index].name = format!("{base}-{number}");
+            number += 1;
+        }
+    }
+}

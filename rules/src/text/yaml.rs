@@ -1,0 +1,367 @@
+//! Text → tree, with bounds; and the place of a field in a text.
+//!
+//! The YAML library knows the position of an error but gives none for values. [`locate`] uses that: it walks the
+//! text again along a field path and fails on purpose when it arrives.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::Problem;
+
+/// Nesting of a rule is below ten.
+const MAX_DEPTH: u32 = 32;
+/// Values in a text, aliases counted each time that they are used: bounds what a few bytes can blow up to.
+const MAX_VALUES: u32 = 50_000;
+/// Bytes of text values, aliases counted each time.
+const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// One step of a field path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Segment {
+    /// Field of a mapping.
+    Field(String),
+    /// Item of a list.
+    Item(usize),
+}
+
+/// Which part of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Its key.
+    Key,
+    /// Its value.
+    Value,
+}
+
+pub(super) fn too_long(limit: usize) -> Problem {
+    Problem::new(
+        format!("more than {} KiB of text", limit / 1024),
+        "this is not what a person writes",
+        "check that it is the right file",
+    )
+}
+
+/// Reads exactly one document.
+pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
+    if text.len() > limit {
+        return Err(too_long(limit));
+    }
+    refuse_deep_flow(text)?;
+    let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(MAX_VALUE_BYTES) };
+    let mut found = None;
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let value = Tree { budget: &budget, depth: 0 }.deserialize(document).map_err(syntax)?;
+        if found.is_some() {
+            return Err(Problem::new(
+                "several documents",
+                "exactly one is expected here",
+                "split the file at the `---` lines",
+            ));
+        }
+        found = Some(value);
+    }
+    match found {
+        None | Some(Value::Null) => {
+            Err(Problem::new("the text is empty", "there is nothing to read", "check that it is the right file"))
+        }
+        Some(value) => Ok(value),
+    }
+}
+
+/// The scanner's time grows with the square of the nesting, so deep nesting is refused before it.
+/// Counting openers without closers over-counts inside quoted text only, where a rule has no 512 of them.
+fn refuse_deep_flow(text: &str) -> Result<(), Problem> {
+    const MAX_OPEN: i32 = 512;
+    let mut open = 0;
+    for line in text.lines() {
+        let indicators =
+            line.split([' ', '\t']).take_while(|word| word.is_empty() || *word == "-" || *word == "?").count();
+        if indicators > MAX_OPEN.unsigned_abs() as usize {
+            return Err(too_deep());
+        }
+        for c in line.bytes() {
+            match c {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = (open - 1).max(0),
+                _ => {}
+            }
+        }
+        if open > MAX_OPEN {
+            return Err(too_deep());
+        }
+    }
+    Ok(())
+}
+
+fn too_deep() -> Problem {
+    Problem::new("nested too deeply", "no rule needs that", format!("keep nesting below {MAX_DEPTH}"))
+}
+
+/// Words from the YAML library become a problem with a place.
+fn syntax(error: serde_yaml::Error) -> Problem {
+    let place = error.location().map(|at| (at.line(), at.column()));
+    let full = error.to_string();
+    let words = full.split(" at line ").next().unwrap_or(&full);
+    let (why, fix) = match words {
+        w if w.contains(DUPLICATE) => ("one of the two would silently be dropped", "keep one of them"),
+        w if w.contains("recursion limit") => return too_deep().at(place),
+        w if w.contains(TOO_MUCH) || w.contains("repetition limit") => {
+            ("aliases repeat too much or there is too much of it", "write it out, or check that it is the right file")
+        }
+        w if w.contains("invalid type") => {
+            ("only plain mappings, lists and values are read", "remove tags, and quote keys that are not text")
+        }
+        _ => ("it is not well-formed YAML", "check indentation, colons and quotes near that place"),
+    };
+    Problem::new(words.to_owned(), why, fix).at(place)
+}
+
+const DUPLICATE: &str = "is given twice";
+const TOO_MUCH: &str = "too much text";
+
+struct Budget {
+    values: Cell<u32>,
+    bytes: Cell<usize>,
+}
+
+/// Deserializes any document into a [`Value`] without silent losses.
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    budget: &'a Budget,
+    depth: u32,
+}
+
+impl Tree<'_> {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom("recursion limit"));
+        }
+        Ok(Self { depth: self.depth + 1, ..self })
+    }
+
+    fn spend<E: Error>(self, bytes: usize) -> Result<(), E> {
+        let values = self.budget.values.get().checked_sub(1).ok_or_else(|| E::custom(TOO_MUCH))?;
+        let left = self.budget.bytes.get().checked_sub(bytes).ok_or_else(|| E::custom(TOO_MUCH))?;
+        self.budget.values.set(values);
+        self.budget.bytes.set(left);
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping, a list or a plain value")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        self.spend(0)?;
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        self.spend(value.len())?;
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let inner = self.deeper()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(inner)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let inner = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key_seed(FreshKey { seen: &map, budget: self })? {
+            let value = entries.next_value_seed(inner)?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// A key that was not there before. Checked while it is read, so that the error has the key's place.
+struct FreshKey<'a> {
+    seen: &'a Map<String, Value>,
+    budget: Tree<'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for FreshKey<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for FreshKey<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key that is text")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
+        self.budget.spend(key.len())?;
+        if self.seen.contains_key(key) {
+            return Err(E::custom(format!("`{key}` {DUPLICATE}")));
+        }
+        Ok(key.to_owned())
+    }
+}
+
+/// Line and column, counted from 1, of a field in a text that [`parse`] has read.
+pub(super) fn locate(text: &str, path: &[Segment], part: Part) -> Option<(usize, usize)> {
+    let document = serde_yaml::Deserializer::from_str(text).next()?;
+    let error = Walk { path, part }.deserialize(document).err()?;
+    error.location().map(|at| (at.line(), at.column()))
+}
+
+/// Follows a path and fails where it ends.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    path: &'a [Segment],
+    part: Part,
+}
+
+impl Walk<'_> {
+    fn arrived<E: Error>(self) -> Result<(), E> {
+        if self.path.is_empty() { Err(E::custom("here")) } else { Ok(()) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.arrived()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.arrived()?;
+        let Some((Segment::Item(wanted), rest)) = self.path.split_first() else {
+            return Ok(());
+        };
+        for _ in 0..*wanted {
+            if items.next_element::<IgnoredAny>()?.is_none() {
+                return Ok(());
+            }
+        }
+        items.next_element_seed(Walk { path: rest, part: self.part })?;
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        self.arrived()?;
+        let Some((Segment::Field(wanted), rest)) = self.path.split_first() else {
+            return Ok(());
+        };
+        let stop = rest.is_empty() && self.part == Part::Key;
+        while let Some(matches) = entries.next_key_seed(WantedKey { wanted, stop })? {
+            if matches {
+                return entries.next_value_seed(Walk { path: rest, part: self.part });
+            }
+            entries.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a key is the wanted one; fails at it when the walk ends there.
+struct WantedKey<'a> {
+    wanted: &'a str,
+    stop: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for WantedKey<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for WantedKey<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        match key == self.wanted {
+            true if self.stop => Err(E::custom("here")),
+            matches => Ok(matches),
+        }
+    }
+}
