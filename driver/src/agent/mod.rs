@@ -2,11 +2,14 @@
 //!
 //! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`locks`] keeps
 //! operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees, [`round`] cuts.
-//! [`service`] is the API in front of it, [`run`] the process around it.
+//! [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process around it.
 
 pub mod config;
+pub mod local;
 pub mod locks;
 pub mod mounts;
 pub mod pool;
+pub mod pools;
 pub mod round;
+pub mod service;
 pub mod volumes;

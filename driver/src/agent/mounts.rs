@@ -63,13 +63,17 @@ pub struct Sight {
 impl Sight {
     /// Looks at the volume with this image. The image must exist.
     pub fn of(host: &dyn Host, image: &Path) -> Result<Self, HostError> {
+        Self::among(host, image, &host.mounts()?)
+    }
+
+    /// As [`Sight::of`], with a mount table that was read before: to look at many volumes.
+    pub fn among(host: &dyn Host, image: &Path, mounts: &[Mounted]) -> Result<Self, HostError> {
         let devices = host.attached(image)?;
-        let mounts = host.mounts()?;
         let mut places = Vec::new();
-        for mount in &mounts {
+        for mount in mounts.iter().filter(|_| !devices.is_empty()) {
             places.extend(place(host, &devices, mount)?);
         }
-        Ok(Self { devices, places, mounts })
+        Ok(Self { devices, places, mounts: mounts.to_vec() })
     }
 
     /// What is mounted on top at this path.

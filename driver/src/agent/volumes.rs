@@ -160,7 +160,9 @@ impl NodeVolumes {
                     published.target.display()
                 )));
             }
-            self.thaw(volume, staged)?;
+            if self.thaw(staged)? {
+                tracing::warn!(%volume, "the filesystem was frozen when it was given back; thawed it");
+            }
         }
         self.unmount_all(&image, &place)?;
         if image.filesystem.is_none() {
@@ -171,18 +173,42 @@ impl NodeVolumes {
     }
 
     /// A filesystem that is unmounted frozen stays frozen for ever, invisibly. Rounds are locked out here, so
-    /// whoever froze it is not there any more or did not ask us.
-    fn thaw(&self, volume: &VolumeId, place: &Place) -> Result<(), Fault> {
+    /// whoever froze it is not there any more or did not ask us. Says whether it was frozen.
+    fn thaw(&self, place: &Place) -> Result<bool, Fault> {
         if place.kind == PlaceKind::Device {
-            return Ok(());
+            return Ok(false);
         }
         let mount = self.host.open_mount(&place.target).map_err(machine)?;
-        match mount.thaw() {
-            Ok(()) => tracing::warn!(%volume, "the filesystem was frozen when it was given back; thawed it"),
-            Err(error) if error.errno() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(machine(error)),
+        if mount.device() != place.device.device {
+            return Err(Fault::aborted(format!(
+                "{} was unmounted meanwhile; try again",
+                place.target.display()
+            )));
         }
-        Ok(())
+        match mount.thaw() {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(false),
+            Err(error) => Err(machine(error)),
+        }
+    }
+
+    /// Thaws a volume that an earlier agent left frozen; says whether it was.
+    pub fn thaw_leftover(&self, volume: &VolumeId) -> Result<bool, Fault> {
+        let _guard = self.locks.try_lock(volume, Purpose::Use)?;
+        let sight = self.sight(&self.catalogue.image(volume)?)?;
+        sight.staged().map_or(Ok(false), |place| self.thaw(place))
+    }
+
+    /// Detaches devices of a volume that nothing uses. The caller has the volume's lock.
+    pub(super) fn drop_leftovers(&self, volume: &VolumeId) -> Result<(), Fault> {
+        match self.catalogue.image(volume) {
+            Ok(image) => {
+                self.drop_unused_devices(&image);
+                Ok(())
+            }
+            Err(fault) if fault.code == Code::NotFound => Ok(()),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Growing to the size that it has is fine for both filesystems.

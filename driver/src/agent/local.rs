@@ -1,0 +1,247 @@
+//! What a controller may ask of one host, in domain types. All calls block; [`super::service`] puts gRPC in front.
+
+use std::sync::Arc;
+
+use super::locks::{Purpose, VolumeLocks};
+use super::mounts::Sight;
+use super::pool::{self, Pool};
+use super::pools::Pools;
+use super::volumes::NodeVolumes;
+use crate::domain::record::{CutRecord, CutState, VolumeRecord};
+use crate::domain::{
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, PoolInfo, VolumeId,
+    VolumeInfo,
+};
+use crate::host::{Host, HostError, Mounted};
+
+/// One host.
+pub struct LocalHost {
+    name: HostName,
+    host: Arc<dyn Host>,
+    pools: Pools,
+    locks: VolumeLocks,
+    node: Arc<NodeVolumes>,
+}
+
+impl LocalHost {
+    /// The host of this name with these pools.
+    pub fn new(
+        name: HostName,
+        host: Arc<dyn Host>,
+        pools: Pools,
+        locks: VolumeLocks,
+        node: Arc<NodeVolumes>,
+    ) -> Self {
+        Self { name, host, pools, locks, node }
+    }
+
+    /// Who this is and what it has.
+    pub fn describe(&self) -> Result<HostInfo, Fault> {
+        let describe = |pool: &Arc<Pool>| {
+            let space = pool.space()?;
+            Ok(PoolInfo {
+                id: pool.id().clone(),
+                backend: pool.kind().to_string(),
+                total: space.total,
+                available: space.available,
+                path: pool.dir().to_owned(),
+            })
+        };
+        Ok(HostInfo {
+            host: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pools: self.pools.iter().map(describe).collect::<Result<_, Fault>>()?,
+        })
+    }
+
+    /// Makes a volume, or finds the one that was made before.
+    pub fn create_volume(&self, volume: NewVolume) -> Result<VolumeInfo, Fault> {
+        let pool = self.pools.get(&volume.id.pool)?;
+        let _guard = self.locks.try_lock(&volume.id, Purpose::Create)?;
+        let record = pool.create_volume(&pool::NewVolume {
+            id: volume.id,
+            name: volume.name,
+            capacity: volume.capacity,
+            filesystem: volume.filesystem,
+            source: volume.source,
+        })?;
+        self.info(pool, record, &self.mounts()?)
+    }
+
+    /// Removes a volume; one that is not there is fine, one in use is refused.
+    pub fn delete_volume(&self, id: &VolumeId) -> Result<(), Fault> {
+        let pool = self.pools.get(&id.pool)?;
+        let _guard = self.locks.try_lock(id, Purpose::Delete)?;
+        // A device that a crash left between attach and mount would make the pool refuse for ever.
+        self.node.drop_leftovers(id)?;
+        Ok(pool.delete_volume(id)?)
+    }
+
+    /// One volume.
+    pub fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, Fault> {
+        let pool = self.pools.get(&id.pool)?;
+        self.info(pool, pool.volume(id)?, &self.mounts()?)
+    }
+
+    /// The volume whose name has this hash.
+    pub fn find_volume(&self, name: &NameHash) -> Result<VolumeInfo, Fault> {
+        let found = self.pools.iter().find_map(|pool| Some((pool, pool.find_volume_by_hash(name)?)));
+        let Some((pool, record)) = found else {
+            return Err(Fault::not_found(format!("no volume on this host has a name with hash {name}")));
+        };
+        self.info(pool, record, &self.mounts()?)
+    }
+
+    /// All volumes, sorted by id.
+    pub fn volumes(&self) -> Result<Vec<VolumeInfo>, Fault> {
+        let mounts = self.mounts()?;
+        let mut volumes = Vec::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes() {
+                match self.info(pool, record, &mounts) {
+                    Ok(volume) => volumes.push(volume),
+                    // Deleted while the list was made.
+                    Err(fault) if fault.code == Code::NotFound => {}
+                    Err(fault) => return Err(fault),
+                }
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Makes a volume at least this large; its filesystem follows when it is staged or grown on its host.
+    pub fn expand_volume(&self, id: &VolumeId, capacity: Bytes) -> Result<VolumeInfo, Fault> {
+        let pool = self.pools.get(&id.pool)?;
+        let _guard = self.locks.try_lock(id, Purpose::Expand)?;
+        let record = pool.expand_volume(id, capacity)?;
+        self.info(pool, record, &self.mounts()?)
+    }
+
+    /// Makes a cut exist on the member pools of this host, its home first.
+    pub fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
+        let mut members: Vec<_> = self
+            .pools
+            .iter()
+            .filter(|pool| record.members.iter().any(|member| member.volume.pool == *pool.id()))
+            .collect();
+        if members.is_empty() {
+            return Err(Fault::invalid(format!("record: cut {} has no member on this host", record.id)));
+        }
+        members.sort_by_key(|pool| *pool.id() != record.id.home);
+        members.into_iter().try_for_each(|pool| Ok(pool.seal_cut(record)?))
+    }
+
+    /// Removes everything of an unsealed cut. While its round goes on, it is ABORTED: the round removes it itself.
+    pub fn void(&self, id: &CutId) -> Result<(), Fault> {
+        let Some(record) = self.cut_if_any(id)? else { return Ok(()) };
+        let members: Vec<_> = record.members.into_iter().map(|member| member.volume).collect();
+        let _guard = self.locks.try_lock_all(&members, Purpose::Round(id.clone()))?;
+        self.pools.iter().try_for_each(|pool| Ok(pool.void_cut(id)?))
+    }
+
+    /// The record of a cut, with its timeline.
+    pub fn cut(&self, id: &CutId) -> Result<CutRecord, Fault> {
+        self.cut_if_any(id)?.ok_or_else(|| Fault::not_found(format!("cut {id} is not on this host")))
+    }
+
+    fn cut_if_any(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        let mut best: Option<(Standing, CutRecord)> = None;
+        for pool in self.pools.iter() {
+            match pool.cut(id) {
+                Ok(record) => keep_better(&mut best, Standing::of(pool, &record), record),
+                Err(error) if error.code() == Code::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(best.map(|(_, record)| record))
+    }
+
+    /// The cut of this kind and name; a sealed one where attempts left several.
+    pub fn find_cut(&self, kind: CutKind, name: &NameHash) -> Result<CutRecord, Fault> {
+        let mut found: Vec<_> =
+            self.pools.iter().filter_map(|pool| pool.find_cut_by_hash(kind, name)).collect();
+        found.sort_by_key(|record| record.state != CutState::Sealed);
+        match found.first() {
+            Some(record) => self.cut(&record.id),
+            None => Err(Fault::not_found(format!("no cut on this host has a name with hash {name}"))),
+        }
+    }
+
+    /// All cuts, one record each, without their timelines, sorted by id.
+    pub fn cuts(&self) -> Vec<CutRecord> {
+        let mut all = std::collections::BTreeMap::new();
+        for pool in self.pools.iter() {
+            for record in pool.cuts() {
+                let best = all.entry(record.id.clone()).or_insert(None);
+                keep_better(best, Standing::of(pool, &record), CutRecord::clone(&record));
+            }
+        }
+        all.into_values().flatten().map(|(_, record)| record).collect()
+    }
+
+    /// Removes this host's part of a sealed cut, its home first: without that the cut does not exist any more.
+    pub fn delete_cut(&self, id: &CutId) -> Result<(), Fault> {
+        let mut pools: Vec<_> = self.pools.iter().collect();
+        pools.sort_by_key(|pool| *pool.id() != id.home);
+        pools.into_iter().try_for_each(|pool| Ok(pool.delete_cut(id)?))
+    }
+
+    /// Thaws what an earlier agent froze and did not live to thaw. Called before anything is served, so no
+    /// round is under way. Returns the volumes that were frozen.
+    pub fn thaw_leftovers(&self) -> Result<Vec<VolumeId>, Fault> {
+        let mut thawed = Vec::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes() {
+                if self.node.thaw_leftover(&record.id)? {
+                    thawed.push(record.id);
+                }
+            }
+        }
+        Ok(thawed)
+    }
+
+    fn mounts(&self) -> Result<Vec<Mounted>, Fault> {
+        self.host.mounts().map_err(kernel)
+    }
+
+    fn info(&self, pool: &Pool, record: VolumeRecord, mounts: &[Mounted]) -> Result<VolumeInfo, Fault> {
+        let sight = Sight::among(&*self.host, &pool.image(&record.id)?, mounts).map_err(kernel)?;
+        Ok(VolumeInfo {
+            allocated: pool.allocated(&record.id)?,
+            backend: pool.kind().to_string(),
+            published_at: sight.staged().map(|place| place.target.clone()),
+            record,
+        })
+    }
+}
+
+/// How much a record counts where several pools have one of the same cut: the home's decides, and elsewhere a
+/// sealed one is newer than an unsealed one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Unsealed,
+    Sealed,
+    Home,
+}
+
+impl Standing {
+    fn of(pool: &Pool, record: &CutRecord) -> Self {
+        if *pool.id() == record.id.home {
+            return Self::Home;
+        }
+        match record.state {
+            CutState::Round => Self::Unsealed,
+            CutState::Sealed => Self::Sealed,
+        }
+    }
+}
+
+fn keep_better(best: &mut Option<(Standing, CutRecord)>, standing: Standing, record: CutRecord) {
+    if best.as_ref().is_none_or(|(kept, _)| standing > *kept) {
+        *best = Some((standing, record));
+    }
+}
+
+fn kernel(error: HostError) -> Fault {
+    Fault::internal(error.to_string())
+}

@@ -1,0 +1,142 @@
+//! The agent API over gRPC: parse, call on a blocking thread, answer. A caller that goes away does not stop what it
+//! asked for; asking again finds it done.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::local::LocalHost;
+use super::round::{self, RoundContext};
+use crate::domain::{Bytes, Fault};
+use crate::proto::agent::{self as proto, RoundOrder, agent_server};
+use crate::wire::convert::{self, CutKey, Side, VolumeKey};
+use crate::wire::status_of;
+
+/// The agent API.
+pub struct Service {
+    local: Arc<LocalHost>,
+    rounds: Arc<RoundContext>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    /// The API of this host.
+    pub fn new(local: Arc<LocalHost>, rounds: Arc<RoundContext>) -> Self {
+        Self { local, rounds }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        deed: impl FnOnce(&LocalHost) -> Result<T, Fault> + Send + 'static,
+    ) -> Answer<T> {
+        let local = Arc::clone(&self.local);
+        let done = tokio::task::spawn_blocking(move || deed(&local)).await;
+        let outcome =
+            done.unwrap_or_else(|why| Err(Fault::internal(format!("the operation broke off: {why}"))));
+        outcome.map(Response::new).map_err(status_of)
+    }
+}
+
+fn parse<T>(field: &str, text: &str) -> Result<T, Status>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    Side::Caller.parse(field, text).map_err(status_of)
+}
+
+#[async_trait::async_trait]
+impl agent_server::Agent for Service {
+    type RoundStream = round::Reports;
+
+    async fn describe(&self, _: Request<proto::DescribeRequest>) -> Answer<proto::DescribeResponse> {
+        self.call(|local| Ok(convert::host_to_proto(&local.describe()?))).await
+    }
+
+    async fn create_volume(&self, request: Request<proto::CreateVolumeRequest>) -> Answer<proto::Volume> {
+        let volume = convert::new_volume_from_proto(request.into_inner()).map_err(status_of)?;
+        self.call(|local| Ok(convert::volume_to_proto(&local.create_volume(volume)?))).await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<proto::DeleteVolumeRequest>,
+    ) -> Answer<proto::DeleteVolumeResponse> {
+        let id = parse("id", &request.into_inner().id)?;
+        self.call(move |local| local.delete_volume(&id).map(|()| proto::DeleteVolumeResponse {})).await
+    }
+
+    async fn get_volume(&self, request: Request<proto::GetVolumeRequest>) -> Answer<proto::Volume> {
+        let key = convert::volume_key(request.into_inner()).map_err(status_of)?;
+        self.call(move |local| {
+            let volume = match key {
+                VolumeKey::Id(id) => local.volume(&id),
+                VolumeKey::Name(hash) => local.find_volume(&hash),
+            };
+            Ok(convert::volume_to_proto(&volume?))
+        })
+        .await
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<proto::ListVolumesRequest>,
+    ) -> Answer<proto::ListVolumesResponse> {
+        self.call(|local| {
+            let volumes = local.volumes()?.iter().map(convert::volume_to_proto).collect();
+            Ok(proto::ListVolumesResponse { volumes })
+        })
+        .await
+    }
+
+    async fn expand_volume(&self, request: Request<proto::ExpandVolumeRequest>) -> Answer<proto::Volume> {
+        let request = request.into_inner();
+        let id = parse("id", &request.id)?;
+        let capacity = Bytes(request.capacity_bytes);
+        self.call(move |local| Ok(convert::volume_to_proto(&local.expand_volume(&id, capacity)?))).await
+    }
+
+    async fn round(&self, request: Request<Streaming<RoundOrder>>) -> Answer<Self::RoundStream> {
+        round::serve(Arc::clone(&self.rounds), request.into_inner()).map(Response::new)
+    }
+
+    async fn seal(&self, request: Request<proto::SealRequest>) -> Answer<proto::SealResponse> {
+        let record =
+            convert::record_from_proto(Side::Caller, request.into_inner().record).map_err(status_of)?;
+        self.call(move |local| local.seal(&record).map(|()| proto::SealResponse {})).await
+    }
+
+    async fn void(&self, request: Request<proto::VoidRequest>) -> Answer<proto::VoidResponse> {
+        let id = parse("cut_id", &request.into_inner().cut_id)?;
+        self.call(move |local| local.void(&id).map(|()| proto::VoidResponse {})).await
+    }
+
+    async fn get_cut(&self, request: Request<proto::GetCutRequest>) -> Answer<proto::GetCutResponse> {
+        let key = convert::cut_key(request.into_inner()).map_err(status_of)?;
+        self.call(move |local| {
+            let record = match key {
+                CutKey::Id(id) => local.cut(&id),
+                CutKey::Name(kind, hash) => local.find_cut(kind, &hash),
+            };
+            convert::cut_to_proto(&record?)
+        })
+        .await
+    }
+
+    async fn list_cuts(&self, _: Request<proto::ListCutsRequest>) -> Answer<proto::ListCutsResponse> {
+        self.call(|local| {
+            let cuts = local.cuts().iter().map(convert::cut_to_proto).collect::<Result<_, _>>()?;
+            Ok(proto::ListCutsResponse { cuts })
+        })
+        .await
+    }
+
+    async fn delete_cut(
+        &self,
+        request: Request<proto::DeleteCutRequest>,
+    ) -> Answer<proto::DeleteCutResponse> {
+        let id = parse("cut_id", &request.into_inner().cut_id)?;
+        self.call(move |local| local.delete_cut(&id).map(|()| proto::DeleteCutResponse {})).await
+    }
+}
