@@ -1,6 +1,9 @@
 //! The workloads on plain directories: their checks pass on what a crash leaves, and fail on what must fail.
 //! Needs root (PostgreSQL is started as its own user) and PostgreSQL; says so when it skips.
 
+// Helpers of tests may unwrap like tests.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,7 @@ fn installation(test: &str) -> Option<Installation> {
 }
 
 async fn copy(from: &Path, to: &Path) {
-    process::succeed(None, Path::new("cp"), [Path::new("-a"), from, to], Duration::from_secs(60))
+    process::succeed(None, Path::new("cp"), [Path::new("-a"), from, to], Duration::from_mins(1))
         .await
         .unwrap();
 }
@@ -71,7 +74,7 @@ async fn a_killed_ring_passes_its_check_and_a_row_too_many_is_missed() {
     let required = load.acknowledged_before(Instant::now());
     for node in 0..cassandra::NODES {
         let nodetool = layout.tools(node).join("nodetool");
-        process::succeed(None, &nodetool, ["flush"], Duration::from_secs(60)).await.unwrap();
+        process::succeed(None, &nodetool, ["flush"], Duration::from_mins(1)).await.unwrap();
     }
     let memory: Vec<_> = ring.nodes().iter().map(Process::resident_kib).collect();
     eprintln!("required {required:?}, resident {memory:?} KiB");

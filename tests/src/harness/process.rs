@@ -28,8 +28,18 @@ pub struct Spec {
     environment: Vec<(OsString, OsString)>,
     user: Option<String>,
     streams: Streams,
-    on_our_death: &'static str,
+    death: Death,
 }
+
+/// What happens to a child when this process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    WithUs,
+    Later,
+}
+
+/// Runs a program and, told by SIGTERM, ends it a little later.
+const KEEPER: &str = r#""$@" & child=$!; trap 'sleep 2; kill -KILL $child; exit 1' TERM; wait $child"#;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Streams {
@@ -47,7 +57,7 @@ impl Spec {
             environment: Vec::new(),
             user: None,
             streams: Streams::Log,
-            on_our_death: "KILL",
+            death: Death::WithUs,
         }
     }
 
@@ -86,10 +96,10 @@ impl Spec {
         self
     }
 
-    /// Ends by SIGTERM instead of SIGKILL when we die: for what must let go of something first.
+    /// Lives two seconds longer than we do: a guard must be there when its agent is gone.
     #[must_use]
-    pub fn terminated_on_our_death(mut self) -> Self {
-        self.on_our_death = "TERM";
+    pub fn outliving_us(mut self) -> Self {
+        self.death = Death::Later;
         self
     }
 
@@ -97,11 +107,19 @@ impl Spec {
         // setpriv(1) sets the death signal and the user and then becomes the program, so no unsafe code is
         // needed between fork and exec.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", self.on_our_death]);
+        let signal = match self.death {
+            Death::WithUs => "KILL",
+            Death::Later => "TERM",
+        };
+        command.args(["--pdeathsig", signal]);
         if let Some(user) = &self.user {
             command.args(["--reuid", user, "--regid", user, "--init-groups"]);
         }
-        command.arg("--").arg(&self.program).args(&self.args);
+        command.arg("--");
+        if self.death == Death::Later {
+            command.args(["sh", "-c", KEEPER, "sh"]);
+        }
+        command.arg(&self.program).args(&self.args);
         command.envs(self.environment.iter().map(|(key, value)| (key, value))).process_group(0);
         command
     }
@@ -121,7 +139,7 @@ impl Spec {
         let child = spawn(command)
             .with_context(|| format!("cannot start {} ({})", self.name, self.program.display()))?;
         record(run, &self.name, child.id())?;
-        Ok(Process { name: self.name, log, child, status: None })
+        Ok(Process { name: self.name, log, child, death: self.death, status: None })
     }
 }
 
@@ -131,6 +149,7 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Child,
+    death: Death,
     status: Option<ExitStatus>,
 }
 
@@ -167,11 +186,25 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.pid());
+        let path = format!("/proc/{}/status", self.program_pid()?);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok());
         number.with_context(|| format!("{path} has no VmRSS"))
+    }
+
+    /// The pid of the program itself, which is a child of its keeper when it outlives us.
+    fn program_pid(&self) -> Result<u32> {
+        let pid = self.pid();
+        match self.death {
+            Death::WithUs => Ok(pid),
+            Death::Later => {
+                let path = format!("/proc/{pid}/task/{pid}/children");
+                let children = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+                let first = children.split_whitespace().next().and_then(|text| text.parse().ok());
+                first.with_context(|| format!("{} runs no program", self.name))
+            }
+        }
     }
 
     /// Sends `signal` to the process group and waits; kills it when it takes longer than `limit`.
@@ -368,6 +401,23 @@ mod tests {
         let error = process.stop(Signal::SIGTERM, Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("was killed"), "{error}");
         assert!(process.poll().unwrap().is_some());
+    }
+
+    #[test]
+    fn what_outlives_us_is_seen_as_the_program_and_not_as_its_keeper() {
+        let run = tempfile::tempdir().unwrap();
+        let process = Spec::new("kept", "sleep").arg("60").outliving_us().start(run.path()).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        let name = loop {
+            let name =
+                process.program_pid().and_then(|pid| Ok(fs::read_to_string(format!("/proc/{pid}/comm"))?));
+            if name.as_ref().is_ok_and(|name| name == "sleep\n") || Instant::now() > end {
+                break name;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(name.unwrap(), "sleep\n");
+        assert!(process.resident_kib().unwrap() > 0);
     }
 
     #[test]

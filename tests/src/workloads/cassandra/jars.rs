@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::harness::{Step, binaries, process};
 
-const FETCH_LIMIT: Duration = Duration::from_secs(600);
+const FETCH_LIMIT: Duration = Duration::from_mins(10);
 
 /// A directory of jars.
 #[derive(Debug, Clone)]

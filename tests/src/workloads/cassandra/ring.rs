@@ -10,9 +10,9 @@ use super::cql::{Client, Consistency};
 use super::{Layout, NODES};
 use crate::harness::{Process, Step};
 
-const NODE_LIMIT: Duration = Duration::from_secs(180);
+const NODE_LIMIT: Duration = Duration::from_mins(3);
 const RING_LIMIT: Duration = Duration::from_secs(90);
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running ring. Dropping it kills its nodes.
 #[derive(Debug)]

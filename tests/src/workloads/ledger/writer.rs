@@ -9,7 +9,7 @@ use std::process::{ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::FILE;
 use super::record::{SLOT_BYTES, SLOTS, encode, offset};
@@ -54,15 +54,11 @@ impl Ledger {
         let mut line = String::new();
         self.answers.read_line(&mut line).context("the ledger's writer does not answer")?;
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        match (numbers.next(), numbers.next()) {
-            (Some(Ok(written)), Some(Ok(longest))) => {
-                Ok(Mark { written, longest: Duration::from_micros(longest) })
-            }
-            (_, _) => {
-                self.process.check_alive()?;
-                anyhow::bail!("the ledger's writer answered {line:?}")
-            }
+        if let (Some(Ok(written)), Some(Ok(longest))) = (numbers.next(), numbers.next()) {
+            return Ok(Mark { written, longest: Duration::from_micros(longest) });
         }
+        self.process.check_alive()?;
+        bail!("the ledger's writer answered {line:?}")
     }
 
     /// Its process.

@@ -11,7 +11,7 @@ use super::load::OPENING;
 use super::{Installation, Postgres, Volumes};
 use crate::harness::process;
 
-const VERIFY_LIMIT: Duration = Duration::from_secs(120);
+const VERIFY_LIMIT: Duration = Duration::from_mins(2);
 
 /// What was found to be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use crate::harness::{Process, Spec, net, process};
 
 /// PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
-const INITDB_LIMIT: Duration = Duration::from_secs(120);
+const INITDB_LIMIT: Duration = Duration::from_mins(2);
 const START_LIMIT: Duration = Duration::from_secs(90);
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// The newest PostgreSQL of this machine.
 #[derive(Debug, Clone)]
@@ -148,10 +148,7 @@ impl Postgres {
         let end = Instant::now() + START_LIMIT;
         loop {
             self.process.check_alive()?;
-            let error = match self.connect().await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = self.connect().await else { return Ok(()) };
             if Instant::now() > end {
                 bail!("PostgreSQL does not answer ({error:#}); its log ends with:\n{}", self.process.tail());
             }
