@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::Sight;
-use super::pool::{self, Pool};
+use super::pool::Pool;
 use super::pools::Pools;
 use super::volumes::NodeVolumes;
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
@@ -58,13 +58,7 @@ impl LocalHost {
     pub fn create_volume(&self, volume: NewVolume) -> Result<VolumeInfo, Fault> {
         let pool = self.pools.get(&volume.id.pool)?;
         let _guard = self.locks.try_lock(&volume.id, Purpose::Create)?;
-        let record = pool.create_volume(&pool::NewVolume {
-            id: volume.id,
-            name: volume.name,
-            capacity: volume.capacity,
-            filesystem: volume.filesystem,
-            source: volume.source,
-        })?;
+        let record = pool.create_volume(&volume)?;
         self.info(pool, record, &self.mounts()?)
     }
 

@@ -51,10 +51,11 @@ pub struct NewVolume {
     pub id: VolumeId,
     /// The orchestrator's name for it.
     pub name: String,
-    /// Size.
+    /// Its capacity; at least the source's.
     pub capacity: Bytes,
-    /// Filesystem; `None` for a raw block volume.
+    /// The filesystem to make; `None` for a raw block volume. A copy keeps the source's: ask for the same, or for
+    /// none to get the source's bytes as a raw block volume.
     pub filesystem: Option<Filesystem>,
-    /// A snapshot or volume of the same pool to start from.
+    /// A snapshot or volume of the same pool to copy.
     pub source: Option<Source>,
 }

@@ -67,7 +67,11 @@ fn step(node: &Node<'_>) -> Option<Step> {
     let hold = fields.optional("hold", hold);
     let after = fields.optional("after", command);
     let on_failure = fields.optional("onFailure", |n| {
-        n.choice(&[("abort", OnFailure::Abort), ("degrade", OnFailure::Degrade), ("ignore", OnFailure::Ignore)])
+        n.choice(&[
+            ("abort", OnFailure::Abort),
+            ("degrade", OnFailure::Degrade),
+            ("ignore", OnFailure::Ignore),
+        ])
     });
     let step = Step {
         name: name?,
@@ -85,8 +89,7 @@ fn step(node: &Node<'_>) -> Option<Step> {
 }
 
 fn pods(node: &Node<'_>) -> Option<PodSet> {
-    let fields =
-        node.fields("`pods`", &["selector", "fromVolumes", "container", "min", "pick", "where"])?;
+    let fields = node.fields("`pods`", &["selector", "fromVolumes", "container", "min", "pick", "where"])?;
     let selector = fields.optional("selector", selector);
     let from_volumes = fields.optional("fromVolumes", Node::truth);
     let container = fields.optional("container", container);
@@ -202,8 +205,7 @@ fn run(fields: &Fields<'_>) -> Option<Invocation> {
 }
 
 fn hold(node: &Node<'_>) -> Option<Hold> {
-    let fields =
-        node.fields("a hold", &["command", "shell", "send", "ready", "probe", "finish", "limit"])?;
+    let fields = node.fields("a hold", &["command", "shell", "send", "ready", "probe", "finish", "limit"])?;
     let run = run(&fields);
     let send = fields.optional("send", lines);
     let ready = fields.required("ready").and_then(|n| expected(&n));

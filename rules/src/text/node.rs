@@ -205,7 +205,11 @@ impl<'a> Node<'a> {
     pub(crate) fn texts(&self, max: usize) -> Option<Vec<String>> {
         let items = self.list()?;
         if items.len() > max {
-            self.fail(format!("{} items", items.len()), format!("at most {max} are allowed"), "shorten the list");
+            self.fail(
+                format!("{} items", items.len()),
+                format!("at most {max} are allowed"),
+                "shorten the list",
+            );
             return None;
         }
         // Read every item before giving up, so that every problem is found.
@@ -264,7 +268,11 @@ impl<'a> Fields<'a> {
     pub(crate) fn get(&self, key: &str) -> Option<Node<'a>> {
         let node = self.at.child(key, self.map.get(key)?);
         if node.value.is_null() {
-            node.fail(format!("`{key}` is empty"), "nothing can be meant by it", "give it a value or remove it");
+            node.fail(
+                format!("`{key}` is empty"),
+                "nothing can be meant by it",
+                "give it a value or remove it",
+            );
         }
         Some(node)
     }

@@ -18,13 +18,25 @@ use crate::api::{
     is_dns_label, limits,
 };
 
+use super::Role;
 use super::canonical::{container, labels, metadata, rule_name, selector};
 use super::node::{Fields, Node};
-use super::Role;
 
 const TOP: &[&str] = &[
-    "apiVersion", "kind", "metadata", "name", "namespace", "spec", "rules", "podSelector", "container",
-    "actions", "type", "value", "background", "runInSinglePod",
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "spec",
+    "rules",
+    "podSelector",
+    "container",
+    "actions",
+    "type",
+    "value",
+    "background",
+    "runInSinglePod",
 ];
 const ITEM: &[&str] =
     &["podSelector", "container", "actions", "type", "value", "background", "runInSinglePod"];
@@ -76,7 +88,8 @@ fn identity(top: &Fields<'_>) -> Option<Metadata> {
 
 /// Where the body stands.
 fn items<'a>(top: &Fields<'a>) -> Option<Vec<Node<'a>>> {
-    let inline = || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
+    let inline =
+        || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
     match (top.get("rules"), top.get("spec")) {
         (Some(_), Some(spec)) => {
             spec.fail("`spec` beside `rules`", "only one of them is the body", "keep one of them");

@@ -44,9 +44,9 @@ pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
 pub use sweep::{Broken, SweepReport};
 pub use trash::TrashPause;
-pub use volumes::NewVolume;
 
 use crate::backend::{Backend, BackendKind};
+pub use crate::domain::NewVolume;
 use crate::domain::record::PoolRecord;
 use crate::domain::{Bytes, PoolId};
 use crate::host::Host;

@@ -9,28 +9,12 @@ use super::layout::VOLUME_RECORD;
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::backend::IMAGE;
 use crate::domain::record::{Source, VolumeRecord};
-use crate::domain::{Bytes, Filesystem, NameHash, VolumeId};
+use crate::domain::{Bytes, Filesystem, NameHash, NewVolume, VolumeId};
 
 /// The smallest volume without a filesystem.
 const LEAST_CAPACITY: Bytes = Bytes::mib(1);
 /// Image sizes are rounded up to this; the capacity that is told stays what was asked for.
 const IMAGE_UNIT: u64 = 4096;
-
-/// A volume to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewVolume {
-    /// Its id, on this pool.
-    pub id: VolumeId,
-    /// The orchestrator's name for it.
-    pub name: String,
-    /// Its capacity; at least the source's.
-    pub capacity: Bytes,
-    /// The filesystem to make; `None` for a raw block volume. A copy keeps the source's: ask for the same, or for
-    /// none to get the source's bytes as a raw block volume.
-    pub filesystem: Option<Filesystem>,
-    /// What to copy, on this pool.
-    pub source: Option<Source>,
-}
 
 /// What a new volume is copied from.
 struct Origin<'a> {
