@@ -41,6 +41,11 @@ pub enum OpenError {
 }
 
 impl Pools {
+    /// These open pools.
+    pub fn of(pools: impl IntoIterator<Item = Arc<Pool>>) -> Self {
+        Self(Arc::new(pools.into_iter().map(|pool| (pool.id().clone(), pool)).collect()))
+    }
+
     /// Opens all of these, or none. What the sweeps found is told per pool.
     pub fn open(
         host: &Arc<dyn Host>,

@@ -1,0 +1,287 @@
+//! Cuts over three hosts: real agents' services over mTLS on loopback, real pools, real freezes, one kernel.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use stillpoint::agent::local::LocalHost;
+use stillpoint::agent::pools::Pools;
+use stillpoint::agent::service::Service;
+use stillpoint::agent::volumes::NodeVolumes;
+use stillpoint::controller::cuts::{Barrier, CutOrder, Cuts, Opened};
+use stillpoint::controller::fleet::{AgentAddress, Fleet};
+use stillpoint::domain::record::CutState;
+use stillpoint::domain::round::Limits;
+use stillpoint::domain::timeline::Phase;
+use stillpoint::domain::{Code, CutKind, HostName, Level, VolumeId};
+use stillpoint::host::Freezing;
+use stillpoint::host::linux::LinuxHost;
+use stillpoint::identity::pki;
+use stillpoint::identity::tls::{Credentials, TlsFiles, only_the_controller};
+use stillpoint::proto::agent::agent_server::AgentServer;
+use stillpoint_tests::harness::RunDir;
+use stillpoint_tests::harness::bench::{BLINK, Bench, PATIENCE, needs_root, writable};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::InterceptorLayer;
+use tonic::transport::Server;
+
+/// Three hosts and a controller. Fields are dropped in this order: servers, hosts, then the directory.
+struct Cluster {
+    servers: Vec<JoinHandle<()>>,
+    hosts: Vec<Bench>,
+    cuts: Cuts,
+    credentials: Credentials,
+    addresses: Vec<AgentAddress>,
+    _run: RunDir,
+}
+
+impl Cluster {
+    /// `None` where it cannot be built; the reason is printed.
+    async fn new(label: &str) -> Result<Option<Self>> {
+        if !needs_root(label) {
+            return Ok(None);
+        }
+        let run = RunDir::new(label)?;
+        let pki_dir = run.directory("pki")?;
+        let names: Vec<HostName> = ["a", "b", "c"].into_iter().map(str::parse).collect::<Result<_, _>>()?;
+        pki::init(&pki_dir, &names)?;
+        let (mut servers, mut hosts, mut addresses) = (vec![], vec![], vec![]);
+        for name in &names {
+            let bench = Bench::new(&run, name.as_str(), 1)?;
+            let (server, address) = serve(&bench, name, &pki_dir).await?;
+            servers.push(server);
+            hosts.push(bench);
+            addresses.push(AgentAddress { host: name.clone(), address });
+        }
+        let credentials = Credentials::of_controller(&files(&pki_dir, "controller"))?;
+        let fleet = Fleet::new(addresses.clone(), &credentials)?;
+        let cuts = Cuts::new(fleet, Limits::default());
+        Ok(Some(Self { servers, hosts, cuts, credentials, addresses, _run: run }))
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        self.hosts.iter().flat_map(|host| host.volumes.clone()).collect()
+    }
+
+    fn order(&self, name: &str) -> CutOrder {
+        CutOrder { kind: CutKind::Group, name: name.into(), volumes: self.volumes(), barrier: Barrier::Up }
+    }
+
+    /// A controller that knows nothing of what others did.
+    fn other_controller(&self) -> Result<Cuts> {
+        Ok(Cuts::new(Fleet::new(self.addresses.clone(), &self.credentials)?, Limits::default()))
+    }
+
+    fn check_nothing_left(&self) -> Result<()> {
+        self.hosts.iter().try_for_each(Bench::check_nothing_left)
+    }
+
+    async fn check_nothing_left_soon(&self) -> Result<()> {
+        for _ in 0..100 {
+            if self.check_nothing_left().is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.check_nothing_left()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.servers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn files(dir: &Path, name: &str) -> TlsFiles {
+    TlsFiles {
+        ca: dir.join("ca.crt"),
+        cert: dir.join(format!("{name}.crt")),
+        key: dir.join(format!("{name}.key")),
+    }
+}
+
+async fn serve(bench: &Bench, name: &HostName, pki_dir: &Path) -> Result<(JoinHandle<()>, String)> {
+    let host = Arc::clone(&bench.context.host);
+    let pools = Pools::of([Arc::clone(&bench.pool)]);
+    let locks = bench.context.locks.clone();
+    let node = Arc::new(NodeVolumes::new(Arc::clone(&host), Arc::new(pools.clone()), locks.clone()));
+    let local = Arc::new(LocalHost::new(name.clone(), host, pools, locks, node));
+    let service = AgentServer::new(Service::new(local, Arc::clone(&bench.context)));
+    let credentials = Credentials::of_agent(&files(pki_dir, &format!("agents/{name}")), name)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let server = Server::builder()
+        .tls_config(credentials.server())?
+        .layer(InterceptorLayer::new(only_the_controller))
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    Ok((tokio::spawn(async move { drop(server.await) }), address))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_over_three_hosts_is_sealed_on_all_and_measured() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-three").await? else { return Ok(()) };
+    let record = cluster.cuts.take(cluster.order("nightly")).await?;
+    assert_eq!((record.state, record.level), (CutState::Sealed, Level::Filesystem));
+    assert_eq!(record.members.len(), 3);
+    let timeline = record.timeline.clone().context("a sealed cut has a timeline")?;
+    let phases: Vec<_> = timeline.hosts.iter().flat_map(|h| &h.volumes).map(|v| v.spans.len()).collect();
+    assert_eq!(phases, [4, 4, 4], "flush, freeze, cut and thaw on each host: {timeline:?}");
+    let ends = |phase| spans(&timeline, phase).map(|span| span.end_us).collect::<Vec<_>>();
+    let starts = |phase| spans(&timeline, phase).map(|span| span.start_us).collect::<Vec<_>>();
+    let error = timeline.hosts.iter().map(|host| host.clock_error_us).max().unwrap_or(0).cast_signed();
+    assert!(
+        ends(Phase::Freeze).iter().max() <= starts(Phase::Cut).iter().map(|s| s + 2 * error).min().as_ref()
+    );
+    assert!(
+        ends(Phase::Cut).iter().max() <= starts(Phase::Thaw).iter().map(|s| s + 2 * error).min().as_ref()
+    );
+    for host in &cluster.hosts {
+        let stored = host.pool.cut(&record.id)?;
+        assert_eq!(stored, record, "the same text on every pool");
+    }
+    assert_eq!(cluster.cuts.list().await?.len(), 1);
+    Ok(())
+}
+
+fn spans(
+    timeline: &stillpoint::domain::timeline::Timeline,
+    phase: Phase,
+) -> impl Iterator<Item = &stillpoint::domain::timeline::Span> {
+    let lanes = timeline.hosts.iter().flat_map(|host| &host.volumes);
+    lanes.flat_map(|lane| &lane.spans).filter(move |span| span.phase == phase)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_name_is_the_same_cut_and_other_members_are_refused() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-again").await? else { return Ok(()) };
+    let first = cluster.cuts.take(cluster.order("nightly")).await?;
+    let mut again = cluster.order("nightly");
+    again.volumes.reverse();
+    assert_eq!(cluster.other_controller()?.take(again).await?, first, "a set has no order");
+    let mut fewer = cluster.order("nightly");
+    fewer.volumes.pop();
+    let refused = cluster.cuts.take(fewer).await.expect_err("other members");
+    assert_eq!(refused.code, Code::AlreadyExists, "{refused}");
+    assert!(refused.message.contains("choose another name or delete it"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_deleted_on_all_hosts_and_deleting_it_again_is_fine() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-delete").await? else { return Ok(()) };
+    let record = cluster.cuts.take(cluster.order("nightly")).await?;
+    cluster.cuts.delete(&record.id).await?;
+    assert_eq!(cluster.cuts.list().await?, []);
+    cluster.check_nothing_left()?;
+    cluster.cuts.delete(&record.id).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_that_is_dropped_when_all_hosts_have_cut_is_gone_everywhere() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-drop").await? else { return Ok(()) };
+    let Opened::Ready(mut open) = cluster.cuts.open(cluster.order("dropped")).await? else {
+        bail!("it is new")
+    };
+    open.cut().await?;
+    drop(open);
+    cluster.check_nothing_left_soon().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_fails_the_cut_and_nothing_is_held_on_the_others() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-silent").await? else { return Ok(()) };
+    cluster.servers[2].abort();
+    // A controller that has no connection from before.
+    let fault = cluster.other_controller()?.take(cluster.order("nightly")).await.expect_err("host c is gone");
+    assert_eq!(fault.code, Code::Unavailable, "{fault}");
+    assert!(fault.message.contains("host c"), "{fault}");
+    cluster.check_nothing_left()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lapse_on_one_host_voids_the_cut_on_all() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-lapse").await? else { return Ok(()) };
+    // A thief that thaws host b's volume as soon as it is frozen.
+    let stolen = LinuxHost.open_mount(&cluster.hosts[1].mounts[0])?;
+    let thief = std::thread::spawn(move || {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && stolen.thaw().is_err() {
+            std::hint::spin_loop();
+        }
+    });
+    let fault = cluster.cuts.take(cluster.order("nightly")).await.expect_err("the hold had lapsed");
+    assert_eq!(fault.code, Code::Aborted, "{fault}");
+    assert!(fault.message.contains("had lapsed") && fault.message.contains("on b"), "{fault}");
+    thief.join().ok().context("the thief panicked")?;
+    cluster.check_nothing_left()?;
+    // Nobody steals the second time: the same name succeeds.
+    cluster.cuts.take(cluster.order("nightly")).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_controller_left_is_settled_by_the_next() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-sweep").await? else { return Ok(()) };
+    // Sealed at home only: as if the controller had died between two seals.
+    let Opened::Ready(mut open) = cluster.cuts.open(cluster.order("half")).await? else { bail!("it is new") };
+    let taken = open.cut().await?;
+    let mut record = open.record().clone();
+    record.state = CutState::Sealed;
+    record.level = taken.level;
+    let home = cluster.hosts.iter().find(|host| *host.pool.id() == record.id.home).context("no home")?;
+    home.pool.seal_cut(&record)?;
+    std::mem::forget(open);
+    let swept = cluster.other_controller()?.sweep(Duration::ZERO).await;
+    assert_eq!(swept.rolled_forward, [record.id.clone()], "{swept:?}");
+    for host in &cluster.hosts {
+        assert_eq!(host.pool.cut(&record.id)?.state, CutState::Sealed);
+    }
+    // Sealed nowhere: a retry under the same name starts from zero, and so does a sweep.
+    for retry in [true, false] {
+        let dead = cluster.other_controller()?;
+        let Opened::Ready(mut open) = dead.open(cluster.order("none")).await? else { bail!("it is new") };
+        open.cut().await?;
+        std::mem::forget(open);
+        if retry {
+            let taken = cluster.other_controller()?.take(cluster.order("none")).await?;
+            cluster.cuts.delete(&taken.id).await?;
+        } else {
+            let swept = cluster.other_controller()?.sweep(Duration::ZERO).await;
+            assert_eq!(swept.voided.len(), 1, "{swept:?}");
+        }
+    }
+    assert_eq!(cluster.cuts.list().await?.len(), 1);
+    cluster.cuts.delete(&record.id).await?;
+    cluster.check_nothing_left()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_barrier_hosts_are_cut_one_after_another_and_the_level_says_so() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-serial").await? else { return Ok(()) };
+    let order = CutOrder { barrier: Barrier::Down, ..cluster.order("serial") };
+    let record = cluster.cuts.take(order).await?;
+    assert_eq!(record.level, Level::Crash);
+    assert!(record.reasons[0].contains("one after another"), "{:?}", record.reasons);
+    let timeline = record.timeline.context("a timeline")?;
+    let first_thaw = spans(&timeline, Phase::Thaw).map(|span| span.end_us).min();
+    let last_freeze = spans(&timeline, Phase::Freeze).map(|span| span.start_us).max();
+    assert!(first_thaw < last_freeze, "some host was released before another was held");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_not_writable_between_hold_and_release_on_any_host() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-held").await? else { return Ok(()) };
+    let Opened::Ready(open) = cluster.cuts.open(cluster.order("prepared")).await? else { bail!("it is new") };
+    for host in &cluster.hosts {
+        assert!(writable(&host.mounts[0], BLINK * 10)?, "prepared is not held");
+    }
+    drop(open);
+    cluster.check_nothing_left_soon().await
+}
