@@ -160,7 +160,9 @@ impl Engine {
         while let Some(ended) = tasks.join_next().await {
             match ended {
                 Ok(run) => settled.push(run),
-                Err(error) => tracing::error!(%error, "a run could not be settled; it is tried again at the next start"),
+                Err(error) => {
+                    tracing::error!(%error, "a run could not be settled; it is tried again at the next start")
+                }
             }
         }
         Ok(settled)
@@ -219,13 +221,15 @@ fn orphaned(run: &Run) -> (Machine, Vec<crate::machine::Order>) {
         }
         (false, _) => "nothing was cut",
     };
-    let why = format!("the process that conducted this run died while {:?}; {fate}; ask for a new cut", run.phase);
+    let why =
+        format!("the process that conducted this run died while {:?}; {fate}; ask for a new cut", run.phase);
     Machine::orphaned(Outline { steps, questions: false }, count, sealed, why)
 }
 
 fn died(mut run: Run, why: &str) -> Run {
     tracing::error!(run = run.id, why, "a run's task ended before the run");
-    run.failures.push(format!("the run's task ended: {why}; what it owes is paid at the next start; report this"));
+    run.failures
+        .push(format!("the run's task ended: {why}; what it owes is paid at the next start; report this"));
     run.phase = Phase::Failed;
     run
 }

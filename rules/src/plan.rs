@@ -139,7 +139,9 @@ pub struct PlannedHold {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// No pod matches.
-    #[error("step `{step}`: no pod {wanted}; {looked_at} were looked at{hint}; correct the step or start the application")]
+    #[error(
+        "step `{step}`: no pod {wanted}; {looked_at} were looked at{hint}; correct the step or start the application"
+    )]
     NoMatch {
         /// The step.
         step: String,
@@ -151,7 +153,9 @@ pub enum PlanError {
         hint: String,
     },
     /// Fewer pods than `min`.
-    #[error("step `{step}`: {found} of at least {min} pods match ({names}); an incomplete application would be cut; start the missing ones or lower `min`")]
+    #[error(
+        "step `{step}`: {found} of at least {min} pods match ({names}); an incomplete application would be cut; start the missing ones or lower `min`"
+    )]
     TooFew {
         /// The step.
         step: String,
@@ -163,7 +167,9 @@ pub enum PlanError {
         names: String,
     },
     /// The container does not exist in a pod.
-    #[error("step `{step}`: pod {pod} has no container `{container}`; it has {existing}; correct `container`")]
+    #[error(
+        "step `{step}`: pod {pod} has no container `{container}`; it has {existing}; correct `container`"
+    )]
     NoContainer {
         /// The step.
         step: String,
@@ -175,7 +181,9 @@ pub enum PlanError {
         existing: String,
     },
     /// A pod counts but cannot be worked with.
-    #[error("step `{step}`: {pods}; the command could not run there; wait until it is ready, or exclude it by a label")]
+    #[error(
+        "step `{step}`: {pods}; the command could not run there; wait until it is ready, or exclude it by a label"
+    )]
     NotReady {
         /// The step.
         step: String,
@@ -183,10 +191,14 @@ pub enum PlanError {
         pods: String,
     },
     /// Nothing to cut.
-    #[error("no volume to cut; the selector's pods mount none and none was named; name volumes or correct the selector")]
+    #[error(
+        "no volume to cut; the selector's pods mount none and none was named; name volumes or correct the selector"
+    )]
     NoVolumes,
     /// The answers to `where` do not give exactly one leader, or any pod at all.
-    #[error("step `{step}`: {yes} of {asked} pods answered yes to `where`, {wanted}; check the command or the application's state")]
+    #[error(
+        "step `{step}`: {yes} of {asked} pods answered yes to `where`, {wanted}; check the command or the application's state"
+    )]
     Undecided {
         /// The step.
         step: String,
@@ -348,7 +360,8 @@ fn no_match(step: &Step, pods: &[&Pod]) -> PlanError {
         }
         (None, _) => "mounts a volume of this cut".to_owned(),
     };
-    let hint = step.pods.selector.as_ref().and_then(|selector| label_hint(selector, pods)).unwrap_or_default();
+    let hint =
+        step.pods.selector.as_ref().and_then(|selector| label_hint(selector, pods)).unwrap_or_default();
     let looked_at = if pods.len() == 1 { "1 pod".to_owned() } else { format!("{} pods", pods.len()) };
     PlanError::NoMatch { step: step.name.clone(), wanted, looked_at, hint }
 }

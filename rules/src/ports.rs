@@ -165,7 +165,9 @@ pub trait Session: Send {
 
 /// A run that cannot be written down or read back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the journal of runs failed: {0}; nothing that would have to be undone was begun after it; check its disk")]
+#[error(
+    "the journal of runs failed: {0}; nothing that would have to be undone was begun after it; check its disk"
+)]
 pub struct JournalError(pub String);
 
 /// Remembers runs over the death of the process.

@@ -19,7 +19,9 @@ pub enum SelectorError {
     #[error("`{0}` cannot be the name of a label: [prefix/]name of up to 63 letters, digits, -, _ and .")]
     Key(String),
     /// A label's value is not one.
-    #[error("`{0}` cannot be the value of a label: up to 63 letters, digits, -, _ and ., starting and ending with a letter or digit")]
+    #[error(
+        "`{0}` cannot be the value of a label: up to 63 letters, digits, -, _ and ., starting and ending with a letter or digit"
+    )]
     Value(String),
     /// `In` and `NotIn` compare with something.
     #[error("`{key}` {operator:?} needs at least one value")]
@@ -38,7 +40,9 @@ pub enum SelectorError {
         operator: Operator,
     },
     /// Text that is not a selector.
-    #[error("cannot read the selector at character {at}: {what}; write for example `app=db,tier!=cache,env in (a,b),!legacy`")]
+    #[error(
+        "cannot read the selector at character {at}: {what}; write for example `app=db,tier!=cache,env in (a,b),!legacy`"
+    )]
     Syntax {
         /// Character, counted from 1.
         at: usize,

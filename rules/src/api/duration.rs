@@ -145,8 +145,7 @@ mod tests {
 
     #[test]
     fn lengths_are_read_as_people_write_them() {
-        let table =
-            [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1m30s", 90_000), ("1h", 3_600_000)];
+        let table = [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1m30s", 90_000), ("1h", 3_600_000)];
         for (text, ms) in table {
             assert_eq!(text.parse::<Length>().unwrap().get(), Duration::from_millis(ms), "{text}");
         }

@@ -330,7 +330,12 @@ impl Conductor {
                     failures.push(self.session_failed(step, attempt, since, error.to_string()));
                 }
                 Some(Ok((step, attempt, since, Err(_)))) => {
-                    failures.push(self.session_failed(step, attempt, since, "it did not say that it holds in time".into()));
+                    failures.push(self.session_failed(
+                        step,
+                        attempt,
+                        since,
+                        "it did not say that it holds in time".into(),
+                    ));
                 }
                 Some(Err(error)) => failures.push(StepFailure {
                     why: format!("a session's task ended: {error}; report this"),
@@ -477,7 +482,8 @@ impl Conductor {
         let at_one_instant = self.run.cut.as_ref().is_some_and(|cut| cut.level != StorageLevel::Crash);
         let application = self.machine.application() && at_one_instant;
         let reasons = self.machine.degraded().to_vec();
-        let sealed = timeout(self.limits.seal, cut.seal(SealRequest { application, reasons: reasons.clone() })).await;
+        let sealed =
+            timeout(self.limits.seal, cut.seal(SealRequest { application, reasons: reasons.clone() })).await;
         match sealed {
             Ok(Ok(())) => {
                 self.run.reasons.extend(reasons);
@@ -623,7 +629,11 @@ fn session_attempt(step: &str, target: Target, argv: &[String], started_at: jiff
 fn planned_line(plan: &Plan) -> String {
     let pods: usize = plan.steps.iter().map(|step| step.targets.len()).sum();
     let volumes: usize = plan.hosts.iter().map(|host| host.volumes.len()).sum();
-    format!("planned: {} steps in {pods} pods, {volumes} volumes on {} hosts", plan.steps.len(), plan.hosts.len())
+    format!(
+        "planned: {} steps in {pods} pods, {volumes} volumes on {} hosts",
+        plan.steps.len(),
+        plan.hosts.len()
+    )
 }
 
 fn too_slow(what: &str, limit: Duration) -> String {

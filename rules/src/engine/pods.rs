@@ -26,7 +26,8 @@ impl Clock {
     }
 
     pub(super) fn at(&self, instant: Instant) -> Timestamp {
-        let since = SignedDuration::try_from(instant.saturating_duration_since(self.mono)).unwrap_or_default();
+        let since =
+            SignedDuration::try_from(instant.saturating_duration_since(self.mono)).unwrap_or_default();
         self.wall.saturating_add(since).unwrap_or(self.wall)
     }
 }
@@ -170,7 +171,9 @@ impl From<ExecError> for Ended {
         let why = error.to_string();
         match error {
             ExecError::TimedOut { output, .. } => Self { why, output },
-            ExecError::PodChanged { .. } | ExecError::NotStarted { .. } | ExecError::Lost { .. } => why.into(),
+            ExecError::PodChanged { .. } | ExecError::NotStarted { .. } | ExecError::Lost { .. } => {
+                why.into()
+            }
         }
     }
 }

@@ -21,7 +21,8 @@ fn a_selector_string_means_what_kubectl_means() {
         "app=db,!legacy,owner",
         "app in (db)",
     ];
-    let no = ["app=web", "legacy", "!app", "env!=b", "env in (a,c)", "env notin (b)", "app=db,app=web", "app="];
+    let no =
+        ["app=web", "legacy", "!app", "env!=b", "env in (a,c)", "env notin (b)", "app=db,app=web", "app="];
     for text in yes {
         assert!(matches(&parse_selector(text).unwrap(), &pod), "{text}");
     }

@@ -205,7 +205,11 @@ impl<'a> Node<'a> {
     pub(crate) fn texts(&self, max: usize) -> Option<Vec<String>> {
         let items = self.list()?;
         if items.len() > max {
-            self.fail(format!("{} items", items.len()), format!("at most {max} are allowed"), "shorten the list");
+            self.fail(
+                format!("{} items", items.len()),
+                format!("at most {max} are allowed"),
+                "shorten the list",
+            );
             return None;
         }
         // Read every item before giving up, so that every problem is found.
@@ -222,6 +226,20 @@ impl<'a> Node<'a> {
         let pairs: Vec<_> =
             map.iter().map(|(key, value)| Some((key.clone(), self.child(key, value).text()?))).collect();
         pairs.into_iter().collect()
+    }
+
+    /// Label = value pairs, each checked as Kubernetes does.
+    pub(crate) fn labels(&self) -> Option<Vec<(String, String)>> {
+        let pairs = self.text_map()?;
+        for (key, value) in &pairs {
+            if let Err(error) =
+                crate::select::check_label(key).and_then(|()| crate::select::check_value(value))
+            {
+                self.fail(error.to_string(), "no pod can carry such a label", "correct it");
+                return None;
+            }
+        }
+        Some(pairs)
     }
 
     /// A mapping that knows only these keys. Unknown ones are recorded at once.
@@ -264,7 +282,11 @@ impl<'a> Fields<'a> {
     pub(crate) fn get(&self, key: &str) -> Option<Node<'a>> {
         let node = self.at.child(key, self.map.get(key)?);
         if node.value.is_null() {
-            node.fail(format!("`{key}` is empty"), "nothing can be meant by it", "give it a value or remove it");
+            node.fail(
+                format!("`{key}` is empty"),
+                "nothing can be meant by it",
+                "give it a value or remove it",
+            );
         }
         Some(node)
     }

@@ -18,13 +18,25 @@ use crate::api::{
     is_dns_label, limits,
 };
 
-use super::canonical::{container, labels, metadata, rule_name, selector};
-use super::node::{Fields, Node};
 use super::Role;
+use super::canonical::{container, metadata, rule_name, selector};
+use super::node::{Fields, Node};
 
 const TOP: &[&str] = &[
-    "apiVersion", "kind", "metadata", "name", "namespace", "spec", "rules", "podSelector", "container",
-    "actions", "type", "value", "background", "runInSinglePod",
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "spec",
+    "rules",
+    "podSelector",
+    "container",
+    "actions",
+    "type",
+    "value",
+    "background",
+    "runInSinglePod",
 ];
 const ITEM: &[&str] =
     &["podSelector", "container", "actions", "type", "value", "background", "runInSinglePod"];
@@ -76,7 +88,8 @@ fn identity(top: &Fields<'_>) -> Option<Metadata> {
 
 /// Where the body stands.
 fn items<'a>(top: &Fields<'a>) -> Option<Vec<Node<'a>>> {
-    let inline = || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
+    let inline =
+        || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
     match (top.get("rules"), top.get("spec")) {
         (Some(_), Some(spec)) => {
             spec.fail("`spec` beside `rules`", "only one of them is the body", "keep one of them");
@@ -116,8 +129,8 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
             None
         }
         Some(list) => {
-            let all: Vec<Option<Action>> = list
-                .list()?
+            let nodes = if list.value().is_object() { vec![list] } else { list.list()? };
+            let all: Vec<Option<Action>> = nodes
                 .iter()
                 .map(|n| n.fields("an action", ACTION).and_then(|fields| action(&fields)))
                 .collect();
@@ -157,7 +170,7 @@ fn pod_selector(node: &Node<'_>) -> Option<LabelSelector> {
     if full {
         return selector(node);
     }
-    let pairs = labels(node)?;
+    let pairs = node.labels()?;
     if pairs.is_empty() {
         node.fail(
             "an empty podSelector",

@@ -64,9 +64,11 @@ pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
         found = Some(value);
     }
     match found {
-        None | Some(Value::Null) => {
-            Err(Problem::new("the text is empty", "there is nothing to read", "check that it is the right file"))
-        }
+        None | Some(Value::Null) => Err(Problem::new(
+            "the text is empty",
+            "there is nothing to read",
+            "check that it is the right file",
+        )),
         Some(value) => Ok(value),
     }
 }
@@ -77,8 +79,10 @@ fn refuse_deep_flow(text: &str) -> Result<(), Problem> {
     const MAX_OPEN: i32 = 512;
     let mut open = 0;
     for line in text.lines() {
-        let indicators =
-            line.split([' ', '\t']).take_while(|word| word.is_empty() || *word == "-" || *word == "?").count();
+        let indicators = line
+            .split([' ', '\t'])
+            .take_while(|word| word.is_empty() || *word == "-" || *word == "?")
+            .count();
         if indicators > MAX_OPEN.unsigned_abs() as usize {
             return Err(too_deep());
         }
@@ -108,12 +112,14 @@ fn syntax(error: serde_yaml::Error) -> Problem {
     let (why, fix) = match words {
         w if w.contains(DUPLICATE) => ("one of the two would silently be dropped", "keep one of them"),
         w if w.contains("recursion limit") => return too_deep().at(place),
-        w if w.contains(TOO_MUCH) || w.contains("repetition limit") => {
-            ("aliases repeat too much or there is too much of it", "write it out, or check that it is the right file")
-        }
-        w if w.contains("invalid type") => {
-            ("only plain mappings, lists and values are read", "remove tags, and quote keys that are not text")
-        }
+        w if w.contains(TOO_MUCH) || w.contains("repetition limit") => (
+            "aliases repeat too much or there is too much of it",
+            "write it out, or check that it is the right file",
+        ),
+        w if w.contains("invalid type") => (
+            "only plain mappings, lists and values are read",
+            "remove tags, and quote keys that are not text",
+        ),
         _ => ("it is not well-formed YAML", "check indentation, colons and quotes near that place"),
     };
     Problem::new(words.to_owned(), why, fix).at(place)
@@ -193,6 +199,11 @@ impl<'de> Visitor<'de> for Tree<'_> {
 
     fn visit_unit<E: Error>(self) -> Result<Value, E> {
         self.spend(0)?;
+        Ok(Value::Null)
+    }
+
+    /// An empty document, not an empty value.
+    fn visit_none<E: Error>(self) -> Result<Value, E> {
         Ok(Value::Null)
     }
 
