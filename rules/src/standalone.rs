@@ -1,6 +1,17 @@
 //! The engine without Kubernetes: services of this machine (or of whatever `nsenter` and `ssh` reach) listed as
 //! pods in a file, commands as child processes, runs as files.
 
-pub mod exec;
-pub mod inventory;
-pub mod journal;
+mod exec;
+mod inventory;
+mod journal;
+mod output;
+mod process;
+mod session;
+
+pub use inventory::{
+    NamesAreIds, PodDefinition, StandalonePods, VolumeNames, parse_inventory, pods_from_value,
+};
+pub use journal::FileJournal;
+
+#[cfg(test)]
+mod tests;

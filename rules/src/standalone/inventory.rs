@@ -1,1 +1,226 @@
-//! Soon.
+//! Pods from a file:
+//!
+//! ```yaml
+//! pods:
+//! - name: cassandra-0
+//!   namespace: shop                        # default: `default`
+//!   labels: {app: cassandra}
+//!   host: node-a                           # the agent's name
+//!   containers: [cassandra]                # default: [main]
+//!   volumes: [cassandra-data-0]            # names or ids
+//!   exec: [nsenter, -t, "4711", -m, --]    # put before every command; default: nothing, so on this machine
+//!   env: {JAVA_HOME: /opt/java}
+//!   cwd: /var/lib/cassandra
+//! ```
+//! The file is read again for every listing, so a service that was restarted under another process id is seen as
+//! another incarnation.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::api::is_dns_label;
+use crate::ports::{Inventory, InventoryError, Pod, PodState};
+use crate::text::{Node, TextError, decode, read_bounded};
+
+/// A fleet that needs more than this needs Kubernetes.
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// Turns the names of volumes into ids.
+#[async_trait]
+pub trait VolumeNames: Send + Sync {
+    /// Name or id → id, for those that exist.
+    async fn ids(&self, names: &[String]) -> Result<BTreeMap<String, String>, String>;
+}
+
+/// For inventories that name volumes by id.
+pub struct NamesAreIds;
+
+#[async_trait]
+impl VolumeNames for NamesAreIds {
+    async fn ids(&self, names: &[String]) -> Result<BTreeMap<String, String>, String> {
+        Ok(names.iter().map(|name| (name.clone(), name.clone())).collect())
+    }
+}
+
+/// One pod as it is written in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodDefinition {
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Host, by the agent's name.
+    pub host: String,
+    /// Containers; all of them are reached in the same way.
+    pub containers: Vec<String>,
+    /// Volumes, by name or id.
+    pub volumes: Vec<String>,
+    /// Put before every command.
+    pub exec: Vec<String>,
+    /// Added to the environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: Option<PathBuf>,
+}
+
+impl PodDefinition {
+    /// Identity of this incarnation: another definition is another pod.
+    pub fn uid(&self) -> String {
+        // Maps are sorted and fields ordered, so the same definition is always the same text.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        blake3::hash(&text).to_hex()[..32].to_owned()
+    }
+}
+
+enum Source {
+    File(PathBuf),
+    Fixed(Vec<PodDefinition>),
+}
+
+/// Pods of an inventory; also runs commands in them.
+pub struct StandalonePods {
+    source: Source,
+    names: Arc<dyn VolumeNames>,
+}
+
+impl StandalonePods {
+    /// From a file, which is read at every use. It is read once here, so that mistakes show at the start.
+    pub fn from_file(path: PathBuf, names: Arc<dyn VolumeNames>) -> Result<Self, TextError> {
+        read(&path)?;
+        Ok(Self { source: Source::File(path), names })
+    }
+
+    /// From definitions that never change.
+    pub fn fixed(pods: Vec<PodDefinition>, names: Arc<dyn VolumeNames>) -> Self {
+        Self { source: Source::Fixed(pods), names }
+    }
+
+    /// The definitions as they are now.
+    pub(super) async fn definitions(&self) -> Result<Vec<PodDefinition>, String> {
+        match &self.source {
+            Source::Fixed(pods) => Ok(pods.clone()),
+            Source::File(path) => {
+                let path = path.clone();
+                let task = tokio::task::spawn_blocking(move || read(&path));
+                task.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<PodDefinition>, TextError> {
+    parse_inventory(&read_bounded(path, MAX_BYTES)?).map_err(|error| error.in_file(path))
+}
+
+#[async_trait]
+impl Inventory for StandalonePods {
+    async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
+        let mut definitions = self.definitions().await.map_err(InventoryError)?;
+        if !namespaces.is_empty() {
+            definitions.retain(|pod| namespaces.contains(&pod.namespace));
+        }
+        definitions.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let mut names: Vec<String> = definitions.iter().flat_map(|pod| pod.volumes.clone()).collect();
+        names.sort();
+        names.dedup();
+        let ids = self.names.ids(&names).await.map_err(InventoryError)?;
+        Ok(definitions.into_iter().map(|pod| seen(pod, &ids)).collect())
+    }
+}
+
+/// A pod whose volume does not exist is there, but must not be taken for complete.
+fn seen(pod: PodDefinition, ids: &BTreeMap<String, String>) -> Pod {
+    let missing = pod.volumes.iter().find(|name| !ids.contains_key(*name));
+    let state = match missing {
+        Some(name) => PodState::NotReady(format!("its volume `{name}` does not exist")),
+        None => PodState::Ready,
+    };
+    Pod {
+        uid: pod.uid(),
+        volumes: pod.volumes.iter().filter_map(|name| ids.get(name).cloned()).collect(),
+        namespace: pod.namespace,
+        name: pod.name,
+        labels: pod.labels,
+        host: pod.host,
+        containers: pod.containers,
+        state,
+    }
+}
+
+/// Reads an inventory's text.
+pub fn parse_inventory(text: &str) -> Result<Vec<PodDefinition>, TextError> {
+    decode(text, MAX_BYTES, |root| {
+        let fields = root.fields("an inventory", &["pods"])?;
+        pods(&fields.required("pods")?)
+    })
+}
+
+/// Reads the `pods` list out of a larger configuration that was read already.
+pub fn pods_from_value(list: &serde_json::Value) -> Result<Vec<PodDefinition>, TextError> {
+    let wrapped = serde_json::json!({ "pods": list });
+    // JSON is YAML: the same reader gives the same words.
+    parse_inventory(&wrapped.to_string())
+}
+
+fn pods(list: &Node<'_>) -> Option<Vec<PodDefinition>> {
+    let nodes = list.list()?;
+    let all: Vec<Option<PodDefinition>> = nodes.iter().map(pod).collect();
+    let all: Vec<PodDefinition> = all.into_iter().collect::<Option<_>>()?;
+    let mut seen = std::collections::BTreeSet::new();
+    for (pod, node) in all.iter().zip(&nodes) {
+        if !seen.insert((&pod.namespace, &pod.name)) {
+            node.fail(
+                format!("a second pod {}/{}", pod.namespace, pod.name),
+                "a name means one pod",
+                "give it another name or namespace",
+            );
+            return None;
+        }
+    }
+    Some(all)
+}
+
+fn pod(node: &Node<'_>) -> Option<PodDefinition> {
+    const LABEL: &str = "up to 63 of a-z, 0-9 and -, starting and ending with a letter or digit";
+    let fields = node.fields(
+        "a pod",
+        &["name", "namespace", "labels", "host", "containers", "volumes", "exec", "env", "cwd"],
+    )?;
+    let name = fields.required("name").and_then(|n| n.name(crate::api::is_dns_subdomain, LABEL));
+    let namespace = fields.optional("namespace", |n| n.name(is_dns_label, LABEL));
+    let labels = fields.optional("labels", Node::labels);
+    let host = fields.required("host").and_then(|n| n.text());
+    let containers = fields.optional("containers", |n| {
+        let names: Vec<_> = n.list()?.iter().map(|n| n.name(is_dns_label, LABEL)).collect();
+        names.into_iter().collect::<Option<Vec<_>>>()
+    });
+    let volumes = fields.optional("volumes", |n| n.texts(1000));
+    let exec = fields.optional("exec", |n| n.texts(64));
+    let env = fields.optional("env", Node::text_map);
+    let cwd = fields.optional("cwd", |n| {
+        let path = PathBuf::from(n.text()?);
+        if !path.is_absolute() {
+            n.fail("a relative path", "it would depend on where the program was started", "write it from /");
+            return None;
+        }
+        Some(path)
+    });
+    Some(PodDefinition {
+        name: name?,
+        namespace: namespace?.unwrap_or_else(|| "default".to_owned()),
+        labels: labels?.unwrap_or_default().into_iter().collect(),
+        host: host?,
+        containers: containers?.unwrap_or_else(|| vec!["main".to_owned()]),
+        volumes: volumes?.unwrap_or_default(),
+        exec: exec?.unwrap_or_default(),
+        env: env?.unwrap_or_default().into_iter().collect(),
+        cwd: cwd?,
+    })
+}

@@ -1,1 +1,137 @@
-//! Soon.
+//! Runs as files: `<directory>/<run id>.json`, published by rename, so that a crash at any moment leaves either the
+//! old text or the new one.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::ports::{Journal, JournalError};
+use crate::run::{FORMAT, Run};
+
+/// Ended runs that are kept; older ones are removed.
+const KEPT: usize = 1000;
+/// A record larger than this was not written by us.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A journal in a directory. One process at a time uses it.
+#[derive(Debug, Clone)]
+pub struct FileJournal {
+    directory: PathBuf,
+}
+
+impl FileJournal {
+    /// Opens or makes the directory, and removes what a crash left half-written.
+    pub fn open(directory: PathBuf) -> Result<Self, JournalError> {
+        let journal = Self { directory };
+        journal.sweep().map_err(|error| journal.fail("opened", &error))?;
+        Ok(journal)
+    }
+
+    /// All runs, the newest first.
+    pub fn list(&self) -> Result<Vec<Run>, JournalError> {
+        let names = self.names().map_err(|error| self.fail("listed", &error))?;
+        let mut runs = Vec::new();
+        for path in names {
+            match read(&path) {
+                Ok(run) => runs.push(run),
+                // One damaged record must not hide the others, nor pass in silence.
+                Err(error) => tracing::error!(path = %path.display(), error, "a run's record cannot be read"),
+            }
+        }
+        runs.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+        Ok(runs)
+    }
+
+    /// The newest run of a cut, by the cut's id or its name.
+    pub fn of_cut(&self, id_or_name: &str) -> Result<Option<Run>, JournalError> {
+        let is_it =
+            |run: &Run| run.name == id_or_name || run.cut.as_ref().is_some_and(|cut| cut.id == id_or_name);
+        Ok(self.list()?.into_iter().find(is_it))
+    }
+
+    fn sweep(&self) -> std::io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_file(path)?;
+            }
+        }
+        fs::File::open(&self.directory)?.sync_all()
+    }
+
+    fn names(&self) -> std::io::Result<Vec<PathBuf>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                names.push(path);
+            }
+        }
+        Ok(names)
+    }
+
+    fn write(&self, run: &Run) -> std::io::Result<()> {
+        let text = serde_json::to_vec_pretty(run)?;
+        let (new, path) = (self.path(run, "new"), self.path(run, "json"));
+        let mut file = fs::File::create(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        fs::File::open(&self.directory)?.sync_all()
+    }
+
+    fn path(&self, run: &Run, extension: &str) -> PathBuf {
+        self.directory.join(format!("{}.{extension}", run.id))
+    }
+
+    /// Removes the oldest ended runs without open debts beyond the number that is kept.
+    fn prune(&self) -> Result<(), JournalError> {
+        if self.names().map_err(|error| self.fail("listed", &error))?.len() <= KEPT + KEPT / 10 {
+            return Ok(());
+        }
+        for run in self.list()?.into_iter().filter(|run| run.phase.is_final()).skip(KEPT) {
+            fs::remove_file(self.path(&run, "json")).map_err(|error| self.fail("pruned", &error))?;
+        }
+        Ok(())
+    }
+
+    fn fail(&self, what: &str, error: &std::io::Error) -> JournalError {
+        JournalError(format!("{} could not be {what}: {error}", self.directory.display()))
+    }
+}
+
+fn read(path: &Path) -> Result<Run, String> {
+    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > MAX_BYTES {
+        return Err(format!("{length} bytes are more than a run has"));
+    }
+    let text = fs::read(path).map_err(|error| error.to_string())?;
+    let run: Run = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if run.format != FORMAT {
+        return Err(format!("it is of format {}, this program reads {FORMAT}", run.format));
+    }
+    Ok(run)
+}
+
+#[async_trait]
+impl Journal for FileJournal {
+    async fn persist(&self, run: &Run) -> Result<(), JournalError> {
+        let (journal, run) = (self.clone(), run.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            journal.write(&run).map_err(|error| journal.fail("written", &error))?;
+            if run.phase.is_final() { journal.prune() } else { Ok(()) }
+        });
+        task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
+        let journal = self.clone();
+        let task = tokio::task::spawn_blocking(move || journal.list());
+        let mut runs = task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))?;
+        runs.retain(|run| !run.phase.is_final());
+        Ok(runs)
+    }
+}

@@ -1,7 +1,5 @@
 //! The canonical form: `apiVersion: stillpoint.dev/v1alpha1`.
 
-use std::time::Duration;
-
 use crate::api::{
     Command, Expression, Hold, Invocation, LabelSelector, Metadata, OnFailure, Operator, Pick, PodSet, Probe,
     Rule, RuleSpec, Step, invocation, is_dns_label, is_dns_subdomain, limits,
@@ -130,7 +128,7 @@ pub(super) fn container(node: &Node<'_>) -> Option<String> {
 
 pub(super) fn selector(node: &Node<'_>) -> Option<LabelSelector> {
     let fields = node.fields("a selector", &["matchLabels", "matchExpressions"])?;
-    let labels = fields.optional("matchLabels", labels);
+    let labels = fields.optional("matchLabels", Node::labels);
     let expressions = fields.optional("matchExpressions", |n| {
         let all: Vec<Option<Expression>> = n.list()?.iter().map(expression).collect();
         all.into_iter().collect::<Option<Vec<_>>>()
@@ -148,18 +146,6 @@ pub(super) fn selector(node: &Node<'_>) -> Option<LabelSelector> {
         return None;
     }
     Some(selector)
-}
-
-/// Label = value pairs, each checked as Kubernetes does.
-pub(super) fn labels(node: &Node<'_>) -> Option<Vec<(String, String)>> {
-    let pairs = node.text_map()?;
-    for (key, value) in &pairs {
-        if let Err(error) = crate::select::check_label(key).and_then(|()| crate::select::check_value(value)) {
-            node.fail(error.to_string(), "no pod can carry such a label", "correct it");
-            return None;
-        }
-    }
-    Some(pairs)
 }
 
 fn expression(node: &Node<'_>) -> Option<Expression> {
@@ -211,7 +197,7 @@ fn hold(node: &Node<'_>) -> Option<Hold> {
     let ready = fields.required("ready").and_then(|n| expected(&n));
     let probe = fields.optional("probe", probe);
     let finish = fields.optional("finish", lines);
-    let limit = fields.optional("limit", |n| hold_limit(n, limits::HOLD_LIMIT));
+    let limit = fields.optional("limit", |n| n.length(limits::HOLD_LIMIT));
     Some(Hold {
         run: run?,
         send: send?.unwrap_or_default(),
@@ -220,10 +206,6 @@ fn hold(node: &Node<'_>) -> Option<Hold> {
         finish: finish?.unwrap_or_default(),
         limit: limit?,
     })
-}
-
-fn hold_limit(node: &Node<'_>, max: Duration) -> Option<crate::api::Length> {
-    node.length(max)
 }
 
 fn probe(node: &Node<'_>) -> Option<Probe> {

@@ -228,6 +228,20 @@ impl<'a> Node<'a> {
         pairs.into_iter().collect()
     }
 
+    /// Label = value pairs, each checked as Kubernetes does.
+    pub(crate) fn labels(&self) -> Option<Vec<(String, String)>> {
+        let pairs = self.text_map()?;
+        for (key, value) in &pairs {
+            if let Err(error) =
+                crate::select::check_label(key).and_then(|()| crate::select::check_value(value))
+            {
+                self.fail(error.to_string(), "no pod can carry such a label", "correct it");
+                return None;
+            }
+        }
+        Some(pairs)
+    }
+
     /// A mapping that knows only these keys. Unknown ones are recorded at once.
     pub(crate) fn fields(&self, noun: &'static str, known: &'static [&'static str]) -> Option<Fields<'a>> {
         let Value::Object(map) = self.value else {

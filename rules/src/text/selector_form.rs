@@ -19,7 +19,7 @@ use crate::api::{
 };
 
 use super::Role;
-use super::canonical::{container, labels, metadata, rule_name, selector};
+use super::canonical::{container, metadata, rule_name, selector};
 use super::node::{Fields, Node};
 
 const TOP: &[&str] = &[
@@ -129,8 +129,8 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
             None
         }
         Some(list) => {
-            let all: Vec<Option<Action>> = list
-                .list()?
+            let nodes = if list.value().is_object() { vec![list] } else { list.list()? };
+            let all: Vec<Option<Action>> = nodes
                 .iter()
                 .map(|n| n.fields("an action", ACTION).and_then(|fields| action(&fields)))
                 .collect();
@@ -170,7 +170,7 @@ fn pod_selector(node: &Node<'_>) -> Option<LabelSelector> {
     if full {
         return selector(node);
     }
-    let pairs = labels(node)?;
+    let pairs = node.labels()?;
     if pairs.is_empty() {
         node.fail(
             "an empty podSelector",

@@ -202,6 +202,11 @@ impl<'de> Visitor<'de> for Tree<'_> {
         Ok(Value::Null)
     }
 
+    /// An empty document, not an empty value.
+    fn visit_none<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         self.spend(0)?;
         let inner = self.deeper()?;
