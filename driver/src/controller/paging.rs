@@ -26,9 +26,7 @@ impl PageRequest {
     /// As it stands in a request: zero entries means no wish, a negative number is refused.
     pub fn new(max_entries: i32, token: &str) -> Result<Self, Fault> {
         let limit = usize::try_from(max_entries).map_err(|_| {
-            Fault::invalid(format!(
-                "max_entries is {max_entries}; give zero (no limit) or a positive number"
-            ))
+            Fault::invalid(format!("max_entries is {max_entries}; give zero (no limit) or a positive number"))
         })?;
         let limit = if limit == 0 { PAGE_LIMIT } else { limit.min(PAGE_LIMIT) };
         Ok(Self { limit, token: token.to_owned() })

@@ -219,7 +219,7 @@ fn allowed<'a>(
     })
 }
 
-fn serves(pool: &PoolInfo, asked: Option<BackendKind>) -> bool {
+pub(super) fn serves(pool: &PoolInfo, asked: Option<BackendKind>) -> bool {
     match asked {
         Some(asked) => pool.backend == asked.as_str(),
         None => pool.backend != BackendKind::Memory.as_str(),

@@ -134,7 +134,9 @@ mod tests {
         Arc::new(Gate { started: AtomicUsize::new(0), open: Semaphore::new(0) })
     }
 
-    fn work(gate: &Arc<Gate>) -> impl FnOnce(u32) -> std::pin::Pin<Box<dyn Future<Output = Result<u32, Fault>> + Send>> {
+    type Work = std::pin::Pin<Box<dyn Future<Output = Result<u32, Fault>> + Send>>;
+
+    fn work(gate: &Arc<Gate>) -> impl FnOnce(u32) -> Work + use<> {
         let gate = Arc::clone(gate);
         move |n| {
             Box::pin(async move {
@@ -200,9 +202,8 @@ mod tests {
     #[tokio::test]
     async fn there_is_a_bound_on_what_is_under_way() {
         let (calls, gate) = (Arc::new(Inflight::new("create")), gate());
-        let waiting: Vec<_> = (0..LIMIT)
-            .map(|n| calls.join_or_start(&n.to_string(), 1, work(&gate)).unwrap())
-            .collect();
+        let waiting: Vec<_> =
+            (0..LIMIT).map(|n| calls.join_or_start(&n.to_string(), 1, work(&gate)).unwrap()).collect();
         assert_eq!(calls.run("one more", 1, work(&gate)).await.unwrap_err().code, Code::Unavailable);
         gate.open.add_permits(waiting.len());
     }
