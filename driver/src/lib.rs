@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod backend;
 pub mod controller;
+pub mod csi;
 pub mod domain;
 pub mod host;
 pub mod identity;

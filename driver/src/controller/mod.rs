@@ -1,8 +1,13 @@
-//! Many hosts: [`fleet`] reaches their agents, [`cuts`] takes consistent cuts over them (one [`round`] each, whose
-//! reports become [`lanes`] of a timeline on one [`clock`]).
+//! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
+//! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
+//! [`clock`]).
 
 pub mod clock;
 pub mod cuts;
 pub mod fleet;
 pub mod lanes;
+pub mod orders;
+pub mod paging;
+pub mod placement;
 pub mod round;
+pub mod volumes;

@@ -1,0 +1,364 @@
+//! The use cases of volumes over all hosts.
+//!
+//! A volume's name is its identity: before anything is made, all hosts that answer are asked for the name, so a
+//! retry finds what the first try made, wherever that was. A host that is silent does not stop new volumes, except
+//! when this controller has sent it that very name and does not know what became of it: then the request waits for
+//! that host (UNAVAILABLE), for otherwise a second volume of the name could arise elsewhere.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::orders::{CapacityQuery, Content, DEFAULT_SIZE, Place, SMALLEST_DEVICE, SizeRange, VolumeOrder};
+use super::placement::{self, HostFacts, Policy, Spot, Wish};
+use crate::backend::BackendKind;
+use crate::domain::record::{CutMember, Source, VolumeRecord};
+use crate::domain::{
+    Bytes, Code, Fault, Filesystem, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
+    VolumeInfo,
+};
+
+mod fleet;
+
+/// Names whose fate is unknown that are remembered at once; beyond this any of them gives way.
+const DOUBTS_LIMIT: usize = 4096;
+
+/// What is asked of the hosts. [`crate::controller::fleet::Fleet`] is the real one.
+#[async_trait]
+pub trait Hosts: Send + Sync + 'static {
+    /// All hosts and their pools now.
+    async fn survey(&self) -> Vec<HostFacts>;
+    /// Every host's answer to: which volume of yours has a name with this hash?
+    async fn find(&self, name: &NameHash) -> Vec<(HostName, Result<Option<VolumeInfo>, Fault>)>;
+    /// Every host's volumes.
+    async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)>;
+    /// Makes a volume on this host.
+    async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault>;
+    /// One volume; `None` when it or its pool exists nowhere.
+    async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault>;
+    /// Removes a volume; one that does not exist is fine.
+    async fn delete(&self, id: &VolumeId) -> Result<(), Fault>;
+    /// Grows a volume.
+    async fn expand(&self, id: &VolumeId, to: Bytes) -> Result<Placed, Fault>;
+}
+
+/// Looks snapshots up, for restoring.
+#[async_trait]
+pub trait Snapshots: Send + Sync + 'static {
+    /// The member of a sealed cut that this snapshot is.
+    async fn member(&self, snapshot: &SnapshotId) -> Result<Option<CutMember>, Fault>;
+}
+
+/// A volume and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The host of its pool.
+    pub host: HostName,
+    /// The volume.
+    pub info: VolumeInfo,
+}
+
+impl Placed {
+    /// Its id.
+    pub fn id(&self) -> &VolumeId {
+        &self.info.record.id
+    }
+}
+
+/// Free space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// In all pools that were asked for.
+    pub available: Bytes,
+    /// In the one that has most: the largest volume that can be made now.
+    pub largest: Bytes,
+}
+
+/// What a new volume is copied from.
+struct SourceFacts {
+    pool: PoolId,
+    capacity: Bytes,
+    filesystem: Option<Filesystem>,
+}
+
+/// The use cases.
+pub struct Volumes {
+    hosts: Arc<dyn Hosts>,
+    snapshots: Arc<dyn Snapshots>,
+    policy: Policy,
+    /// Where a volume of this name may have been made.
+    doubts: Mutex<HashMap<NameHash, HostName>>,
+}
+
+impl Volumes {
+    /// Over these hosts.
+    pub fn new(hosts: Arc<dyn Hosts>, snapshots: Arc<dyn Snapshots>, policy: Policy) -> Self {
+        Self { hosts, snapshots, policy, doubts: Mutex::default() }
+    }
+
+    /// Makes a volume, or finds the one that the same order made before.
+    pub async fn create(&self, order: &VolumeOrder) -> Result<Placed, Fault> {
+        let name = NameHash::of(&order.name);
+        if let Some(found) = self.existing(&name).await? {
+            self.settled(&name);
+            differences(order, &found)?;
+            return Ok(found);
+        }
+        let source = self.source(order).await?;
+        let filesystem = filesystem(order, source.as_ref())?;
+        let size = size(order, filesystem, source.as_ref())?;
+        let facts = self.hosts.survey().await;
+        let wish = Wish {
+            size,
+            backend: order.backend,
+            places: &order.places,
+            source: source.as_ref().map(|source| &source.pool),
+        };
+        let spots = placement::rank(wish, &facts, &self.policy)?;
+        self.make(order, &name, filesystem, size, spots).await
+    }
+
+    /// Tries one pool after the other as long as they refuse for want of space.
+    async fn make(
+        &self,
+        order: &VolumeOrder,
+        name: &NameHash,
+        filesystem: Option<Filesystem>,
+        size: Bytes,
+        spots: Vec<Spot>,
+    ) -> Result<Placed, Fault> {
+        let mut spots = spots;
+        if let Some(doubted) = self.doubted(name) {
+            // What the earlier try started there may still be under way: meet it rather than make a second one.
+            spots.sort_by_key(|spot| spot.host != doubted);
+        }
+        let mut refused = None;
+        for Spot { host, pool } in spots {
+            let volume = NewVolume {
+                id: VolumeId::new(pool, &order.name),
+                name: order.name.clone(),
+                capacity: size,
+                filesystem,
+                source: order.source.clone(),
+            };
+            match self.hosts.create(&host, volume).await {
+                Ok(info) => {
+                    self.settled(name);
+                    return Ok(Placed { host, info });
+                }
+                Err(fault) if fault.code == Code::Exhausted => refused = Some(fault),
+                Err(fault) => {
+                    if leaves_doubt(fault.code) {
+                        self.doubt(name, host);
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| Fault::internal("placement named no pool and no reason")))
+    }
+
+    /// The volume of this name, on whichever host.
+    async fn existing(&self, name: &NameHash) -> Result<Option<Placed>, Fault> {
+        let doubted = self.doubted(name);
+        let mut found = None;
+        for (host, answer) in self.hosts.find(name).await {
+            match answer {
+                Ok(Some(info)) => found = found.or(Some(Placed { host, info })),
+                Ok(None) => {}
+                Err(fault) if doubted.as_ref() == Some(&host) => {
+                    return Err(Fault::unavailable(format!(
+                        "an earlier try may have made the volume on host {host}, which cannot be asked now; \
+                         ask again when it is back: {fault}"
+                    )));
+                }
+                Err(fault) => tracing::warn!(%host, %fault, "cannot ask for a volume by name"),
+            }
+        }
+        Ok(found)
+    }
+
+    fn doubted(&self, name: &NameHash) -> Option<HostName> {
+        lock(&self.doubts).get(name).cloned()
+    }
+
+    fn settled(&self, name: &NameHash) {
+        lock(&self.doubts).remove(name);
+    }
+
+    fn doubt(&self, name: &NameHash, host: HostName) {
+        let mut doubts = lock(&self.doubts);
+        let spare = doubts.keys().next().filter(|_| doubts.len() >= DOUBTS_LIMIT).cloned();
+        if let Some(spare) = spare {
+            doubts.remove(&spare);
+        }
+        doubts.insert(name.clone(), host);
+    }
+
+    async fn source(&self, order: &VolumeOrder) -> Result<Option<SourceFacts>, Fault> {
+        let (id, facts) = match &order.source {
+            None => return Ok(None),
+            Some(Source::Snapshot(id)) => {
+                let member = self.snapshots.member(id).await?;
+                let facts = member.map(|member| (member.capacity, member.filesystem));
+                (id.to_string(), facts.map(|facts| (id.volume.pool.clone(), facts)))
+            }
+            Some(Source::Volume(id)) => {
+                let volume = self.hosts.volume(id).await?.map(|placed| placed.info.record);
+                let facts = volume.map(|record| (record.capacity, record.filesystem));
+                (id.to_string(), facts.map(|facts| (id.pool.clone(), facts)))
+            }
+        };
+        match facts {
+            Some((pool, (capacity, filesystem))) => Ok(Some(SourceFacts { pool, capacity, filesystem })),
+            None => Err(Fault::not_found(format!(
+                "the source {id} does not exist; it may have been deleted meanwhile, choose another one"
+            ))),
+        }
+    }
+
+    /// Removes a volume; one that does not exist is fine.
+    pub async fn delete(&self, id: &VolumeId) -> Result<(), Fault> {
+        self.hosts.delete(id).await
+    }
+
+    /// One volume; NOT_FOUND when it does not exist.
+    pub async fn get(&self, id: &VolumeId) -> Result<Placed, Fault> {
+        let found = self.hosts.volume(id).await?;
+        found.ok_or_else(|| Fault::not_found(format!("volume {id} does not exist on any host")))
+    }
+
+    /// All volumes of all hosts. A host that is silent makes it UNAVAILABLE: a list with holes would look like
+    /// deleted volumes.
+    pub async fn list(&self) -> Result<Vec<Placed>, Fault> {
+        let mut all = Vec::new();
+        for (host, answer) in self.hosts.volumes().await {
+            let volumes = answer.map_err(|fault| {
+                Fault::unavailable(format!("the list would be incomplete without host {host}: {fault}"))
+            })?;
+            all.extend(volumes.into_iter().map(|info| Placed { host: host.clone(), info }));
+        }
+        Ok(all)
+    }
+
+    /// Makes a volume as large as asked for; one that is large enough stays as it is.
+    pub async fn expand(&self, id: &VolumeId, size: SizeRange) -> Result<Placed, Fault> {
+        let volume = self.get(id).await?;
+        let now = volume.info.record.capacity;
+        let wanted = size.choose(now, now)?;
+        if wanted == now { Ok(volume) } else { self.hosts.expand(id, wanted).await }
+    }
+
+    /// Free space for volumes. Hosts that are silent have none, unless one was asked for by name: then it is
+    /// UNAVAILABLE.
+    pub async fn capacity(&self, query: &CapacityQuery) -> Result<Capacity, Fault> {
+        let mut pools: Vec<PoolInfo> = Vec::new();
+        for facts in self.hosts.survey().await {
+            let asked_by_name = query.place == Place::On(facts.host.clone());
+            if query.place != Place::Anywhere && !asked_by_name {
+                continue;
+            }
+            match facts.pools {
+                Ok(found) => pools.extend(found),
+                Err(fault) if asked_by_name => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        pools.retain(|pool| placement::serves(pool, query.backend));
+        let free = || pools.iter().map(|pool| pool.available.0);
+        Ok(Capacity {
+            available: Bytes(free().fold(0, u64::saturating_add)),
+            largest: Bytes(free().max().unwrap_or(0)),
+        })
+    }
+}
+
+/// After these nobody knows whether the volume was made.
+fn leaves_doubt(code: Code) -> bool {
+    match code {
+        Code::Unavailable | Code::Deadline | Code::Internal | Code::Aborted => true,
+        Code::Invalid
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::Exhausted
+        | Code::OutOfRange
+        | Code::Precondition
+        | Code::Denied
+        | Code::Unimplemented => false,
+    }
+}
+
+/// What the volume will carry. A copy carries what its source carries; as a raw device anything can be read.
+fn filesystem(order: &VolumeOrder, source: Option<&SourceFacts>) -> Result<Option<Filesystem>, Fault> {
+    match (order.content, source.map(|source| source.filesystem)) {
+        (Content::Device, _) => Ok(None),
+        (Content::Filesystem(asked), None) => Ok(Some(asked.unwrap_or(Filesystem::Xfs))),
+        (Content::Filesystem(asked), Some(Some(has))) => match asked.filter(|asked| *asked != has) {
+            None => Ok(Some(has)),
+            Some(asked) => Err(Fault::invalid(format!(
+                "the source carries {has} and a copy keeps it, but the request asks for {asked}; \
+                 use a StorageClass with csi.storage.k8s.io/fstype {has}"
+            ))),
+        },
+        (Content::Filesystem(_), Some(None)) => Err(Fault::invalid(
+            "the source is a raw block volume, so nobody knows what is on it; ask for a block volume",
+        )),
+    }
+}
+
+fn size(
+    order: &VolumeOrder,
+    filesystem: Option<Filesystem>,
+    source: Option<&SourceFacts>,
+) -> Result<Bytes, Fault> {
+    let smallest = filesystem.map_or(SMALLEST_DEVICE, Filesystem::minimum);
+    let (smallest, otherwise) = match source {
+        Some(source) => (smallest.max(source.capacity), source.capacity),
+        None => (smallest, DEFAULT_SIZE),
+    };
+    Ok(order.size.choose(smallest, otherwise)?)
+}
+
+/// Refuses when a volume of the same name is not what is asked for.
+fn differences(order: &VolumeOrder, found: &Placed) -> Result<(), Fault> {
+    let record = &found.info.record;
+    let difference = if !order.size.admits(record.capacity) {
+        format!("it is {} bytes large", record.capacity.0)
+    } else if order.source != record.source {
+        "it was made from something else".to_owned()
+    } else if !carries(order, record) {
+        format!("it carries {}", record.filesystem.map_or("no filesystem", Filesystem::as_str))
+    } else if order.backend.map(BackendKind::as_str).is_some_and(|asked| asked != found.info.backend) {
+        format!("it is on a {} pool", found.info.backend)
+    } else if !order.places.allow(&found.host) {
+        format!("it is on host {}, which the request does not allow", found.host)
+    } else {
+        return Ok(());
+    };
+    Err(Fault::already_exists(format!(
+        "a volume called {:?} exists, and {difference}; choose another name, or delete {}",
+        order.name, record.id
+    )))
+}
+
+fn carries(order: &VolumeOrder, record: &VolumeRecord) -> bool {
+    match order.content {
+        Content::Device => record.filesystem.is_none(),
+        Content::Filesystem(Some(asked)) => record.filesystem == Some(asked),
+        Content::Filesystem(None) => match record.source {
+            Some(_) => record.filesystem.is_some(),
+            None => record.filesystem == Some(Filesystem::Xfs),
+        },
+    }
+}
+
+fn lock(doubts: &Mutex<HashMap<NameHash, HostName>>) -> MutexGuard<'_, HashMap<NameHash, HostName>> {
+    // Each change is one insert or remove, so a panic elsewhere leaves the table usable.
+    doubts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+mod tests;

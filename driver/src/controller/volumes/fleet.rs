@@ -1,0 +1,86 @@
+//! The fleet as [`Hosts`].
+
+use std::future::Future;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+
+use super::{Hosts, Placed};
+use crate::controller::fleet::{Agent, Fleet};
+use crate::controller::placement::HostFacts;
+use crate::domain::{Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, VolumeId, VolumeInfo};
+
+#[async_trait]
+impl Hosts for Fleet {
+    async fn survey(&self) -> Vec<HostFacts> {
+        let answers = Fleet::survey(self).await.into_iter();
+        answers.map(|(host, answer)| HostFacts { host, pools: answer.map(|info| info.pools) }).collect()
+    }
+
+    async fn find(&self, name: &NameHash) -> Vec<(HostName, Result<Option<VolumeInfo>, Fault>)> {
+        let name = name.clone();
+        ask_all(self, move |agent| {
+            let name = name.clone();
+            async move { agent.find_volume(&name).await }
+        })
+        .await
+    }
+
+    async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)> {
+        ask_all(self, |agent| async move { agent.volumes().await }).await
+    }
+
+    async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {
+        self.agent(host)?.create_volume(&volume).await
+    }
+
+    async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault> {
+        let Some(agent) = agent_of(self, &id.pool).await? else { return Ok(None) };
+        let found = optional(agent.volume(id).await)?;
+        Ok(found.map(|info| Placed { host: agent.host().clone(), info }))
+    }
+
+    async fn delete(&self, id: &VolumeId) -> Result<(), Fault> {
+        let Some(agent) = agent_of(self, &id.pool).await? else {
+            tracing::warn!(volume = %id, "asked to delete a volume whose pool is on none of the hosts, which all answer");
+            return Ok(());
+        };
+        agent.delete_volume(id).await
+    }
+
+    async fn expand(&self, id: &VolumeId, to: Bytes) -> Result<Placed, Fault> {
+        let agent = self.agent_of_pool(&id.pool).await?;
+        let info = agent.expand_volume(id, to).await?;
+        Ok(Placed { host: agent.host().clone(), info })
+    }
+}
+
+/// Asks all agents at once; sorted by host.
+async fn ask_all<T, F>(fleet: &Fleet, ask: impl Fn(Agent) -> F) -> Vec<(HostName, Result<T, Fault>)>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Fault>> + Send + 'static,
+{
+    let mut asked = JoinSet::new();
+    for agent in fleet.agents() {
+        let host = agent.host().clone();
+        let answer = ask(agent);
+        asked.spawn(async move { (host, answer.await) });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by(|(left, _), (right, _)| left.cmp(right));
+    answers
+}
+
+/// The agent that has the pool; `None` when all hosts answer and none has it.
+async fn agent_of(fleet: &Fleet, pool: &PoolId) -> Result<Option<Agent>, Fault> {
+    optional(fleet.agent_of_pool(pool).await)
+}
+
+fn optional<T>(outcome: Result<T, Fault>) -> Result<Option<T>, Fault> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(fault) if fault.code == Code::NotFound => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}

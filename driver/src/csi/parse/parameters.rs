@@ -1,0 +1,66 @@
+//! Parameters of storage classes and snapshot classes. Unknown ones are refused by name: a misspelt parameter
+//! that is silently ignored is found when the data is needed.
+
+use std::collections::HashMap;
+
+use super::{MAP_LIMIT, shown};
+use crate::backend::BackendKind;
+use crate::domain::{Fault, Filesystem};
+
+const BACKEND: &str = "stillpoint.dev/backend";
+const FSTYPE: &str = "csi.storage.k8s.io/fstype";
+/// The sidecars' own keys (names of claims and snapshots, secrets to use): accepted and not looked at.
+const SIDECARS: &str = "csi.storage.k8s.io/";
+/// Unknown keys that a message names.
+const NAMED: usize = 5;
+
+/// Parameters of a StorageClass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parameters {
+    /// `stillpoint.dev/backend`.
+    pub backend: Option<BackendKind>,
+    /// `csi.storage.k8s.io/fstype`, where a sidecar leaves it in.
+    pub filesystem: Option<Filesystem>,
+}
+
+/// Parameters of a StorageClass.
+pub fn class_parameters(given: &HashMap<String, String>) -> Result<Parameters, Fault> {
+    check(given, &[BACKEND, FSTYPE])?;
+    let wrong = |key: &str, why: String| Fault::invalid(format!("parameter {key}: {why}"));
+    let backend = given.get(BACKEND).map(|value| value.parse::<BackendKind>());
+    let filesystem =
+        given.get(FSTYPE).filter(|value| !value.is_empty()).map(|value| value.parse::<Filesystem>());
+    Ok(Parameters {
+        backend: backend.transpose().map_err(|why| wrong(BACKEND, why.to_string()))?,
+        filesystem: filesystem.transpose().map_err(|why| wrong(FSTYPE, why.to_string()))?,
+    })
+}
+
+/// Parameters of a VolumeSnapshotClass or VolumeGroupSnapshotClass: none but the sidecars' own.
+pub fn snapshot_parameters(given: &HashMap<String, String>) -> Result<(), Fault> {
+    check(given, &[])
+}
+
+fn check(given: &HashMap<String, String>, known: &[&str]) -> Result<(), Fault> {
+    let size: usize = given.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > MAP_LIMIT {
+        return Err(Fault::invalid(format!(
+            "parameters have {size} bytes together; at most {MAP_LIMIT} are allowed"
+        )));
+    }
+    let mut unknown: Vec<&str> = given
+        .keys()
+        .map(String::as_str)
+        .filter(|key| !known.contains(key) && !key.starts_with(SIDECARS))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    unknown.sort_unstable();
+    let named: Vec<String> = unknown.iter().take(NAMED).map(|key| format!("{:?}", shown(key))).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(Fault::invalid(format!(
+        "unknown parameter {}; known here: {known}. Correct the class",
+        named.join(", ")
+    )))
+}

@@ -1,0 +1,80 @@
+//! What the CSI services need of the rest, so that they can be tested over a model in memory. Nothing here decides
+//! anything.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use crate::controller::cuts::{Barrier, CutOrder, Cuts};
+use crate::controller::volumes::Snapshots;
+use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
+use crate::domain::record::{CutMember, CutRecord};
+use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
+
+/// Cuts; [`Cuts`] is the real one.
+#[async_trait]
+pub trait Cutting: Snapshots {
+    /// Takes a cut, or gives the one of this name with the same members.
+    async fn take(&self, kind: CutKind, name: &str, volumes: Vec<VolumeId>) -> Result<CutRecord, Fault>;
+    /// The sealed cut of this name.
+    async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault>;
+    /// The sealed cut with this id.
+    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
+    /// The sealed cut that this snapshot is a member of.
+    async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault>;
+    /// All sealed cuts.
+    async fn list(&self) -> Result<Vec<CutRecord>, Fault>;
+    /// Deletes a cut with its snapshots; unknown ids are fine.
+    async fn delete(&self, id: &CutId) -> Result<(), Fault>;
+}
+
+#[async_trait]
+impl Cutting for Cuts {
+    async fn take(&self, kind: CutKind, name: &str, volumes: Vec<VolumeId>) -> Result<CutRecord, Fault> {
+        Self::take(self, CutOrder { kind, name: name.to_owned(), volumes, barrier: Barrier::Up }).await
+    }
+
+    async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault> {
+        Self::find(self, kind, name).await
+    }
+
+    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        Self::get(self, id).await
+    }
+
+    async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
+        Self::of_snapshot(self, snapshot).await
+    }
+
+    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
+        Self::list(self).await
+    }
+
+    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        Self::delete(self, id).await
+    }
+}
+
+#[async_trait]
+impl Snapshots for Cuts {
+    async fn member(&self, snapshot: &SnapshotId) -> Result<Option<CutMember>, Fault> {
+        let cut = self.of_snapshot(snapshot).await?;
+        Ok(cut.and_then(|cut| cut.members.into_iter().find(|member| member.snapshot == *snapshot)))
+    }
+}
+
+/// Volumes in use on this host; `agent::volumes::NodeVolumes` is the real one. All calls block.
+pub trait NodeWork: Send + Sync + 'static {
+    /// Makes a volume ready on this host.
+    fn stage(&self, request: &StageRequest) -> Result<(), Fault>;
+    /// Gives a volume back; not staged is fine.
+    fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault>;
+    /// Gives a staged volume to one consumer.
+    fn publish(&self, request: &PublishRequest) -> Result<(), Fault>;
+    /// Takes it from one consumer and removes the target; not published is fine.
+    fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault>;
+    /// What is in use.
+    fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault>;
+    /// Makes what is at a path as large as the volume has become; says how large.
+    fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault>;
+}

@@ -1,0 +1,58 @@
+//! Snapshots as CSI sees them: single ones, and members of groups that can only go as a whole.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::ports::Cutting;
+use crate::domain::record::{CutMember, CutRecord};
+use crate::domain::{Code, CutKind, Fault, SnapshotId, VolumeId};
+
+/// Takes a cut, or gives the one that the same request made before, also when a volume has been deleted since.
+pub async fn take(
+    cuts: &dyn Cutting,
+    kind: CutKind,
+    name: &str,
+    volumes: Vec<VolumeId>,
+) -> Result<CutRecord, Fault> {
+    let wanted: BTreeSet<VolumeId> = volumes.iter().cloned().collect();
+    match cuts.take(kind, name, volumes).await {
+        Err(fault) if fault.code == Code::NotFound => {
+            let earlier = cuts.find(kind, name).await?;
+            let same = |cut: &CutRecord| {
+                cut.members.iter().map(|member| member.volume.clone()).collect::<BTreeSet<_>>() == wanted
+            };
+            earlier.filter(same).ok_or(fault)
+        }
+        outcome => outcome,
+    }
+}
+
+/// One snapshot with its cut.
+pub async fn one(cuts: &dyn Cutting, id: &SnapshotId) -> Result<Option<(Arc<CutRecord>, CutMember)>, Fault> {
+    let Some(cut) = cuts.of_snapshot(id).await? else { return Ok(None) };
+    let member = cut.members.iter().find(|member| member.snapshot == *id).cloned();
+    Ok(member.map(|member| (Arc::new(cut), member)))
+}
+
+/// All snapshots with their cuts.
+pub async fn all(cuts: &dyn Cutting) -> Result<Vec<(Arc<CutRecord>, CutMember)>, Fault> {
+    let mut found = Vec::new();
+    for cut in cuts.list().await? {
+        let cut = Arc::new(cut);
+        found.extend(cut.members.iter().map(|member| (Arc::clone(&cut), member.clone())));
+    }
+    Ok(found)
+}
+
+/// Deletes a snapshot that was taken alone; one that does not exist is fine. A member of a group goes only with its
+/// group, for without it the others are no longer what was cut.
+pub async fn delete_single(cuts: &dyn Cutting, id: &SnapshotId) -> Result<(), Fault> {
+    let Some(cut) = cuts.of_snapshot(id).await? else { return Ok(()) };
+    match cut.id.kind {
+        CutKind::Single => cuts.delete(&cut.id).await,
+        CutKind::Group => Err(Fault::invalid(format!(
+            "snapshot {id} belongs to group {}; delete the group with DeleteVolumeGroupSnapshot",
+            cut.id
+        ))),
+    }
+}

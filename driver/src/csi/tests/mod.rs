@@ -1,0 +1,4 @@
+//! The services over real sockets, with hosts, cuts and mounts in memory.
+
+mod model;
+mod services;
