@@ -6,9 +6,11 @@
 //! listen: 10.0.0.7:9700         # the agent API, for the controller
 //! tls: {ca: /etc/stillpoint/ca.crt, cert: /etc/stillpoint/node-1.crt, key: /etc/stillpoint/node-1.key}
 //! pools: [/var/lib/stillpoint/pool]
-//! stateDir: /run/stillpoint     # what need not survive a reboot; may not be on a pool
+//! stateDir: /var/lib/stillpoint/state      # the agent's own; may not be on a pool
+//! runDir: /run/stillpoint                  # shared by all agents and guards of this machine; this is the default
 //! csiSocket: /run/stillpoint/csi.sock      # CSI identity and node service; left out: none
 //! guardSocket: /run/stillpoint/guard.sock  # left out: holds are not guarded
+//! expedite: auto                # or never: RCU grace periods around a hold; never makes it 30 ms longer
 //! kernel: linux                 # or memory: nothing is real and all is gone at the end
 //! ```
 
@@ -38,17 +40,38 @@ pub struct AgentConfig {
     pub tls: TlsFiles,
     /// Pool directories.
     pub pools: Vec<PathBuf>,
-    /// Directory for what need not survive a reboot.
+    /// The agent's own directory.
     pub state_dir: PathBuf,
+    /// Directory that all agents and guards of this machine share, because the kernel's switches are one per machine.
+    #[serde(default = "run_dir")]
+    pub run_dir: PathBuf,
     /// Unix socket of the CSI node service.
     #[serde(default)]
     pub csi_socket: Option<PathBuf>,
     /// Unix socket of the guard.
     #[serde(default)]
     pub guard_socket: Option<PathBuf>,
+    /// Whether grace periods are expedited around a hold.
+    #[serde(default)]
+    pub expedite: Expediting,
     /// Which kernel.
     #[serde(default)]
     pub kernel: Kernel,
+}
+
+fn run_dir() -> PathBuf {
+    "/run/stillpoint".into()
+}
+
+/// Whether RCU grace periods are expedited around a hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expediting {
+    /// Except on real-time kernels and hosts with isolated CPUs.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Never,
 }
 
 /// Which kernel the agent works with.
@@ -123,8 +146,11 @@ impl AgentConfig {
         let sockets = [("csiSocket", &self.csi_socket), ("guardSocket", &self.guard_socket)];
         let sockets = sockets.iter().filter_map(|(field, path)| Some((*field, path.as_ref()?)));
         let pools = self.pools.iter().map(|pool| ("pools", pool));
-        for (field, path) in
-            files.into_iter().chain(sockets).chain(pools).chain([("stateDir", &self.state_dir)])
+        for (field, path) in files
+            .into_iter()
+            .chain(sockets)
+            .chain(pools)
+            .chain([("stateDir", &self.state_dir), ("runDir", &self.run_dir)])
         {
             check_path(field, path).map_err(|fault| ConfigError::Value(fault.message))?;
         }
@@ -147,7 +173,7 @@ host: node-1
 listen: 127.0.0.1:9700
 tls: {ca: /c/ca.crt, cert: /c/a.crt, key: /c/a.key}
 pools: [/pool]
-stateDir: /run/stillpoint
+stateDir: /var/lib/agent
 ";
 
     fn refused(text: &str) -> String {
@@ -162,6 +188,7 @@ stateDir: /run/stillpoint
         let full = format!("{GOOD}csiSocket: /run/csi.sock\nguardSocket: /run/guard.sock\nkernel: memory\n");
         let config = AgentConfig::parse(&full).unwrap();
         assert_eq!((config.csi_socket, config.kernel), (Some("/run/csi.sock".into()), Kernel::Memory));
+        assert_eq!((config.run_dir, config.expedite), ("/run/stillpoint".into(), Expediting::Auto));
     }
 
     #[test]
@@ -176,7 +203,8 @@ stateDir: /run/stillpoint
             ("pools", GOOD.replace("[/pool]", "[]")),
             ("pools", GOOD.replace("[/pool]", "[/pool, /pool]")),
             ("pools", GOOD.replace("[/pool]", "[/pool/../etc]")),
-            ("stateDir", GOOD.replace("/run/stillpoint", "/pool/state")),
+            ("stateDir", GOOD.replace("/var/lib/agent", "/pool/state")),
+            ("expedite", format!("{GOOD}expedite: true\n")),
             ("kernel", format!("{GOOD}kernel: windows\n")),
         ] {
             let why = refused(&text);

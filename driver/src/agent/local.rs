@@ -194,11 +194,11 @@ impl LocalHost {
         Ok(thawed)
     }
 
-    fn mounts(&self) -> Result<Vec<Mounted>, Fault> {
-        self.host.mounts().map_err(kernel)
+    fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {
+        self.host.mounts().map(Arc::from).map_err(kernel)
     }
 
-    fn info(&self, pool: &Pool, record: VolumeRecord, mounts: &[Mounted]) -> Result<VolumeInfo, Fault> {
+    fn info(&self, pool: &Pool, record: VolumeRecord, mounts: &Arc<[Mounted]>) -> Result<VolumeInfo, Fault> {
         let sight = Sight::among(&*self.host, &pool.image(&record.id)?, mounts).map_err(kernel)?;
         Ok(VolumeInfo {
             allocated: pool.allocated(&record.id)?,

@@ -5,11 +5,14 @@
 //! [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process around it.
 
 pub mod config;
+#[cfg(test)]
+mod fixtures;
 pub mod local;
 pub mod locks;
 pub mod mounts;
 pub mod pool;
 pub mod pools;
 pub mod round;
+pub mod run;
 pub mod service;
 pub mod volumes;

@@ -8,6 +8,7 @@
 //!   raw device, because a loop device alone does not say where it was staged.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use crate::domain::Fault;
 use crate::host::{FileKind, Host, HostError, LoopDevice, Mounted};
@@ -57,23 +58,23 @@ pub struct Sight {
     pub devices: Vec<LoopDevice>,
     /// Where it is mounted or bound, in the order of the mount table: the staging place is the first.
     pub places: Vec<Place>,
-    mounts: Vec<Mounted>,
+    mounts: Arc<[Mounted]>,
 }
 
 impl Sight {
     /// Looks at the volume with this image. The image must exist.
     pub fn of(host: &dyn Host, image: &Path) -> Result<Self, HostError> {
-        Self::among(host, image, &host.mounts()?)
+        Self::among(host, image, &host.mounts()?.into())
     }
 
     /// As [`Sight::of`], with a mount table that was read before: to look at many volumes.
-    pub fn among(host: &dyn Host, image: &Path, mounts: &[Mounted]) -> Result<Self, HostError> {
+    pub fn among(host: &dyn Host, image: &Path, mounts: &Arc<[Mounted]>) -> Result<Self, HostError> {
         let devices = host.attached(image)?;
         let mut places = Vec::new();
         for mount in mounts.iter().filter(|_| !devices.is_empty()) {
             places.extend(place(host, &devices, mount)?);
         }
-        Ok(Self { devices, places, mounts: mounts.to_vec() })
+        Ok(Self { devices, places, mounts: Arc::clone(mounts) })
     }
 
     /// What is mounted on top at this path.

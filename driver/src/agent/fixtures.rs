@@ -1,0 +1,92 @@
+//! An agent's insides on a host in memory, for tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::local::LocalHost;
+use super::locks::VolumeLocks;
+use super::pool::Pool;
+use super::pools::Pools;
+use super::volumes::NodeVolumes;
+use crate::backend::BackendKind;
+use crate::domain::node::{Access, PublishRequest, StageRequest};
+use crate::domain::{Bytes, Filesystem, NewVolume, PoolId, VolumeId};
+use crate::host::fake::FakeHost;
+use crate::host::{Host, Loops, Mounts};
+
+pub const STAGING: &str = "/kubelet/staging";
+pub const TARGET: &str = "/kubelet/target";
+
+/// One host with one pool in memory.
+pub struct Bench {
+    pub host: FakeHost,
+    pub pools: Pools,
+    pub locks: VolumeLocks,
+    pub node: Arc<NodeVolumes>,
+    pub local: Arc<LocalHost>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let dir = Path::new("/pool");
+        let host = FakeHost::with_disk("memory", Bytes::gib(64), dir);
+        Pool::make(&host, BackendKind::Memory, dir).unwrap();
+        host.make_all(Path::new(STAGING));
+        Self::on(host)
+    }
+
+    /// The agent started (again) on this host.
+    pub fn on(host: FakeHost) -> Self {
+        let kernel: Arc<dyn Host> = Arc::new(host.clone());
+        let (pools, _) = Pools::open(&kernel, &[PathBuf::from("/pool")]).unwrap();
+        let locks = VolumeLocks::default();
+        let catalogue = Arc::new(pools.clone());
+        let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), catalogue, locks.clone()));
+        let name = "node-1".parse().unwrap();
+        let local = LocalHost::new(name, kernel, pools.clone(), locks.clone(), Arc::clone(&node));
+        Self { host, pools, locks, node, local: Arc::new(local) }
+    }
+
+    pub fn restarted(&self) -> Self {
+        Self::on(self.host.clone())
+    }
+
+    pub fn pool_id(&self) -> PoolId {
+        self.pools.iter().next().unwrap().id().clone()
+    }
+
+    pub fn new_volume(&self, name: &str, filesystem: Option<Filesystem>) -> NewVolume {
+        NewVolume {
+            id: VolumeId::new(self.pool_id(), name),
+            name: name.into(),
+            capacity: Bytes::gib(1),
+            filesystem,
+            source: None,
+        }
+    }
+
+    pub fn volume(&self, name: &str, filesystem: Option<Filesystem>) -> VolumeId {
+        self.local.create_volume(self.new_volume(name, filesystem)).unwrap().record.id
+    }
+
+    /// Nothing of the volume is attached or mounted.
+    pub fn is_idle(&self, volume: &VolumeId) -> bool {
+        let image = self.pools.iter().next().unwrap().image(volume).unwrap();
+        self.host.attached(&image).unwrap().is_empty() && self.host.mounts().unwrap().len() == 2
+    }
+}
+
+pub fn stage(volume: &VolumeId, access: Access) -> StageRequest {
+    StageRequest { volume: volume.clone(), target: STAGING.into(), access, read_only: false }
+}
+
+pub fn publish(volume: &VolumeId, access: Access) -> PublishRequest {
+    PublishRequest {
+        volume: volume.clone(),
+        staging: STAGING.into(),
+        target: TARGET.into(),
+        access,
+        read_only: false,
+        single_writer: false,
+    }
+}

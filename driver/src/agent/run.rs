@@ -1,0 +1,308 @@
+//! The agent's process: what it is made of, what it does before it serves, and how it ends.
+//!
+//! # Flow
+//! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
+//! 2. Thaw every filesystem of an own volume that is frozen: nobody is there any more who would.
+//! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
+//! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
+//!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
+//!    ended by the guard when this process is gone.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stillpoint_guard::expedite::Expedite;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::service::InterceptorLayer;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use super::config::{AgentConfig, Expediting, Kernel};
+use super::local::LocalHost;
+use super::locks::VolumeLocks;
+use super::pool::Pool;
+use super::pools::{OpenError, Pools};
+use super::round::RoundContext;
+use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
+use super::service::Service;
+use super::volumes::NodeVolumes;
+use crate::backend::BackendKind;
+use crate::domain::{Bytes, Fault, HostName};
+use crate::host::Host;
+use crate::host::fake::FakeHost;
+use crate::host::linux::LinuxHost;
+use crate::identity::tls::{Credentials, TlsError, only_the_controller};
+use crate::proto::agent::agent_server::AgentServer;
+
+/// How long calls under way may take after the agent was told to end; longer than any hold by default.
+pub const GOODBYE_LIMIT: Duration = Duration::from_secs(10);
+/// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
+const TRASH_EVERY: Duration = Duration::from_secs(1);
+const TRASH_AT_ONCE: usize = 16;
+/// Size that a pool in memory pretends to have.
+const MEMORY_POOL: Bytes = Bytes::gib(64);
+/// A cut record with a thousand members fits.
+const REQUEST_LIMIT_BYTES: usize = 16 << 20;
+/// Who does not answer a ping is gone, and with it what it held.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its pools.
+    #[error(transparent)]
+    Pools(#[from] OpenError),
+    /// A directory of its own.
+    #[error("{field} {} cannot be made: {source}", path.display())]
+    Directory {
+        /// Field of the configuration.
+        field: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Its address.
+    #[error("cannot listen on {address}: {source}; is another agent running?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A filesystem that cannot be thawed, or volumes that cannot be looked at.
+    #[error("cannot thaw what an earlier agent may have left frozen: {0}")]
+    Thaw(Fault),
+    /// A server that ended by itself.
+    #[error("the {what} server ended: {why}")]
+    Server {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Signals cannot be received.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// An agent that is put together and has not begun to serve.
+pub struct Agent {
+    host: HostName,
+    pools: Pools,
+    local: Arc<LocalHost>,
+    node: Arc<NodeVolumes>,
+    rounds: Arc<RoundContext>,
+}
+
+/// `stillpoint agent --config FILE`: runs until SIGTERM or SIGINT.
+pub async fn run(config: AgentConfig) -> Result<(), RunError> {
+    let stop = stop_signal().map_err(RunError::Signals)?;
+    serve(config, stop).await
+}
+
+/// As [`run`], until `stop` is done.
+pub async fn serve(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    let credentials = Credentials::of_agent(&config.tls, &config.host)?;
+    let opened = config.clone();
+    let agent = tokio::task::spawn_blocking(move || Agent::open(&opened, kernel(&opened)?))
+        .await
+        .unwrap_or_else(|why| Err(RunError::Server { what: "start-up", why: why.to_string() }))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: config.listen, source })?;
+    agent.serve(listener, &credentials, stop).await
+}
+
+/// The kernel that the configuration names; the one in memory comes with its pools.
+fn kernel(config: &AgentConfig) -> Result<Arc<dyn Host>, RunError> {
+    match config.kernel {
+        Kernel::Linux => Ok(Arc::new(LinuxHost)),
+        Kernel::Memory => {
+            let host = FakeHost::new();
+            for dir in &config.pools {
+                host.add_disk(BackendKind::Memory.as_str(), MEMORY_POOL, dir);
+                let made = Pool::make(&host, BackendKind::Memory, dir);
+                made.map_err(|source| OpenError::Pool { dir: dir.clone(), source: Box::new(source) })?;
+            }
+            Ok(Arc::new(host))
+        }
+    }
+}
+
+fn private_directory(field: &'static str, path: &Path) -> Result<(), RunError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| RunError::Directory { field, path: path.into(), source })
+}
+
+impl Agent {
+    /// Steps 1 and 2 of the flow. Blocks.
+    pub fn open(config: &AgentConfig, host: Arc<dyn Host>) -> Result<Self, RunError> {
+        private_directory("stateDir", &config.state_dir)?;
+        private_directory("runDir", &config.run_dir)?;
+        let (pools, reports) = Pools::open(&host, &config.pools)?;
+        for (pool, report) in reports {
+            tracing::info!(%pool, ?report, "pool opened");
+        }
+        let locks = VolumeLocks::default();
+        let catalogue = Arc::new(pools.clone());
+        let node = Arc::new(NodeVolumes::new(Arc::clone(&host), catalogue, locks.clone()));
+        let name = config.host.clone();
+        let local =
+            LocalHost::new(name.clone(), Arc::clone(&host), pools.clone(), locks.clone(), Arc::clone(&node));
+        for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
+            tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
+        }
+        let rounds = RoundContext {
+            pools: pools.by_id().clone(),
+            locks: Arc::new(locks),
+            watchdog: watchdog(config.guard_socket.as_deref()),
+            expedite: expedite(config, &*host),
+            never_hold: never_hold(&*host, &config.state_dir),
+            host,
+        };
+        Ok(Self { host: name, pools, local: Arc::new(local), node, rounds: Arc::new(rounds) })
+    }
+
+    /// Step 3 of the flow, until `stop` is done, and step 4.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        credentials: &Credentials,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), RunError> {
+        let (stopping, stopped) = watch::channel(());
+        let mut tasks = JoinSet::new();
+        let api = self.api(listener, credentials, ended(stopped.clone()))?;
+        tasks.spawn(async move { api.await.map_err(|why| server("agent API", &why)) });
+        tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
+        tracing::info!(host = %self.host, "agent serves");
+        tokio::select! {
+            () = stop => {}
+            ended = tasks.join_next() => return premature(ended),
+        }
+        tracing::info!("agent ends; volumes stay mounted");
+        drop(stopping);
+        let goodbye = async {
+            while let Some(ended) = tasks.join_next().await {
+                ended.map_err(|why| server("agent", &why))??;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(GOODBYE_LIMIT, goodbye).await.unwrap_or_else(|_| {
+            tracing::warn!(
+                "calls under way did not end within {GOODBYE_LIMIT:?}; the guard thaws what they hold"
+            );
+            Ok(())
+        })
+    }
+
+    fn api(
+        &self,
+        listener: TcpListener,
+        credentials: &Credentials,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static, RunError> {
+        let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
+        let server = Server::builder()
+            .tls_config(credentials.server())
+            .map_err(|why| server("agent API", &why))?
+            .http2_keepalive_interval(Some(PING_EVERY))
+            .http2_keepalive_timeout(Some(PING_LIMIT))
+            .layer(InterceptorLayer::new(only_the_controller))
+            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        Ok(server.serve_with_incoming_shutdown(incoming, stop))
+    }
+}
+
+/// No task ends before it is told to.
+fn premature(ended: Option<Result<Result<(), RunError>, tokio::task::JoinError>>) -> Result<(), RunError> {
+    match ended {
+        Some(Ok(Err(why))) => Err(why),
+        Some(Err(why)) => Err(server("agent", &why)),
+        Some(Ok(Ok(()))) | None => Err(server("agent", &"it stopped without being told to")),
+    }
+}
+
+fn server(what: &'static str, why: &dyn std::fmt::Display) -> RunError {
+    RunError::Server { what, why: why.to_string() }
+}
+
+/// Done when the sender is gone.
+async fn ended(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+/// Removes what was deleted, a little at a time; the pools pause it during rounds.
+async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(TRASH_EVERY) => {}
+        }
+        for pool in pools.iter().filter(|pool| pool.trash_len() > 0) {
+            let emptied = Arc::clone(pool);
+            let outcome = tokio::task::spawn_blocking(move || emptied.empty_trash(TRASH_AT_ONCE)).await;
+            match outcome {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(pool = %pool.id(), %error, "the trash could not be emptied"),
+                Err(why) => return Err(server("trash", &why)),
+            }
+        }
+    }
+}
+
+fn watchdog(socket: Option<&Path>) -> Arc<dyn Watchdog> {
+    match socket {
+        Some(socket) => Arc::new(GuardProcess { socket: socket.into() }),
+        None => Arc::new(NothingOutlivesUs),
+    }
+}
+
+fn expedite(config: &AgentConfig, host: &dyn Host) -> Option<Expedite> {
+    match (config.kernel, config.expedite) {
+        (Kernel::Memory, _) | (Kernel::Linux, Expediting::Never) => return None,
+        (Kernel::Linux, Expediting::Auto) => {}
+    }
+    let expedite = Expedite::new(&config.run_dir);
+    if let Err(error) = expedite.put_back_if_unused() {
+        tracing::warn!(%error, "rcu_expedited could not be put back; see /sys/kernel/rcu_expedited");
+    }
+    if host.is_latency_sensitive() {
+        tracing::info!(
+            "real-time kernel or isolated CPUs: grace periods are not expedited, holds take 30 ms longer"
+        );
+        return None;
+    }
+    Some(expedite)
+}
+
+/// Filesystems without which this process cannot let go of others.
+fn never_hold(host: &dyn Host, state_dir: &Path) -> Vec<u64> {
+    let device = |path: &Path| host.stat(path).ok().flatten().map(|meta| meta.device);
+    [Path::new("/"), state_dir].into_iter().filter_map(device).collect()
+}
+
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
