@@ -44,7 +44,7 @@ async fn a_killed_postgresql_passes_its_check_and_one_with_stale_wal_does_not() 
     tokio::time::sleep(Duration::from_millis(500)).await;
     let early_wal = run.path().join("early-wal");
     copy(&volumes.wal, &early_wal).await;
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let required = load.acknowledged_before(Instant::now());
     server.process().kill().unwrap();
     drop(load);

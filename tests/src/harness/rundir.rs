@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::binaries;
 use super::leftovers::{self, Leftovers};
 use super::process;
 
@@ -19,10 +20,12 @@ pub const BASE: &str = "/var/tmp/stillpoint-tests";
 /// Attempts to find a name that nobody else takes at the same moment.
 const NAMES: u32 = 100;
 
-/// A directory of our own. Dropping it releases everything below it (thaw, unmount, detach) and removes it.
+/// A directory of our own. Dropping it releases everything below it (thaw, unmount, detach) and removes it; the
+/// logs are kept in `target/logs/<label>`, because whoever does not [`close`](Self::close) it has failed.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    label: String,
     lock: Option<Flock<File>>,
 }
 
@@ -36,18 +39,18 @@ impl RunDir {
         }
         for attempt in 0..NAMES {
             let name = format!("{label}-{}-{attempt}", std::process::id());
-            if let Some(run) = Self::claim(base, &name)? {
+            if let Some(run) = Self::claim(base, label, &name)? {
                 return Ok(run);
             }
         }
         bail!("no free name for a run in {BASE}; remove what is in there")
     }
 
-    fn claim(base: &Path, name: &str) -> Result<Option<Self>> {
+    fn claim(base: &Path, label: &str, name: &str) -> Result<Option<Self>> {
         let path = base.join(name);
         let Some(lock) = try_lock(&lock_path(&path))? else { return Ok(None) };
         match fs::create_dir(&path) {
-            Ok(()) => Ok(Some(Self { path, lock: Some(lock) })),
+            Ok(()) => Ok(Some(Self { path, label: label.into(), lock: Some(lock) })),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
         }
@@ -75,6 +78,18 @@ impl RunDir {
         self.release()
     }
 
+    fn keep_logs(&self) {
+        let Ok(target) = binaries::target_directory() else { return };
+        let kept = target.join("logs").join(&self.label);
+        let Ok(logs) = fs::read_dir(self.path.join("log")) else { return };
+        drop(fs::remove_dir_all(&kept));
+        drop(fs::create_dir_all(&kept));
+        for log in logs.flatten() {
+            drop(fs::copy(log.path(), kept.join(log.file_name())));
+        }
+        eprintln!("logs are kept in {}", kept.display());
+    }
+
     fn release(&mut self) -> Leftovers {
         if self.lock.is_none() {
             return Leftovers::default();
@@ -88,6 +103,9 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        if self.lock.is_some() {
+            self.keep_logs();
+        }
         let left = self.release();
         if !left.is_clean() {
             eprintln!("cleaning {}: {left}", self.path.display());
@@ -149,7 +167,7 @@ mod tests {
     #[test]
     fn a_dead_run_is_swept_and_a_living_one_is_left_alone() {
         let base = tempfile::tempdir().unwrap();
-        let alive = RunDir::claim(base.path(), "alive-1").unwrap().unwrap();
+        let alive = RunDir::claim(base.path(), "test", "alive-1").unwrap().unwrap();
         fs::write(alive.path().join("file"), "x").unwrap();
         fs::create_dir_all(base.path().join("dead-1/deep")).unwrap();
 
@@ -164,10 +182,10 @@ mod tests {
     #[test]
     fn a_name_in_use_is_not_claimed_twice() {
         let base = tempfile::tempdir().unwrap();
-        let first = RunDir::claim(base.path(), "run").unwrap().unwrap();
-        assert!(RunDir::claim(base.path(), "run").unwrap().is_none());
+        let first = RunDir::claim(base.path(), "test", "run").unwrap().unwrap();
+        assert!(RunDir::claim(base.path(), "test", "run").unwrap().is_none());
         first.close();
         assert!(!base.path().join("run").exists());
-        assert!(RunDir::claim(base.path(), "run").unwrap().is_some());
+        assert!(RunDir::claim(base.path(), "test", "run").unwrap().is_some());
     }
 }

@@ -50,8 +50,6 @@ pub struct Pod {
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
-    /// Label of the run.
-    pub label: String,
     /// Names of the hosts.
     pub hosts: Vec<String>,
     /// Size of each host's pool (a sparse file).
