@@ -10,5 +10,6 @@ pub mod controller;
 pub mod domain;
 pub mod host;
 pub mod identity;
+pub mod observe;
 pub mod proto;
 pub mod wire;
