@@ -90,7 +90,12 @@ pub enum PkiCommand {
 #[derive(Debug, Clone, Group)]
 pub struct SocketArgs {
     /// Socket of the standalone controller.
-    #[arg(long, value_name = "PATH", env = "STILLPOINT_SOCKET", default_value = "/run/stillpoint/operator.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "STILLPOINT_SOCKET",
+        default_value = "/run/stillpoint/operator.sock"
+    )]
     pub socket: PathBuf,
 }
 

@@ -20,7 +20,19 @@ fn the_command_line_is_sound() {
 
 #[test]
 fn a_snapshot_takes_several_selectors_and_volumes() {
-    let args = snapshot(&["snapshot", "--selector", "app=a", "-l", "app=b", "--volume", "v1", "--volume", "v2", "--rule", "r.yaml"]);
+    let args = snapshot(&[
+        "snapshot",
+        "--selector",
+        "app=a",
+        "-l",
+        "app=b",
+        "--volume",
+        "v1",
+        "--volume",
+        "v2",
+        "--rule",
+        "r.yaml",
+    ]);
     assert_eq!(args.selectors, ["app=a", "app=b"]);
     assert_eq!(args.volumes, ["v1", "v2"]);
     assert_eq!(args.rule, Some("r.yaml".into()));

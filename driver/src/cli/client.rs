@@ -35,7 +35,9 @@ pub async fn connect(socket: &Path) -> Result<OperatorClient<Channel>, Fault> {
             innermost(&error)
         ))
     })?;
-    Ok(OperatorClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT))
+    Ok(OperatorClient::new(channel)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT))
 }
 
 /// A request that is answered soon or not at all.

@@ -6,9 +6,6 @@ pub mod cuts;
 pub mod exit;
 pub mod output;
 pub mod pki;
-pub mod rule;
+
 pub mod snapshot;
 pub mod volumes;
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@ use crate::args::SnapshotArgs;
 use crate::domain::Fault;
 use crate::observe::timeline::text;
 use crate::proto::operator::{CutDetail, SnapshotRequest};
+use crate::text_file;
 use crate::wire::status::fault_of;
 
 use super::client::{connect, quick};
@@ -15,7 +16,7 @@ use super::cuts::{picture, summary_json};
 use super::output::{Format, print, print_json, progress, read_json};
 
 /// A rule that is larger than this is not one; the rules engine has its own, smaller limit.
-const RULE_LIMIT: u64 = 4 << 20;
+const RULE_LIMIT: u64 = 1 << 20;
 
 /// Takes a cut, or shows what it would do.
 pub async fn run(args: SnapshotArgs) -> Result<(), Fault> {
@@ -80,14 +81,13 @@ fn request(args: &SnapshotArgs) -> Result<SnapshotRequest, Fault> {
 
 /// The text of a rule file.
 pub(super) fn read_rule(path: &Path) -> Result<String, Fault> {
-    let fail = |why: String| Fault::invalid(format!("cannot read the rule {}: {why}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
-    if size > RULE_LIMIT {
-        return Err(fail(format!("{size} bytes are more than a rule can have ({RULE_LIMIT}); give a rule's file")));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let text = text_file::read(path, RULE_LIMIT)
+        .map_err(|error| Fault::invalid(format!("cannot use the rule {error}")))?;
     if text.trim().is_empty() {
-        return Err(fail("it is empty; write a rule into it, or leave --rule out".to_owned()));
+        return Err(Fault::invalid(format!(
+            "cannot use the rule {}: it is empty; write a rule into it, or leave --rule out",
+            path.display()
+        )));
     }
     Ok(text)
 }

@@ -8,17 +8,20 @@ use crate::observe::plain::shortened;
 use crate::observe::table::{right_align, with_header};
 use crate::proto::operator::list_volumes_response::Volume;
 use crate::proto::operator::restore_response::Restored;
-use crate::proto::operator::{ListVolumesRequest, RestoreRequest};
+use crate::proto::operator::{ListVolumesRequest, ListVolumesResponse, RestoreRequest};
 use crate::wire::status::fault_of;
 
 use super::client::{connect, quick};
-use super::output::{Format, print, print_json};
+use super::output::{Format, print, print_json, progress};
 
 /// Lists volumes of all hosts.
 pub async fn list(args: ListArgs) -> Result<(), Fault> {
     let mut client = connect(&args.socket.socket).await?;
     let answer = client.list_volumes(quick(ListVolumesRequest {})).await.map_err(fault_of)?;
-    let volumes = answer.into_inner().volumes;
+    let ListVolumesResponse { volumes, silent } = answer.into_inner();
+    for host in &silent {
+        progress(&format!("stillpoint: the list is not complete: {host}"));
+    }
     match args.output {
         Format::Json => print_json(&volumes.iter().map(volume_json).collect::<Vec<_>>()),
         Format::Text => print(&volume_table(&volumes)),
@@ -42,7 +45,8 @@ pub(super) fn volume_table(volumes: &[Volume]) -> String {
     }
     let mut table = with_header(&["NAME", "HOST", "SIZE", "ALLOCATED", "FILESYSTEM", "PUBLISHED AT", "ID"]);
     for volume in volumes {
-        let or = |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { shortened(text, 60) };
+        let or =
+            |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { shortened(text, 60) };
         table.add_row([
             shortened(&volume.name, 40),
             shortened(&volume.host, 40),
