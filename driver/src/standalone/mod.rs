@@ -2,3 +2,9 @@
 //! It is wiring around the same use cases, not a second implementation.
 
 pub mod config;
+pub mod selection;
+pub mod series;
+pub mod storage;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
