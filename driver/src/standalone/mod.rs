@@ -3,7 +3,6 @@
 
 pub mod config;
 pub mod selection;
-pub mod series;
 pub mod storage;
 
 #[cfg(test)]
