@@ -1,6 +1,7 @@
 //! `stillpoint snapshots`, `stillpoint delete` and `stillpoint timeline`.
 
 use serde_json::{Value, json};
+use stillpoint_rules::run::Run;
 
 use crate::args::{DeleteArgs, ListArgs, TimelineArgs};
 use crate::domain::Fault;
@@ -51,7 +52,11 @@ pub async fn timeline(args: TimelineArgs) -> Result<(), Fault> {
 /// The picture of a cut as the controller sent it.
 pub(super) fn picture(detail: &CutDetail) -> Result<Picture, Fault> {
     let record: CutRecord = read_json("record", &detail.record_json)?;
-    Ok(Picture::of(&record))
+    let picture = Picture::of(&record);
+    match detail.run_json.as_str() {
+        "" => Ok(picture),
+        run => Ok(picture.with_run(&read_json::<Run>("run", run)?)),
+    }
 }
 
 /// One line per cut.

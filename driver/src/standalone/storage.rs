@@ -42,6 +42,10 @@ pub trait Storage: Send + Sync {
     async fn volumes(&self) -> Volumes;
     /// All sealed cuts.
     async fn cuts(&self) -> Result<Vec<CutRecord>, Fault>;
+    /// The sealed cut with this id.
+    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
+    /// The sealed group cut of this name.
+    async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// Removes a cut with all its snapshots; idempotent.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
     /// Makes a volume of this name from a member, on the member's own host; idempotent.

@@ -74,7 +74,7 @@ fn barrier_sentence(picture: &Picture) -> String {
             human(picture.timeline.skew_us)
         ),
         Barrier::NothingHeld => {
-            format!("{volumes} on {hosts} were cut; none was in use, so nothing had to be held.")
+            format!("{volumes} on {hosts} were cut; none was mounted, so no filesystem had to be held.")
         }
     }
 }
@@ -138,8 +138,12 @@ fn pods_sentence(picture: &Picture) -> Option<String> {
         failed => format!("{failed} FAILED"),
     };
     Some(format!(
-        "The rule ran {} before the cut and {} after it in {}; {verdict}.",
+        "The rule ran {} before the cut{} and {} after it in {}; {verdict}.",
         count(of(Moment::Before), "command"),
+        match of(Moment::Hold) {
+            0 => String::new(),
+            sessions => format!(", kept {} open across it", count(sessions, "session")),
+        },
         count(of(Moment::After), "command"),
         count(picture.pods.len(), "pod")
     ))

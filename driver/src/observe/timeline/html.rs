@@ -9,13 +9,14 @@ use super::svg::{draw, escape};
 use super::{Picture, findings, length, phase_name, span_of, stall};
 
 const STYLE: &str = include_str!("style.css");
-const LEGEND: [(&str, &str); 8] = [
+const LEGEND: [(&str, &str); 9] = [
     ("before", "command before the cut"),
     ("flush", "flush: dirty pages written while writers go on"),
     ("freeze", "freeze: the call that stops writes"),
     ("held", "held: writers wait"),
     ("cut", "cut: the snapshot"),
     ("thaw", "thaw: writers go on"),
+    ("hold", "session kept open across the cut"),
     ("after", "command after the cut"),
     ("failed", "a command that failed"),
 ];

@@ -6,6 +6,7 @@
 pub mod findings;
 pub mod html;
 pub mod json;
+pub mod pods;
 mod scale;
 mod svg;
 pub mod text;
@@ -16,6 +17,7 @@ pub(crate) mod sample;
 mod tests;
 
 use serde::Serialize;
+use stillpoint_rules::run::Run;
 
 use crate::domain::Level;
 use crate::domain::record::CutRecord;
@@ -74,8 +76,21 @@ pub struct PodCommand {
 pub enum Moment {
     /// Before anything is held.
     Before,
+    /// A session that is kept open across the cut.
+    Hold,
     /// After everything was let go.
     After,
+}
+
+impl Moment {
+    /// The word, also the name of its colour.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::Hold => "hold",
+            Self::After => "after",
+        }
+    }
 }
 
 impl Picture {
@@ -90,6 +105,12 @@ impl Picture {
             timeline: record.timeline.clone().unwrap_or_default(),
             pods: Vec::new(),
         }
+    }
+
+    /// The same picture with the pods of a run.
+    #[must_use]
+    pub fn with_run(self, run: &Run) -> Self {
+        Self { pods: pods::lanes(run), ..self }
     }
 
     /// All volume lanes of all hosts.

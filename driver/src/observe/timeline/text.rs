@@ -9,7 +9,7 @@ use crate::observe::duration::{human, human_instant};
 use crate::observe::plain::shortened;
 use crate::observe::table::{right_align, with_header};
 
-use super::{Moment, Picture, findings, length, span_of, stall};
+use super::{Picture, findings, length, span_of, stall};
 
 /// Longest name shown in full.
 const NAME_LIMIT: usize = 40;
@@ -64,17 +64,13 @@ fn pods(picture: &Picture) -> Table {
     let mut table = with_header(&["POD", "HOST", "STEP", "WHEN", "START", "LENGTH", "RESULT", "COMMAND"]);
     for pod in &picture.pods {
         for command in &pod.commands {
-            let when = match command.moment {
-                Moment::Before => "before",
-                Moment::After => "after",
-            };
             let took = u64::try_from(command.end_us.saturating_sub(command.start_us)).unwrap_or(0);
             let result = if command.failure.is_empty() { "ok" } else { command.failure.as_str() };
             table.add_row([
                 shortened(&pod.pod, NAME_LIMIT),
                 shortened(&pod.host, NAME_LIMIT),
                 shortened(&command.step, NAME_LIMIT),
-                when.to_owned(),
+                command.moment.word().to_owned(),
                 human_instant(command.start_us),
                 human(took),
                 shortened(result, 60),

@@ -76,9 +76,11 @@ fn pod_row(canvas: &mut Canvas, scale: &Scale, pod: &PodLane, y: f64) {
 }
 
 fn command_bar(canvas: &mut Canvas, scale: &Scale, command: &PodCommand, top: f64) -> Area {
-    let (class, when) = match command.moment {
-        Moment::Before => ("before", "before the cut"),
-        Moment::After => ("after", "after the cut"),
+    let class = command.moment.word();
+    let when = match command.moment {
+        Moment::Before => "before the cut",
+        Moment::Hold => "kept open across the cut",
+        Moment::After => "after the cut",
     };
     let (class, result) =
         if command.failure.is_empty() { (class, "succeeded") } else { ("failed", command.failure.as_str()) };

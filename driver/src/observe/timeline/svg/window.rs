@@ -106,7 +106,7 @@ fn volume_lane(canvas: &mut Canvas, scale: &Scale, lane: &VolumeLane, y: f64) {
     }
     if stall(lane).is_none() && span_of(lane, Phase::Cut).is_some() {
         let from = span_of(lane, Phase::Cut).map_or(PLOT_LEFT, |cut| scale.x(cut.end_us));
-        canvas.text("beside", from + 6.0, base, Anchor::Start, "not in use: nothing to hold");
+        canvas.text("beside", from + 6.0, base, Anchor::Start, "nothing mounted: not frozen");
     }
     let figures = [
         span_of(lane, Phase::Flush).map(length),
