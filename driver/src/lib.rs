@@ -5,11 +5,16 @@
 //! speak), [`cli`] (what people type).
 
 pub mod agent;
+pub mod args;
 pub mod backend;
+pub mod cli;
 pub mod controller;
 pub mod csi;
 pub mod domain;
 pub mod host;
 pub mod identity;
+pub mod observe;
 pub mod proto;
+pub mod standalone;
+pub mod text_file;
 pub mod wire;

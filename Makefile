@@ -1,0 +1,42 @@
+# Everything a developer does. Each target prepares what it needs by itself.
+# Root is needed to mount, freeze and use loop devices; where make does not run as root, sudo is used for that part only.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench clean
+
+CARGO ?= cargo
+# Runs programs as root: directly, through sudo, or not at all (then tests that need root say so and are skipped).
+AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E"; fi)
+HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+# cargo builds as you and runs what it built as root.
+RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
+
+help:  ## Show this.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup:  ## Install what is missing from Debian, and nothing else.
+	@tests/setup.sh
+
+build:  ## Build the release binaries: target/release/stillpoint and stillpoint-guard.
+	$(CARGO) build --release --locked --workspace --bins
+
+demo: setup build  ## Real databases on three hosts, ten consistent cuts, restored and checked. DEMO=small leaves Cassandra out.
+	$(AS_ROOT) env DEMO="$(DEMO)" target/release/demo
+
+test: setup  ## Every test that needs no cluster.
+	$(CARGO) build --locked --workspace --bins
+	@status=0; \
+	$(RUNNER) $(CARGO) test --locked --workspace --no-fail-fast --lib --bins || status=1; \
+	$(RUNNER) $(CARGO) test --locked --workspace --no-fail-fast --test '*' -- --test-threads=1 || status=1; \
+	$(CARGO) test --locked --workspace --no-fail-fast --doc || status=1; \
+	exit $$status
+
+lint:  ## Format, clippy, dependencies, generated files.
+	@.ci/lint
+
+bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
+	$(AS_ROOT) target/release/bench
+
+clean:  ## Remove what was built. What a demo left is removed by the next demo.
+	$(CARGO) clean

@@ -1,0 +1,226 @@
+//! The command line. Every subcommand, option and exit code is documented here and nowhere else.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+
+use crate::cli::output::{Format, TimelineFormat};
+use crate::observe::log::LogFormat;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the line on standard error says what, why and how to fix it
+  2  the request is wrong (command line, configuration or rule): it will fail until it is changed
+  3  not now: try the same again (something does not answer, is busy, is full, or the attempt was given up)
+  4  no such object";
+
+/// Thin volumes with instant snapshots on local disks, and one consistent cut over many hosts.
+#[derive(Debug, Parser)]
+#[command(name = "stillpoint", version, about, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Args {
+    /// How log lines are written (to standard error).
+    #[arg(long, global = true, value_enum, default_value = "text", env = "STILLPOINT_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or target=level,…
+    /// [default: info for services, warn for everything else]
+    #[arg(long, global = true, env = "STILLPOINT_LOG")]
+    pub log: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one host: its pools, its volumes, its part of every round.
+    Agent(ConfigArgs),
+    /// Serve a fixed list of agents: CSI controller, rules engine and the socket of the commands below.
+    Standalone(ConfigArgs),
+    /// Make certificates.
+    #[command(subcommand)]
+    Pki(PkiCommand),
+    /// Take a cut of the volumes of these pods, with a rule around it.
+    Snapshot(SnapshotArgs),
+    /// List cuts.
+    Snapshots(ListArgs),
+    /// List volumes of all hosts.
+    Volumes(ListArgs),
+    /// Make new volumes from a cut.
+    Restore(RestoreArgs),
+    /// Delete a cut with all its snapshots.
+    Delete(DeleteArgs),
+    /// Show what happened when during a cut.
+    Timeline(TimelineArgs),
+    /// Read rules.
+    #[command(subcommand)]
+    Rule(RuleCommand),
+}
+
+/// A service and its configuration.
+#[derive(Debug, Group)]
+pub struct ConfigArgs {
+    /// Its configuration, YAML.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `stillpoint pki …`
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Make an authority, the controller's certificate and those of agents; what exists is kept.
+    Init {
+        /// Directory of the authority.
+        dir: PathBuf,
+        /// A host that gets a certificate; may be given several times.
+        #[arg(long = "agent", value_name = "HOST")]
+        agents: Vec<String>,
+    },
+    /// Make the certificate of one more host.
+    Agent {
+        /// Directory of the authority.
+        dir: PathBuf,
+        /// The host.
+        host: String,
+    },
+}
+
+/// Where the standalone controller listens.
+#[derive(Debug, Clone, Group)]
+pub struct SocketArgs {
+    /// Socket of the standalone controller.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "STILLPOINT_SOCKET",
+        default_value = "/run/stillpoint/operator.sock"
+    )]
+    pub socket: PathBuf,
+}
+
+/// `stillpoint snapshot …`
+#[derive(Debug, Group)]
+pub struct SnapshotArgs {
+    /// Name of the cut; the same name is the same cut. Made from the time when absent.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Pods whose volumes are cut, as kubectl writes it: app=db,tier!=cache. Given several times, all are taken.
+    #[arg(long = "selector", short = 'l', value_name = "SELECTOR")]
+    pub selectors: Vec<String>,
+    /// A further volume, by name or id; may be given several times.
+    #[arg(long = "volume", value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// The rule that is run around the cut.
+    #[arg(long, value_name = "FILE")]
+    pub rule: Option<PathBuf>,
+    /// Only pods of this namespace; may be given several times.
+    #[arg(long = "namespace", short = 'n', value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// Show what would be done; nothing is executed.
+    #[arg(long)]
+    pub plan: bool,
+    /// One volume after another instead of together, as a comparison: the result is NOT consistent over volumes.
+    #[arg(long, conflicts_with = "plan")]
+    pub without_barrier: bool,
+    /// Output.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: Format,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// Commands that list.
+#[derive(Debug, Group)]
+pub struct ListArgs {
+    /// Output.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: Format,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// `stillpoint restore …`
+#[derive(Debug, Group)]
+pub struct RestoreArgs {
+    /// The cut, by id or name.
+    #[arg(value_name = "CUT")]
+    pub id: String,
+    /// New volumes are called <PREFIX><volume name>.
+    #[arg(long)]
+    pub prefix: String,
+    /// Only this volume of the cut; may be given several times.
+    #[arg(long = "only", value_name = "VOLUME")]
+    pub only: Vec<String>,
+    /// Output.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: Format,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// `stillpoint delete …`
+#[derive(Debug, Group)]
+pub struct DeleteArgs {
+    /// The cut, by id or name.
+    #[arg(value_name = "CUT")]
+    pub id: String,
+    /// Output.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: Format,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// `stillpoint timeline …`
+#[derive(Debug, Group)]
+pub struct TimelineArgs {
+    /// The cut, by id or name.
+    #[arg(value_name = "CUT")]
+    pub id: String,
+    /// Output; html is one self-contained file with a picture.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: TimelineFormat,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// `stillpoint rule …`
+#[derive(Debug, Subcommand)]
+pub enum RuleCommand {
+    /// Print a rule of any accepted form (canonical, short, Stork's) in the canonical form.
+    Convert {
+        /// The rule.
+        file: PathBuf,
+        /// Output: text is YAML.
+        #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+        output: Format,
+    },
+    /// The same as `snapshot --plan`.
+    Plan(SnapshotArgs),
+}
+
+impl Command {
+    /// Services log what they do; commands only what is wrong.
+    pub const fn log_level(&self) -> &'static str {
+        match self {
+            Self::Agent(_) | Self::Standalone(_) => "info",
+            Self::Pki(_)
+            | Self::Snapshot(_)
+            | Self::Snapshots(_)
+            | Self::Volumes(_)
+            | Self::Restore(_)
+            | Self::Delete(_)
+            | Self::Timeline(_)
+            | Self::Rule(_) => "warn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! `stillpoint snapshot`, with or without `--plan`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::args::SnapshotArgs;
+use crate::domain::Fault;
+use crate::observe::timeline::text;
+use crate::proto::operator::{CutDetail, SnapshotRequest};
+use crate::text_file;
+use crate::wire::status::fault_of;
+
+use super::client::{connect, quick};
+use super::cuts::{picture, summary_json};
+use super::output::{Format, print, print_json, progress, read_json};
+
+/// A rule that is larger than this is not one; the rules engine has its own, smaller limit.
+const RULE_LIMIT: u64 = 1 << 20;
+
+/// Takes a cut, or shows what it would do.
+pub async fn run(args: SnapshotArgs) -> Result<(), Fault> {
+    let request = request(&args)?;
+    let mut client = connect(&args.socket.socket).await?;
+    if args.plan {
+        let plan = client.plan(quick(request)).await.map_err(fault_of)?.into_inner();
+        return match args.output {
+            Format::Json => print_json(&read_json::<Value>("plan", &plan.json)?),
+            Format::Text => print(&plan.text),
+        };
+    }
+    let mut stream = client.snapshot(request).await.map_err(fault_of)?.into_inner();
+    let mut done = None;
+    while let Some(message) = stream.message().await.map_err(fault_of)? {
+        if !message.line.is_empty() {
+            progress(&message.line);
+        }
+        done = message.done.or(done);
+    }
+    let detail = done.ok_or_else(|| {
+        Fault::unavailable(
+            "the controller went away before the cut was done; ask `stillpoint snapshots` whether it exists, and \
+             repeat the command with the same --name",
+        )
+    })?;
+    show(&detail, args.output)
+}
+
+fn show(detail: &CutDetail, output: Format) -> Result<(), Fault> {
+    match output {
+        Format::Text => print(&text::render(&picture(detail)?)),
+        Format::Json => {
+            let run = match detail.run_json.as_str() {
+                "" => Value::Null,
+                run => read_json("run", run)?,
+            };
+            print_json(&json!({
+                "cut": detail.summary.as_ref().map(summary_json),
+                "record": read_json::<Value>("record", &detail.record_json)?,
+                "run": run,
+            }))
+        }
+    }
+}
+
+fn request(args: &SnapshotArgs) -> Result<SnapshotRequest, Fault> {
+    if args.selectors.is_empty() && args.volumes.is_empty() {
+        return Err(Fault::invalid(
+            "nothing to cut: no volume was named; give --selector app=… or --volume NAME",
+        ));
+    }
+    Ok(SnapshotRequest {
+        name: args.name.clone().unwrap_or_default(),
+        selectors: args.selectors.clone(),
+        volumes: args.volumes.clone(),
+        rule_yaml: args.rule.as_deref().map(read_rule).transpose()?.unwrap_or_default(),
+        namespaces: args.namespaces.clone(),
+        without_barrier: args.without_barrier,
+    })
+}
+
+/// The text of a rule file.
+pub(super) fn read_rule(path: &Path) -> Result<String, Fault> {
+    let text = text_file::read(path, RULE_LIMIT)
+        .map_err(|error| Fault::invalid(format!("cannot use the rule {error}")))?;
+    if text.trim().is_empty() {
+        return Err(Fault::invalid(format!(
+            "cannot use the rule {}: it is empty; write a rule into it, or leave --rule out",
+            path.display()
+        )));
+    }
+    Ok(text)
+}

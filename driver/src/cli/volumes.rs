@@ -1,0 +1,91 @@
+//! `stillpoint volumes` and `stillpoint restore`.
+
+use serde_json::{Value, json};
+
+use crate::args::{ListArgs, RestoreArgs};
+use crate::domain::{Bytes, Fault};
+use crate::observe::plain::shortened;
+use crate::observe::table::{right_align, with_header};
+use crate::proto::operator::list_volumes_response::Volume;
+use crate::proto::operator::restore_response::Restored;
+use crate::proto::operator::{ListVolumesRequest, ListVolumesResponse, RestoreRequest};
+use crate::wire::status::fault_of;
+
+use super::client::{connect, quick};
+use super::output::{Format, print, print_json, progress};
+
+/// Lists volumes of all hosts.
+pub async fn list(args: ListArgs) -> Result<(), Fault> {
+    let mut client = connect(&args.socket.socket).await?;
+    let answer = client.list_volumes(quick(ListVolumesRequest {})).await.map_err(fault_of)?;
+    let ListVolumesResponse { volumes, silent } = answer.into_inner();
+    for host in &silent {
+        progress(&format!("stillpoint: the list is not complete: {host}"));
+    }
+    match args.output {
+        Format::Json => print_json(&volumes.iter().map(volume_json).collect::<Vec<_>>()),
+        Format::Text => print(&volume_table(&volumes)),
+    }
+}
+
+/// Makes new volumes from a cut.
+pub async fn restore(args: RestoreArgs) -> Result<(), Fault> {
+    let mut client = connect(&args.socket.socket).await?;
+    let request = RestoreRequest { id_or_name: args.id, prefix: args.prefix, only: args.only };
+    let restored = client.restore(request).await.map_err(fault_of)?.into_inner().volumes;
+    match args.output {
+        Format::Json => print_json(&restored.iter().map(restored_json).collect::<Vec<_>>()),
+        Format::Text => print(&restored_table(&restored)),
+    }
+}
+
+pub(super) fn volume_table(volumes: &[Volume]) -> String {
+    if volumes.is_empty() {
+        return "no volumes".to_owned();
+    }
+    let mut table = with_header(&["NAME", "HOST", "SIZE", "ALLOCATED", "FILESYSTEM", "PUBLISHED AT", "ID"]);
+    for volume in volumes {
+        let or =
+            |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { shortened(text, 60) };
+        table.add_row([
+            shortened(&volume.name, 40),
+            shortened(&volume.host, 40),
+            Bytes(volume.capacity_bytes).to_string(),
+            Bytes(volume.allocated_bytes).to_string(),
+            or(&volume.filesystem, "raw block"),
+            or(&volume.published_at, "-"),
+            volume.id.clone(),
+        ]);
+    }
+    right_align(&mut table, 2..4);
+    table.to_string()
+}
+
+fn volume_json(volume: &Volume) -> Value {
+    let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({
+        "id": volume.id, "name": volume.name, "host": volume.host, "pool": volume.pool,
+        "capacityBytes": volume.capacity_bytes, "allocatedBytes": volume.allocated_bytes,
+        "filesystem": optional(&volume.filesystem), "publishedAt": optional(&volume.published_at),
+        "source": optional(&volume.source),
+    })
+}
+
+fn restored_table(restored: &[Restored]) -> String {
+    let mut table = with_header(&["FROM", "NEW VOLUME", "HOST", "ID"]);
+    for volume in restored {
+        table.add_row([
+            shortened(&volume.from_volume, 40),
+            shortened(&volume.name, 60),
+            volume.host.clone(),
+            volume.volume_id.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn restored_json(volume: &Restored) -> Value {
+    json!({
+        "fromVolume": volume.from_volume, "name": volume.name, "volumeId": volume.volume_id, "host": volume.host,
+    })
+}

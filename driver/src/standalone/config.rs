@@ -1,0 +1,288 @@
+//! The configuration of `stillpoint standalone`; docs/standalone.md is its reference.
+//!
+//! It is read strictly: a field that is not known, a key that is there twice, a value of the wrong kind is an error,
+//! and all errors of a file are told at once, each with the field's path.
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use crate::controller::fleet::AgentAddress;
+use crate::domain::HostName;
+use crate::identity::tls::TlsFiles;
+use crate::text_file::{self, TextFileError};
+
+use reader::{Problems, Section};
+
+/// Hundreds of pods fit; what is larger is not a configuration.
+const FILE_LIMIT: u64 = 1 << 20;
+/// Agents in one list: one round has one stream to each.
+const AGENTS_LIMIT: usize = 256;
+/// Path of a unix socket: `sun_path` less its end.
+const SOCKET_PATH_LIMIT: usize = 107;
+/// Soft limit: the controller gives a round up. Milliseconds.
+const SOFT_MS: (u64, u64, u64) = (50, 2_000, 29_000);
+/// Hard limit: the guard thaws alone. Nobody is ever held longer than its maximum. Milliseconds.
+const HARD_MS: (u64, u64, u64) = (100, 10_000, 30_000);
+
+/// What a standalone controller is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where CSI is served.
+    pub csi_socket: PathBuf,
+    /// Where the operator's commands are served.
+    pub operator_socket: PathBuf,
+    /// Where runs and debts are kept.
+    pub state_dir: PathBuf,
+    /// The controller's certificates.
+    pub tls: TlsFiles,
+    /// The agents.
+    pub agents: Vec<AgentAddress>,
+    /// Where a volume goes when the orchestrator says nothing about it.
+    pub without_topology: WithoutTopology,
+    /// How long a round may hold.
+    pub limits: Limits,
+    /// The inventory, as the rules engine reads it: a list.
+    pub pods: Value,
+}
+
+/// Where a volume goes when the orchestrator says nothing about topology.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum WithoutTopology {
+    /// To the host with the most room.
+    #[default]
+    MostRoom,
+    /// To this host: for orchestrators with one node, and for test suites that send no topology.
+    Host(HostName),
+}
+
+/// How long a round may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// After this the controller gives the round up and everybody lets go.
+    pub soft: Duration,
+    /// After this the guard of each host lets go by itself.
+    pub hard: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { soft: Duration::from_millis(SOFT_MS.1), hard: Duration::from_millis(HARD_MS.1) }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("cannot read the configuration {0}")]
+    File(#[from] TextFileError),
+    /// What is in it: everything that is wrong, one per line.
+    #[error("cannot use the configuration {}: {problems}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problems: ProblemList,
+    },
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProblemList(pub Vec<String>);
+
+impl fmt::Display for ProblemList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it are relative to its directory.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = text_file::read(path, FILE_LIMIT)?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, base).map_err(|problems| ConfigError::Content {
+            path: path.to_owned(),
+            problems: ProblemList(problems),
+        })
+    }
+
+    /// Reads a text; relative paths are relative to `base`. The error is everything that is wrong.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<String>> {
+        let root = reader::parse(text).map_err(|problem| vec![problem])?;
+        let mut problems = Problems::default();
+        let config = Self::from_root(&root, base, &mut problems);
+        match (config, problems.into_list()) {
+            (Some(config), list) if list.is_empty() => Ok(config),
+            (_, list) => Err(list),
+        }
+    }
+
+    /// `None` only where a problem was noted.
+    fn from_root(root: &Value, base: &Path, problems: &mut Problems) -> Option<Self> {
+        let fields =
+            ["csiSocket", "operatorSocket", "stateDir", "tls", "agents", "placement", "limits", "pods"];
+        let root = Section::of("", root, &fields, problems)?;
+        let csi_socket = socket(&root, "csiSocket", "/run/stillpoint/csi.sock", base, problems);
+        let operator_socket =
+            socket(&root, "operatorSocket", "/run/stillpoint/operator.sock", base, problems);
+        if csi_socket.is_some() && csi_socket == operator_socket {
+            problems
+                .note("operatorSocket", "is the same file as csiSocket; give each service its own socket");
+        }
+        let state_dir =
+            root.text("stateDir", problems).map(|path| base.join(path.unwrap_or("/var/lib/stillpoint")));
+        let tls = tls(&root, base, problems);
+        let agents = agents(&root, problems);
+        let without_topology = placement(&root, agents.as_deref(), problems);
+        let limits = limits(&root, problems);
+        let pods = match root.get("pods") {
+            None | Some(Value::Null) => Some(Value::Sequence(Vec::new())),
+            Some(list @ Value::Sequence(_)) => Some(list.clone()),
+            Some(_) => problems.none("pods", "is not a list; write one entry with `- name: …` per pod"),
+        };
+        Some(Self {
+            csi_socket: csi_socket?,
+            operator_socket: operator_socket?,
+            state_dir: state_dir?,
+            tls: tls?,
+            agents: agents?,
+            without_topology: without_topology?,
+            limits: limits?,
+            pods: pods?,
+        })
+    }
+}
+
+fn socket(
+    root: &Section<'_>,
+    field: &str,
+    default: &str,
+    base: &Path,
+    problems: &mut Problems,
+) -> Option<PathBuf> {
+    let path = base.join(root.text(field, problems)?.unwrap_or(default));
+    if path.as_os_str().len() > SOCKET_PATH_LIMIT {
+        let why = format!(
+            "is longer than the {SOCKET_PATH_LIMIT} bytes that a unix socket's path can have; choose a shorter one"
+        );
+        return problems.none(field, &why);
+    }
+    Some(path)
+}
+
+fn tls(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<TlsFiles> {
+    let Some(value) = root.get("tls") else {
+        return problems.none("tls", "is missing; agents are reached by mTLS only: give ca, cert and key as `stillpoint pki init` made them");
+    };
+    let section = Section::of("tls", value, &["ca", "cert", "key"], problems)?;
+    let mut file = |field| section.required_text(field, problems).map(|path| base.join(path));
+    let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
+    Some(TlsFiles { ca: ca?, cert: cert?, key: key? })
+}
+
+fn agents(root: &Section<'_>, problems: &mut Problems) -> Option<Vec<AgentAddress>> {
+    let list = match root.get("agents") {
+        Some(Value::Sequence(list)) if !list.is_empty() => list,
+        None | Some(Value::Null | Value::Sequence(_)) => {
+            return problems
+                .none("agents", "names no agent; give at least one `- {host: …, address: host:port}`");
+        }
+        Some(_) => {
+            return problems
+                .none("agents", "is not a list; write one `- {host: …, address: host:port}` per agent");
+        }
+    };
+    if list.len() > AGENTS_LIMIT {
+        return problems.none("agents", &format!("has {} entries; {AGENTS_LIMIT} is the most", list.len()));
+    }
+    let read: Vec<_> = list.iter().enumerate().map(|(index, entry)| agent(index, entry, problems)).collect();
+    let agents = read.into_iter().collect::<Option<Vec<_>>>()?;
+    let mut seen = BTreeSet::new();
+    for (index, agent) in agents.iter().enumerate() {
+        if !seen.insert(&agent.host) {
+            problems.note(
+                &format!("agents[{index}].host"),
+                &format!("{} is listed twice; each host has one agent", agent.host),
+            );
+        }
+    }
+    Some(agents)
+}
+
+fn agent(index: usize, entry: &Value, problems: &mut Problems) -> Option<AgentAddress> {
+    let path = format!("agents[{index}]");
+    let section = Section::of(&path, entry, &["host", "address"], problems)?;
+    let host = section
+        .required_text("host", problems)
+        .and_then(|text| host_name(&format!("{path}.host"), text, problems));
+    let address = section.required_text("address", problems).and_then(|text| {
+        let port = text
+            .rsplit_once(':')
+            .filter(|(name, _)| !name.is_empty())
+            .and_then(|(_, port)| port.parse::<u16>().ok());
+        match port {
+            Some(port) if port > 0 => Some(text.to_owned()),
+            Some(_) | None => problems.none(
+                &format!("{path}.address"),
+                &format!("{text:?} is not an address; write host:port, such as 10.0.0.7:9700"),
+            ),
+        }
+    });
+    Some(AgentAddress { host: host?, address: address? })
+}
+
+fn host_name(path: &str, text: &str, problems: &mut Problems) -> Option<HostName> {
+    match text.parse() {
+        Ok(host) => Some(host),
+        Err(error) => problems.none(path, &format!("{error}")),
+    }
+}
+
+/// `placement.withoutTopology`: `most-room`, or `host: NAME`.
+fn placement(
+    root: &Section<'_>,
+    agents: Option<&[AgentAddress]>,
+    problems: &mut Problems,
+) -> Option<WithoutTopology> {
+    let Some(value) = root.get("placement") else { return Some(WithoutTopology::default()) };
+    let section = Section::of("placement", value, &["withoutTopology"], problems)?;
+    let path = "placement.withoutTopology";
+    match section.text("withoutTopology", problems)? {
+        None | Some("most-room") => Some(WithoutTopology::MostRoom),
+        Some(text) => {
+            let host = host_name(path, text, problems)?;
+            let known = agents.is_none_or(|agents| agents.iter().any(|agent| agent.host == host));
+            if known {
+                Some(WithoutTopology::Host(host))
+            } else {
+                problems.none(
+                    path,
+                    &format!("{host} is not one of the agents; write most-room or the host of an agent"),
+                )
+            }
+        }
+    }
+}
+
+fn limits(root: &Section<'_>, problems: &mut Problems) -> Option<Limits> {
+    let Some(value) = root.get("limits") else { return Some(Limits::default()) };
+    let section = Section::of("limits", value, &["softMs", "hardMs"], problems)?;
+    let soft = section.number("softMs", SOFT_MS, problems);
+    let hard = section.number("hardMs", HARD_MS, problems);
+    let (soft, hard) = (soft?, hard?);
+    if soft >= hard {
+        let why =
+            format!("{soft} is not below hardMs ({hard}); the controller must give up before the guards do");
+        return problems.none("limits.softMs", &why);
+    }
+    Some(Limits { soft: Duration::from_millis(soft), hard: Duration::from_millis(hard) })
+}

@@ -1,0 +1,147 @@
+//! The rules engine's [`Cutter`] over the controller's [`Cuts`].
+
+use async_trait::async_trait;
+use stillpoint_rules::ports::{CutError, CutReport, CutRequest, Cutter, OpenCut, SealRequest, StorageLevel};
+
+use crate::controller::cuts::{self, Barrier, CutOrder, Cuts, Opened, Taken};
+use crate::domain::{Code, CutKind, Fault, Level, VolumeId};
+
+/// Takes the cuts of one fleet.
+pub struct FleetCutter {
+    cuts: Cuts,
+    barrier: Barrier,
+}
+
+impl FleetCutter {
+    /// Group cuts, with or without the barrier.
+    pub fn new(cuts: Cuts, barrier: Barrier) -> Self {
+        Self { cuts, barrier }
+    }
+}
+
+#[async_trait]
+impl Cutter for FleetCutter {
+    async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError> {
+        let volumes = request.volumes.iter().map(|id| id.parse()).collect::<Result<Vec<VolumeId>, _>>();
+        let volumes = volumes.map_err(|error| CutError { retry: false, message: error.to_string() })?;
+        let order = CutOrder { kind: CutKind::Group, name: request.name, volumes, barrier: self.barrier };
+        match self.cuts.open(order).await.map_err(cut_error)? {
+            Opened::Ready(open) => Ok(Box::new(FleetCut { open, taken: None })),
+            // It was looked for before the run began, so somebody else made it meanwhile. The commands that ran
+            // have nothing to do with it, so this run must not claim it.
+            Opened::Exists(record) => Err(CutError {
+                retry: true,
+                message: format!(
+                    "the cut {:?} was made by somebody else in the meantime; ask for it again to get it, or choose another name",
+                    record.name
+                ),
+            }),
+        }
+    }
+}
+
+struct FleetCut {
+    open: Box<cuts::OpenCut>,
+    taken: Option<Taken>,
+}
+
+#[async_trait]
+impl OpenCut for FleetCut {
+    async fn cut(&mut self) -> Result<CutReport, CutError> {
+        let taken = self.open.cut().await.map_err(cut_error)?;
+        let report = CutReport {
+            cut_id: self.open.record().id.to_string(),
+            level: storage_level(taken.level),
+            reasons: taken.reasons.clone(),
+            hold_requested_at: taken.hold_requested_at,
+            window_us: taken.timeline.window_us,
+            skew_us: taken.timeline.skew_us,
+        };
+        self.taken = Some(taken);
+        Ok(report)
+    }
+
+    async fn seal(self: Box<Self>, request: SealRequest) -> Result<(), CutError> {
+        let Some(taken) = self.taken else {
+            let message = "a cut cannot be sealed before it was taken; this is a bug".to_owned();
+            return Err(CutError { retry: false, message });
+        };
+        let (level, reasons) = sealed_level(&taken, request);
+        self.open.seal(level, reasons).await.map(drop).map_err(cut_error)
+    }
+}
+
+/// What is recorded: the application's part counts only where storage's did.
+fn sealed_level(taken: &Taken, request: SealRequest) -> (Level, Vec<String>) {
+    let level =
+        if request.application && taken.level > Level::Crash { Level::Application } else { taken.level };
+    let mut reasons = if level == Level::Application { Vec::new() } else { taken.reasons.clone() };
+    for reason in request.reasons {
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    (level, reasons)
+}
+
+fn storage_level(level: Level) -> StorageLevel {
+    match level {
+        Level::Crash => StorageLevel::Crash,
+        Level::Group => StorageLevel::Group,
+        Level::Filesystem | Level::Application => StorageLevel::Filesystem,
+    }
+}
+
+/// What the engine must know of a fault: whether to try again.
+fn cut_error(fault: Fault) -> CutError {
+    let retry = match fault.code {
+        Code::Aborted | Code::Unavailable | Code::Deadline | Code::Exhausted => true,
+        Code::Invalid
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::Precondition
+        | Code::Denied
+        | Code::Unimplemented
+        | Code::Internal => false,
+    };
+    CutError { retry, message: fault.message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::timeline::Timeline;
+
+    fn taken(level: Level) -> Taken {
+        Taken {
+            level,
+            reasons: vec!["storage".into()],
+            timeline: Timeline::default(),
+            hold_requested_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn seal(application: bool, reasons: &[&str]) -> SealRequest {
+        SealRequest { application, reasons: reasons.iter().map(|reason| (*reason).into()).collect() }
+    }
+
+    #[test]
+    fn the_application_raises_the_level_only_where_storage_was_at_one_instant() {
+        assert_eq!(sealed_level(&taken(Level::Filesystem), seal(true, &[])), (Level::Application, vec![]));
+        assert_eq!(sealed_level(&taken(Level::Crash), seal(true, &[])).0, Level::Crash);
+        assert_eq!(sealed_level(&taken(Level::Group), seal(false, &[])).0, Level::Group);
+    }
+
+    #[test]
+    fn reasons_of_storage_and_of_the_rule_are_both_kept_once() {
+        let (_, reasons) = sealed_level(&taken(Level::Group), seal(false, &["storage", "a step failed"]));
+        assert_eq!(reasons, ["storage", "a step failed"]);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        assert!(cut_error(Fault::unavailable("x")).retry && cut_error(Fault::aborted("x")).retry);
+        assert!(!cut_error(Fault::precondition("x")).retry && !cut_error(Fault::invalid("x")).retry);
+    }
+}

@@ -1,0 +1,16 @@
+//! Stillpoint without Kubernetes: one controller with a fixed list of agents and an inventory of "pods" in a file.
+//! It is wiring around the same use cases, not a second implementation.
+//!
+//! [`config`] is what people write; [`run`] puts the parts together; [`service`] is the API of the command line over
+//! [`operator`], the use cases; [`cutter`] connects the rules engine to the controller's cuts.
+
+pub mod config;
+pub mod cutter;
+pub mod operator;
+pub mod runs;
+pub mod selection;
+pub mod service;
+pub mod storage;
+
+#[cfg(test)]
+pub(crate) mod fixtures;

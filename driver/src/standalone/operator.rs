@@ -1,0 +1,378 @@
+//! The operator's use cases: what the command line asks for, over storage and the rules engine. No gRPC here.
+//!
+//! Flow of a snapshot:
+//! 1. The name is checked; a cut that has it already is given back if it has the same members.
+//! 2. Selectors and names become volumes. No match is an error, never an empty cut.
+//! 3. The rules engine conducts the run: commands before, the cut, commands after.
+//! 4. The run is kept beside the cut, for its timeline.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use stillpoint_rules::api::Rule;
+use stillpoint_rules::engine::{Control, Engine, PlanningError, RunRequest};
+use stillpoint_rules::plan::{CutVolume, Plan};
+use stillpoint_rules::ports::{Inventory, InventoryError, Pod};
+use stillpoint_rules::run::Run;
+use stillpoint_rules::text;
+use tokio::sync::mpsc;
+
+use crate::domain::record::{CutMember, CutRecord};
+use crate::domain::{CutId, Fault};
+use crate::observe::plain::shortened;
+
+use super::runs::Runs;
+use super::selection::{self, Wanted, check_name};
+use super::storage::{PlacedVolume, Storage, Volumes};
+
+/// A run that has not cut by then is stopped and undone; commands have timeouts of their own, at most an hour each.
+const BUDGET: Duration = Duration::from_hours(2);
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotOrder {
+    /// Name of the cut; made from the time when empty.
+    pub name: String,
+    /// What is cut.
+    pub wanted: Wanted,
+    /// Text of the rule; empty: none.
+    pub rule: String,
+    /// Where pods are looked for; everywhere when empty.
+    pub namespaces: Vec<String>,
+    /// Together, or for comparison one after another.
+    pub order: InOrder,
+}
+
+/// How the members of a cut follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InOrder {
+    /// All held together.
+    #[default]
+    Together,
+    /// Host after host, as tools without a barrier do.
+    OneAfterAnother,
+}
+
+/// The two ways to run a rule; they differ in the cutter only.
+pub struct Engines {
+    /// All members held together.
+    pub together: Engine,
+    /// Host after host.
+    pub one_after_another: Engine,
+}
+
+impl Engines {
+    fn of(&self, order: InOrder) -> &Engine {
+        match order {
+            InOrder::Together => &self.together,
+            InOrder::OneAfterAnother => &self.one_after_another,
+        }
+    }
+}
+
+/// A cut and the run that made it, where there was one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CutAndRun {
+    /// The cut.
+    pub record: CutRecord,
+    /// The run.
+    pub run: Option<Run>,
+}
+
+/// The use cases.
+pub struct Operator {
+    storage: Arc<dyn Storage>,
+    inventory: Arc<dyn Inventory>,
+    engines: Engines,
+    runs: Runs,
+    /// Names that are being worked on.
+    busy: Mutex<BTreeSet<String>>,
+}
+
+impl Operator {
+    /// Over these parts. `inventory` must name volumes by id ([`WithVolumeIds`]).
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        inventory: Arc<dyn Inventory>,
+        engines: Engines,
+        runs: Runs,
+    ) -> Self {
+        Self { storage, inventory, engines, runs, busy: Mutex::default() }
+    }
+
+    /// What a snapshot would do. Executes nothing.
+    pub async fn plan(&self, order: SnapshotOrder) -> Result<Plan, Fault> {
+        let request = self.request(&order).await?;
+        self.engines.of(order.order).plan(&request).await.map_err(planning_fault)
+    }
+
+    /// Takes a cut with a rule around it, or gives the one that has the name and the same members.
+    pub async fn snapshot(
+        &self,
+        order: SnapshotOrder,
+        progress: mpsc::Sender<String>,
+    ) -> Result<CutAndRun, Fault> {
+        let request = self.request(&order).await?;
+        let _busy = self.make_busy(&request.name)?;
+        if let Some(record) = self.storage.find_cut(&request.name).await? {
+            same_members(&request, &record)?;
+            tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
+            return self.with_run(record);
+        }
+        let control = Control { progress: Some(progress.clone()), stop: None };
+        let run = self.engines.of(order.order).run(request, control).await;
+        self.settle(run, &progress).await
+    }
+
+    /// Gives back what a run has made, or why it has not.
+    async fn settle(&self, run: Run, progress: &mpsc::Sender<String>) -> Result<CutAndRun, Fault> {
+        let Some(cut) = run.cut.as_ref().filter(|cut| cut.sealed) else { return Err(run_fault(&run)) };
+        let id: CutId = cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
+        if let Err(fault) = self.runs.put(&id, &run) {
+            // The cut is real; only the pods in its timeline are lost.
+            tracing::warn!(%fault, cut = %id, "the run of a cut could not be kept");
+            tell(progress, fault.message);
+        }
+        let record = self.storage.cut(&id).await?.ok_or_else(|| {
+            Fault::unavailable(format!(
+                "the cut {id} was sealed and is not found any more; has somebody deleted it?"
+            ))
+        })?;
+        Ok(CutAndRun { record, run: Some(run) })
+    }
+
+    /// All cuts, newest first.
+    pub async fn cuts(&self) -> Result<Vec<CutAndRun>, Fault> {
+        let mut records = self.storage.cuts().await?;
+        records.sort_by(|a, b| (b.cut_at, &a.name).cmp(&(a.cut_at, &b.name)));
+        records.into_iter().map(|record| self.with_run(record)).collect()
+    }
+
+    /// The cut of this id or name.
+    pub async fn cut(&self, id_or_name: &str) -> Result<CutAndRun, Fault> {
+        let record = self.record(id_or_name).await?;
+        self.with_run(record)
+    }
+
+    /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist.
+    pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
+        let id = match id_or_name.parse::<CutId>() {
+            Ok(id) => id,
+            Err(_) => self.record(id_or_name).await?.id,
+        };
+        self.storage.delete(&id).await?;
+        self.runs.remove(&id)?;
+        Ok(id)
+    }
+
+    /// Makes volumes from a cut's members, each on its own host, called `<prefix><volume name>`. Idempotent.
+    pub async fn restore(
+        &self,
+        id_or_name: &str,
+        prefix: &str,
+        only: &[String],
+    ) -> Result<Vec<(CutMember, PlacedVolume)>, Fault> {
+        let record = self.record(id_or_name).await?;
+        check_name("the prefix", prefix)?;
+        let members = chosen_members(&record, only)?;
+        for member in &members {
+            check_name("the name of a restored volume", &format!("{prefix}{}", member.volume_name))?;
+        }
+        let mut restored = Vec::new();
+        for member in members {
+            let name = format!("{prefix}{}", member.volume_name);
+            let volume = self.storage.restore(member, &name).await.map_err(|fault| {
+                fault.context(format_args!(
+                    "cannot restore {} ({} of its {} volumes are restored; the same command goes on from there)",
+                    member.volume_name,
+                    restored.len(),
+                    record.members.len()
+                ))
+            })?;
+            restored.push((member.clone(), volume));
+        }
+        Ok(restored)
+    }
+
+    /// All volumes of all hosts.
+    pub async fn volumes(&self) -> Volumes {
+        self.storage.volumes().await
+    }
+
+    /// Ends what a dead controller left: pays what its runs owe.
+    pub async fn recover(&self) -> Result<Vec<Run>, Fault> {
+        self.engines.together.recover().await.map_err(|error| Fault::internal(error.to_string()))
+    }
+
+    /// Stops every run and waits until each is undone.
+    pub async fn shutdown(&self, why: &str) {
+        tokio::join!(self.engines.together.shutdown(why), self.engines.one_after_another.shutdown(why));
+    }
+
+    fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
+        let run = self.runs.get(&record.id)?;
+        Ok(CutAndRun { record, run })
+    }
+
+    async fn record(&self, id_or_name: &str) -> Result<CutRecord, Fault> {
+        let found = match id_or_name.parse::<CutId>() {
+            Ok(id) => self.storage.cut(&id).await?,
+            Err(_) => self.storage.find_cut(id_or_name).await?,
+        };
+        found.ok_or_else(|| {
+            Fault::not_found(format!(
+                "there is no cut {}; `stillpoint snapshots` lists those that exist",
+                shortened(id_or_name, 80)
+            ))
+        })
+    }
+
+    async fn request(&self, order: &SnapshotOrder) -> Result<RunRequest, Fault> {
+        let name = if order.name.is_empty() { name_of_now() } else { order.name.clone() };
+        check_name("the name of the cut", &name)?;
+        let rule = read_rule(&order.rule)?;
+        let pods = match order.wanted.selectors.as_slice() {
+            [] => Vec::new(),
+            _ => self
+                .inventory
+                .pods(&order.namespaces)
+                .await
+                .map_err(|error| Fault::unavailable(error.to_string()))?,
+        };
+        let volumes = self.storage.volumes().await;
+        let chosen = selection::choose(&order.wanted, &pods, &volumes)?;
+        let volumes = chosen.into_iter().map(cut_volume).collect();
+        Ok(RunRequest { name, rule, volumes, namespaces: order.namespaces.clone(), budget: BUDGET })
+    }
+
+    fn make_busy(&self, name: &str) -> Result<BusyName<'_>, Fault> {
+        if self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+            Ok(BusyName { operator: self, name: name.to_owned() })
+        } else {
+            Err(Fault::aborted(format!("the cut {name} is being taken right now; try again when it is done")))
+        }
+    }
+}
+
+/// Keeps a name busy while it lives.
+struct BusyName<'a> {
+    operator: &'a Operator,
+    name: String,
+}
+
+impl Drop for BusyName<'_> {
+    fn drop(&mut self) {
+        self.operator.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// An inventory whose pods name their volumes by id, whatever the file says.
+pub struct WithVolumeIds {
+    /// Lists pods.
+    pub inner: Arc<dyn Inventory>,
+    /// Knows the volumes.
+    pub storage: Arc<dyn Storage>,
+}
+
+#[async_trait]
+impl Inventory for WithVolumeIds {
+    async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
+        let pods = self.inner.pods(namespaces).await?;
+        Ok(selection::with_volume_ids(pods, &self.storage.volumes().await))
+    }
+}
+
+fn cut_volume(volume: &PlacedVolume) -> CutVolume {
+    CutVolume { id: volume.id().to_string(), name: volume.name().to_owned(), host: volume.host.to_string() }
+}
+
+/// `cut-20261120-020000-123`: sorts by time, and two within a millisecond do not happen by hand.
+fn name_of_now() -> String {
+    let now = Timestamp::now();
+    let text = now.strftime("%Y%m%d-%H%M%S");
+    format!("cut-{text}-{:03}", now.subsec_millisecond())
+}
+
+fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {
+    match text.trim() {
+        "" => Ok(None),
+        _ => text::parse(text)
+            .map(Some)
+            .map_err(|error| Fault::invalid(format!("cannot use the rule: {error}"))),
+    }
+}
+
+fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
+    let wanted: BTreeSet<_> = request.volumes.iter().map(|volume| volume.id.clone()).collect();
+    let has: BTreeSet<_> = record.members.iter().map(|member| member.volume.to_string()).collect();
+    if wanted == has {
+        return Ok(());
+    }
+    Err(Fault::already_exists(format!(
+        "a cut called {} exists with other volumes ({}, taken {}); choose another name, or delete it first",
+        record.name,
+        record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>().join(", "),
+        record.cut_at
+    )))
+}
+
+fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a CutMember>, Fault> {
+    if only.is_empty() {
+        return Ok(record.members.iter().collect());
+    }
+    let named = |text: &String| {
+        record.members.iter().find(|m| m.volume_name == *text || m.volume.to_string() == *text).ok_or_else(
+            || {
+                let names =
+                    record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>();
+                Fault::not_found(format!(
+                    "the cut {} has no volume {}; it has {}",
+                    record.name,
+                    shortened(text, 80),
+                    names.join(", ")
+                ))
+            },
+        )
+    };
+    let chosen: BTreeSet<&String> = only.iter().collect();
+    chosen.into_iter().map(named).collect()
+}
+
+/// Why a run has made no cut. A step that failed or a plan that could not be made is for people to put right; what
+/// storage refused may pass.
+fn run_fault(run: &Run) -> Fault {
+    let why = match run.failures.as_slice() {
+        [] => "the run ended without a cut and without a reason; report this".to_owned(),
+        failures => failures.join("; "),
+    };
+    let owed = run.debts.iter().filter(|debt| debt.state != stillpoint_rules::run::DebtState::Paid);
+    let owed: Vec<_> = owed.map(|debt| format!("{} in {}", debt.step_name, debt.target.pod)).collect();
+    let why = match owed.as_slice() {
+        [] => why,
+        owed => format!("{why}; STILL OWED to the application, look at it: {}", owed.join(", ")),
+    };
+    let message = format!("no cut was made: {why}");
+    if run.plan.is_none() || run.attempts.iter().any(|attempt| attempt.error.is_some()) {
+        Fault::precondition(message)
+    } else {
+        Fault::aborted(message)
+    }
+}
+
+fn planning_fault(error: PlanningError) -> Fault {
+    match error {
+        PlanningError::Plan(_) => Fault::precondition(error.to_string()),
+        PlanningError::Inventory(_) | PlanningError::TooSlow(_) => Fault::unavailable(error.to_string()),
+    }
+}
+
+/// A line for whoever listens; nobody has to.
+fn tell(progress: &mpsc::Sender<String>, line: String) {
+    let _ = progress.try_send(line);
+}
+
+#[cfg(test)]
+mod tests;

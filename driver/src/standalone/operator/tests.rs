@@ -1,0 +1,293 @@
+use std::collections::BTreeMap;
+
+use stillpoint_rules::engine::{Limits, Ports};
+use stillpoint_rules::ports::{
+    CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, Journal, JournalError,
+    OpenCut, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
+};
+
+use super::*;
+use crate::domain::{Code, Level};
+use crate::standalone::fixtures::{pod, record, volume, volumes};
+
+const RULE: &str = "
+kind: Rule
+name: flush
+podSelector: {app: pg}
+type: command
+value: flush-it
+";
+
+/// Storage, commands and journal in memory; what happened is in `log`.
+#[derive(Default)]
+struct World {
+    log: Mutex<Vec<String>>,
+    cuts: Mutex<BTreeMap<CutId, CutRecord>>,
+    restored: Mutex<Vec<String>>,
+    exit_code: i32,
+}
+
+impl World {
+    fn note(&self, what: impl Into<String>) {
+        self.log.lock().unwrap().push(what.into());
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Storage for World {
+    async fn volumes(&self) -> Volumes {
+        volumes()
+    }
+    async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
+        Ok(self.cuts.lock().unwrap().values().cloned().collect())
+    }
+    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        Ok(self.cuts.lock().unwrap().get(id).cloned())
+    }
+    async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
+        Ok(self.cuts.lock().unwrap().values().find(|record| record.name == name).cloned())
+    }
+    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        self.cuts.lock().unwrap().remove(id);
+        Ok(())
+    }
+    async fn restore(&self, member: &CutMember, name: &str) -> Result<PlacedVolume, Fault> {
+        self.restored.lock().unwrap().push(format!("{} from {}", name, member.snapshot));
+        Ok(volume(name, 1))
+    }
+}
+
+#[async_trait]
+impl Inventory for World {
+    async fn pods(&self, _: &[String]) -> Result<Vec<Pod>, InventoryError> {
+        Ok(vec![pod("pg-0", "pg", &["pg-data", "pg-wal"]), pod("ring-0", "ring", &["ring"])])
+    }
+}
+
+#[async_trait]
+impl PodExec for World {
+    async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
+        self.note(format!("exec {} in {}", request.argv.join(" "), request.target.pod));
+        Ok(ExecOutcome { exit_code: self.exit_code, output: "told".into(), omitted_bytes: 0 })
+    }
+    async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
+        Err(ExecError::NotStarted { pod: request.target.pod, why: "not in this test".into() })
+    }
+}
+
+#[async_trait]
+impl Journal for World {
+    async fn persist(&self, _: &Run) -> Result<(), JournalError> {
+        Ok(())
+    }
+    async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
+        Ok(Vec::new())
+    }
+}
+
+struct FakeCutter(Arc<World>, StorageLevel);
+
+struct FakeCut {
+    world: Arc<World>,
+    record: CutRecord,
+    level: StorageLevel,
+}
+
+#[async_trait]
+impl Cutter for FakeCutter {
+    async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError> {
+        let members: Vec<_> =
+            volumes().all.into_iter().filter(|v| request.volumes.contains(&v.id().to_string())).collect();
+        let record = record(&request.name, &members, 1_000);
+        self.0.note("open");
+        Ok(Box::new(FakeCut { world: Arc::clone(&self.0), record, level: self.1 }))
+    }
+}
+
+#[async_trait]
+impl OpenCut for FakeCut {
+    async fn cut(&mut self) -> Result<CutReport, CutError> {
+        self.world.note("cut");
+        Ok(CutReport {
+            cut_id: self.record.id.to_string(),
+            level: self.level,
+            reasons: vec![],
+            hold_requested_at: Timestamp::now(),
+            window_us: 20_000,
+            skew_us: 10,
+        })
+    }
+    async fn seal(mut self: Box<Self>, request: SealRequest) -> Result<(), CutError> {
+        self.world.note("seal");
+        self.record.level = if request.application { Level::Application } else { Level::Filesystem };
+        self.world.cuts.lock().unwrap().insert(self.record.id.clone(), self.record);
+        Ok(())
+    }
+}
+
+fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> = Arc::clone(world) as _;
+    let inventory: Arc<dyn Inventory> =
+        Arc::new(WithVolumeIds { inner: Arc::clone(world) as _, storage: Arc::clone(&storage) });
+    let engine = |level| {
+        let ports = Ports {
+            inventory: Arc::clone(&inventory),
+            exec: Arc::clone(world) as _,
+            cutter: Arc::new(FakeCutter(Arc::clone(world), level)),
+            journal: Arc::clone(world) as _,
+        };
+        Engine::new(ports, Limits::default())
+    };
+    let engines = Engines {
+        together: engine(StorageLevel::Filesystem),
+        one_after_another: engine(StorageLevel::Crash),
+    };
+    let runs = Runs::open(directory.path()).unwrap();
+    (Operator::new(storage, inventory, engines, runs), directory)
+}
+
+fn order(name: &str, selector: &str, rule: &str) -> SnapshotOrder {
+    SnapshotOrder {
+        name: name.into(),
+        wanted: Wanted { selectors: vec![selector.into()], volumes: vec![] },
+        rule: rule.into(),
+        ..SnapshotOrder::default()
+    }
+}
+
+async fn snapshot(operator: &Operator, order: SnapshotOrder) -> Result<CutAndRun, Fault> {
+    let (lines, _told) = mpsc::channel(64);
+    operator.snapshot(order, lines).await
+}
+
+#[tokio::test]
+async fn commands_run_before_the_cut_and_the_run_is_kept_with_it() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let made = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap();
+    assert_eq!(world.log(), ["exec /bin/sh -c flush-it in pg-0", "open", "cut", "seal"]);
+    assert_eq!(made.record.level, Level::Application);
+    assert_eq!(made.record.members.len(), 2);
+    let shown = operator.cut("nightly").await.unwrap();
+    assert_eq!(shown.run, made.run);
+    assert_eq!(shown.run.unwrap().attempts.len(), 1);
+    assert_eq!(operator.cut(&made.record.id.to_string()).await.unwrap().record, made.record);
+}
+
+#[tokio::test]
+async fn a_plan_names_pods_and_volumes_and_executes_nothing() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let plan = operator.plan(order("nightly", "app=pg", RULE)).await.unwrap();
+    let text = plan.to_string();
+    for shown in ["pg-0", "flush-it", "pg-data", "pg-wal", "node-1", "node-2"] {
+        assert!(text.contains(shown), "{shown} in\n{text}");
+    }
+    assert!(world.log().is_empty());
+}
+
+#[tokio::test]
+async fn the_same_name_with_the_same_volumes_is_the_same_cut_and_runs_nothing_again() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let first = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap();
+    let before = world.log();
+    assert_eq!(snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap(), first);
+    assert_eq!(world.log(), before);
+    let fault = snapshot(&operator, order("nightly", "app=ring", "")).await.unwrap_err();
+    assert_eq!(fault.code, Code::AlreadyExists);
+    assert!(fault.message.contains("pg-data"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_failing_command_makes_no_cut_and_says_why() {
+    let world = Arc::new(World { exit_code: 7, ..World::default() });
+    let (operator, _directory) = operator(&world);
+    let fault = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Precondition);
+    assert!(fault.message.contains('7') && fault.message.contains("pg-0"), "{fault}");
+    assert!(!world.log().contains(&"cut".to_owned()));
+    assert!(operator.cuts().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rule_without_a_pod_fails_before_anything_is_done() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let rule = RULE.replace("app: pg", "app: nobody");
+    let fault = snapshot(&operator, order("nightly", "app=pg", &rule)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Precondition);
+    assert!(fault.message.contains("nobody"), "{fault}");
+    assert!(world.log().is_empty());
+    assert_eq!(operator.plan(order("nightly", "app=pg", &rule)).await.unwrap_err().code, Code::Precondition);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_by_name_and_change_nothing() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    for (order, code, part) in [
+        (order("../x", "app=pg", ""), Code::Invalid, "../x"),
+        (order("n", "app=cassandra", ""), Code::NotFound, "app=cassandra"),
+        (order("n", "app=pg", &RULE.replace("value", "vlaue")), Code::Invalid, "vlaue"),
+        (order("n", "", ""), Code::Invalid, "selector"),
+        (SnapshotOrder::default(), Code::Invalid, "nothing to cut"),
+    ] {
+        let fault = snapshot(&operator, order).await.unwrap_err();
+        assert_eq!(fault.code, code, "{fault}");
+        assert!(fault.message.contains(part), "{fault}");
+    }
+    assert!(world.log().is_empty());
+}
+
+#[tokio::test]
+async fn a_restore_makes_one_volume_per_member_or_only_those_named() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap();
+    let names = |list: &[(CutMember, PlacedVolume)]| {
+        list.iter().map(|(_, v)| v.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&operator.restore("nightly", "r-", &[]).await.unwrap()), ["r-pg-data", "r-pg-wal"]);
+    let only = operator.restore("nightly", "s-", &["pg-wal".into(), "pg-wal".into()]).await.unwrap();
+    assert_eq!(names(&only), ["s-pg-wal"]);
+    let fault = operator.restore("nightly", "r-", &["ring".into()]).await.unwrap_err();
+    assert!(fault.code == Code::NotFound && fault.message.contains("pg-data"), "{fault}");
+    assert_eq!(operator.restore("nightly", "", &[]).await.unwrap_err().code, Code::Invalid);
+    assert_eq!(operator.restore("nightly", &"p".repeat(125), &[]).await.unwrap_err().code, Code::Invalid);
+    assert_eq!(operator.restore("unknown", "r-", &[]).await.unwrap_err().code, Code::NotFound);
+    assert_eq!(world.restored.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_deleted_cut_is_gone_with_its_run() {
+    let world = Arc::new(World::default());
+    let (operator, directory) = operator(&world);
+    let id = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap().record.id;
+    assert_eq!(operator.delete("nightly").await.unwrap(), id);
+    assert_eq!(operator.delete(&id.to_string()).await.unwrap(), id);
+    assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound);
+    assert_eq!(std::fs::read_dir(directory.path().join("runs-of-cuts")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_is_being_worked_on_is_told_to_wait() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let _first = operator.make_busy("nightly").unwrap();
+    let fault = snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap_err();
+    assert_eq!(fault.code, Code::Aborted);
+}
+
+#[tokio::test]
+async fn a_name_is_made_when_none_is_given() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    let made = snapshot(&operator, order("", "app=ring", "")).await.unwrap();
+    assert!(made.record.name.starts_with("cut-2"), "{}", made.record.name);
+}

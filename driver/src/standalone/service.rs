@@ -1,0 +1,177 @@
+//! The operator's API over gRPC: parse, call, answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::domain::Fault;
+use crate::proto::operator::operator_server::Operator as OperatorApi;
+use crate::proto::operator::{
+    CutDetail, CutSummary, DeleteCutRequest, DeleteCutResponse, GetCutRequest, ListCutsRequest,
+    ListCutsResponse, ListVolumesRequest, ListVolumesResponse, PlanResponse, RestoreRequest, RestoreResponse,
+    SnapshotProgress, SnapshotRequest, list_volumes_response, restore_response,
+};
+use crate::wire::status_of;
+
+use super::operator::{CutAndRun, InOrder, Operator, SnapshotOrder};
+use super::selection::Wanted;
+use super::storage::PlacedVolume;
+
+/// Progress lines that wait for a slow reader; more are dropped.
+const LINES: usize = 256;
+
+/// The service.
+pub struct Service {
+    operator: Arc<Operator>,
+}
+
+impl Service {
+    /// Over these use cases.
+    pub fn new(operator: Arc<Operator>) -> Self {
+        Self { operator }
+    }
+}
+
+#[tonic::async_trait]
+impl OperatorApi for Service {
+    type SnapshotStream = ReceiverStream<Result<SnapshotProgress, Status>>;
+
+    async fn plan(&self, request: Request<SnapshotRequest>) -> Result<Response<PlanResponse>, Status> {
+        let plan = self.operator.plan(order(request.into_inner())).await.map_err(status_of)?;
+        let json = to_json(&plan).map_err(status_of)?;
+        Ok(Response::new(PlanResponse { json, text: plan.to_string() }))
+    }
+
+    /// The run goes on when the caller goes away: it must come to its end, and its cut may be what was wanted.
+    async fn snapshot(
+        &self,
+        request: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let order = order(request.into_inner());
+        let operator = Arc::clone(&self.operator);
+        let (answers, stream) = mpsc::channel(LINES);
+        tokio::spawn(async move {
+            let (lines, mut told) = mpsc::channel::<String>(LINES);
+            let forward = async {
+                while let Some(line) = told.recv().await {
+                    // Nobody listens any more: go on.
+                    let _ = answers.try_send(Ok(SnapshotProgress { line, done: None }));
+                }
+            };
+            let (outcome, ()) = tokio::join!(operator.snapshot(order, lines), forward);
+            let last = outcome.and_then(|cut| detail(&cut)).map_err(status_of);
+            let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
+            let _ = answers.send(last).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_cuts(&self, _: Request<ListCutsRequest>) -> Result<Response<ListCutsResponse>, Status> {
+        let cuts = self.operator.cuts().await.map_err(status_of)?;
+        Ok(Response::new(ListCutsResponse { cuts: cuts.iter().map(summary).collect() }))
+    }
+
+    async fn get_cut(&self, request: Request<GetCutRequest>) -> Result<Response<CutDetail>, Status> {
+        let cut = self.operator.cut(&request.into_inner().id_or_name).await.map_err(status_of)?;
+        Ok(Response::new(detail(&cut).map_err(status_of)?))
+    }
+
+    async fn delete_cut(
+        &self,
+        request: Request<DeleteCutRequest>,
+    ) -> Result<Response<DeleteCutResponse>, Status> {
+        let id = self.operator.delete(&request.into_inner().id_or_name).await.map_err(status_of)?;
+        Ok(Response::new(DeleteCutResponse { id: id.to_string() }))
+    }
+
+    async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
+        let RestoreRequest { id_or_name, prefix, only } = request.into_inner();
+        let restored = self.operator.restore(&id_or_name, &prefix, &only).await.map_err(status_of)?;
+        let volumes = restored.into_iter().map(|(member, volume)| restore_response::Restored {
+            from_volume: member.volume_name,
+            name: volume.name().to_owned(),
+            volume_id: volume.id().to_string(),
+            host: volume.host.to_string(),
+        });
+        Ok(Response::new(RestoreResponse { volumes: volumes.collect() }))
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        let volumes = self.operator.volumes().await;
+        Ok(Response::new(ListVolumesResponse {
+            volumes: volumes.all.iter().map(volume).collect(),
+            silent: volumes.silent.into_iter().map(|fault| fault.message).collect(),
+        }))
+    }
+}
+
+fn order(request: SnapshotRequest) -> SnapshotOrder {
+    SnapshotOrder {
+        name: request.name,
+        wanted: Wanted { selectors: request.selectors, volumes: request.volumes },
+        rule: request.rule_yaml,
+        namespaces: request.namespaces,
+        order: if request.without_barrier { InOrder::OneAfterAnother } else { InOrder::Together },
+    }
+}
+
+fn detail(cut: &CutAndRun) -> Result<CutDetail, Fault> {
+    Ok(CutDetail {
+        summary: Some(summary(cut)),
+        record_json: to_json(&cut.record)?,
+        run_json: cut.run.as_ref().map(to_json).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn summary(cut: &CutAndRun) -> CutSummary {
+    let record = &cut.record;
+    let hosts: BTreeSet<_> = record.members.iter().map(|member| &member.host).collect();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    CutSummary {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        level: record.level.to_string(),
+        cut_at: record.cut_at.to_string(),
+        members: count(record.members.len()),
+        hosts: count(hosts.len()),
+        window_us: record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),
+        skew_us: record.timeline.as_ref().map_or(0, |timeline| timeline.skew_us),
+        verdict: cut.run.as_ref().map(|run| run.verdict().to_owned()).unwrap_or_default(),
+    }
+}
+
+fn volume(volume: &PlacedVolume) -> list_volumes_response::Volume {
+    use crate::domain::record::Source;
+
+    let record = &volume.info.record;
+    list_volumes_response::Volume {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        host: volume.host.to_string(),
+        pool: record.id.pool.to_string(),
+        capacity_bytes: record.capacity.0,
+        allocated_bytes: volume.info.allocated.0,
+        filesystem: record.filesystem.map(|filesystem| filesystem.to_string()).unwrap_or_default(),
+        published_at: volume
+            .info
+            .published_at
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+        source: match &record.source {
+            None => String::new(),
+            Some(Source::Snapshot(id)) => id.to_string(),
+            Some(Source::Volume(id)) => id.to_string(),
+        },
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Fault> {
+    serde_json::to_string(value).map_err(|error| Fault::internal(format!("cannot write JSON: {error}")))
+}
