@@ -166,7 +166,7 @@ impl Agent {
         }
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
-            locks: Arc::new(locks),
+            locks,
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
             never_hold: never_hold(&*host, &config.state_dir),
