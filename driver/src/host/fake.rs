@@ -1,1 +1,343 @@
-//! A host in memory with a fault plan.
+//! A host in memory, with a fault plan: any call can fail, hang or be the last one before the host dies.
+//!
+//! It models what the code above relies on, and what it must not rely on:
+//! * **durability**: nothing survives [`FakeHost::crash`] that was not synced, per file and per directory, in three
+//!   styles of losing things ([`Crash`]);
+//! * **btrfs and XFS**: subvolumes and their rules (a read-only one cannot move to another directory), reflinks that
+//!   are not crash-atomic, blocks shared by copies, a disk that gets full;
+//! * **loop devices**: detached only at the unmount when they are mounted;
+//! * **freezing**: a frozen filesystem has no owner and outlives its unmount; freezing twice is EBUSY, thawing what
+//!   is not frozen EINVAL; writes to it block (here: EAGAIN, since a test has nobody to wait for).
+//!
+//! Not modelled: what is written through a mounted volume's files does not appear in its image; tests write blocks
+//! with [`FakeHost::write_block`].
+
+mod disk;
+mod files;
+mod images;
+mod kernel;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use plan::{Call, Hang, HostDied, When};
+
+use super::{Host, HostError, Result};
+use crate::domain::Bytes;
+use disk::{Disk, Errno, Node};
+use plan::Plan;
+
+/// Where the root filesystem's device numbers start; loop devices are major 7 as on Linux.
+const FIRST_DEVICE: u64 = 0x900;
+const LOOP_MAJOR: u64 = 7 << 8;
+
+/// What a power failure leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Only what was synced.
+    OnlySynced,
+    /// All names, but only synced contents: the journal was faster than the data.
+    NamesWithoutContents,
+    /// Everything: the process died, the machine did not.
+    Nothing,
+}
+
+impl Crash {
+    /// All styles.
+    pub const ALL: [Self; 3] = [Self::OnlySynced, Self::NamesWithoutContents, Self::Nothing];
+}
+
+/// Which syncs do nothing, for tests that must then fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lie {
+    /// `fsync` of files.
+    Files,
+    /// `fsync` of directories.
+    Directories,
+    /// `syncfs`.
+    Filesystems,
+}
+
+/// A host in memory. Clones are the same host.
+#[derive(Debug, Clone)]
+pub struct FakeHost {
+    world: Arc<Mutex<World>>,
+    plan: Arc<Plan>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct World {
+    disks: BTreeMap<u64, Disk>,
+    mounts: Vec<FakeMount>,
+    loops: BTreeMap<u64, FakeLoop>,
+    frozen: BTreeSet<u64>,
+    rcu_expedited: bool,
+    latency_sensitive: bool,
+    clock_us: u64,
+    lies: BTreeSet<Lie>,
+}
+
+#[derive(Debug, Clone)]
+struct FakeMount {
+    device: u64,
+    /// Path within the disk.
+    root: PathBuf,
+    target: PathBuf,
+    read_only: bool,
+    /// Mounted again after a crash.
+    at_boot: bool,
+}
+
+#[derive(Debug, Clone)]
+struct FakeLoop {
+    /// The disk and the inode of the image.
+    image: (u64, u64),
+    size: Bytes,
+    read_only: bool,
+    writes: u64,
+    /// Detached while mounted: goes at the unmount.
+    leaving: bool,
+}
+
+/// An object as the mounts lead to it.
+struct Place {
+    device: u64,
+    path: PathBuf,
+    read_only: bool,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeHost {
+    /// A host with an empty root filesystem and nothing else.
+    pub fn new() -> Self {
+        let world = World { clock_us: 1_000_000, ..World::default() };
+        let host = Self { world: Arc::new(Mutex::new(world)), plan: Arc::default() };
+        host.add_disk("rootfs", Bytes::gib(64), Path::new("/"));
+        host.make_all(Path::new("/dev"));
+        host
+    }
+
+    /// A host with one empty disk of this kind (`btrfs`, `xfs`, `memory`) mounted at `dir`.
+    pub fn with_disk(kind: &str, size: Bytes, dir: &Path) -> Self {
+        let host = Self::new();
+        host.add_disk(kind, size, dir);
+        host
+    }
+
+    /// Adds an empty disk, mounted at `dir` now and after every crash.
+    pub fn add_disk(&self, kind: &str, size: Bytes, dir: &Path) {
+        if dir != Path::new("/") {
+            self.make_all(dir);
+        }
+        let mut world = self.world();
+        let device = FIRST_DEVICE + world.disks.len() as u64;
+        world.disks.insert(device, Disk::new(kind, size));
+        world.mounts.push(FakeMount {
+            device,
+            root: "/".into(),
+            target: dir.to_owned(),
+            read_only: false,
+            at_boot: true,
+        });
+    }
+
+    /// Makes a directory with all its parents, durably, without a call being counted.
+    pub fn make_all(&self, dir: &Path) {
+        let mut world = self.world();
+        let mut path = PathBuf::from("/");
+        for part in dir.components().skip(1) {
+            path.push(part);
+            if let Some(place) = world.locate(&path)
+                && let Some(disk) = world.disks.get_mut(&place.device)
+                && disk.find(&place.path).is_none()
+                && disk.insert(&place.path, Node::directory()).is_ok()
+            {
+                disk.sync_all();
+            }
+        }
+    }
+
+    /// The host after a power failure: disks as `style` left them, nothing attached, frozen or planned.
+    #[must_use]
+    pub fn crash(&self, style: Crash) -> Self {
+        let mut world = self.world().clone();
+        world.mounts.retain(|mount| mount.at_boot);
+        world.loops.clear();
+        world.frozen.clear();
+        world.rcu_expedited = false;
+        world.lies.clear();
+        let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
+        world.disks.retain(|device, _| kept.contains(device));
+        for disk in world.disks.values_mut() {
+            disk.crash(style);
+        }
+        Self { world: Arc::new(Mutex::new(world)), plan: Arc::default() }
+    }
+
+    /// Mounts the filesystem at `dir` read-only, or writable again.
+    pub fn set_read_only(&self, dir: &Path, read_only: bool) {
+        let mut world = self.world();
+        for mount in world.mounts.iter_mut().filter(|mount| mount.target == dir) {
+            mount.read_only = read_only;
+        }
+    }
+
+    /// Fills the disk at `dir` with something else until only this much is free.
+    pub fn leave_free(&self, dir: &Path, free: Bytes) {
+        let mut world = self.world();
+        if let Some(disk) = world.disk_at(dir) {
+            disk.leave_free(free);
+        }
+    }
+
+    /// Writes one 4 KiB block of a loop device (or of an image file); `content` stands for what is in it.
+    pub fn write_block(&self, path: &Path, block: u64, content: u64) -> Result<()> {
+        let fail = |errno| HostError::new("write", path.display(), io::Error::from_raw_os_error(errno));
+        let mut world = self.world();
+        let (disk, inode) = world.image_behind(path).ok_or_else(|| fail(libc::ENOENT))?;
+        let device = world.loop_number(path);
+        if device.is_some_and(|device| world.frozen.contains(&device)) {
+            return Err(fail(libc::EAGAIN));
+        }
+        if let Some(used) = device.and_then(|device| world.loops.get_mut(&device)) {
+            if used.read_only {
+                return Err(fail(libc::EPERM));
+            }
+            used.writes += 1;
+        }
+        let disk = world.disks.get_mut(&disk).ok_or_else(|| fail(libc::ENXIO))?;
+        disk.write_block(inode, block, content).map_err(fail)
+    }
+
+    /// What is in a block of a loop device (or of an image file); zero where nothing was written.
+    pub fn read_block(&self, path: &Path, block: u64) -> Result<u64> {
+        let world = self.world();
+        world
+            .image_behind(path)
+            .and_then(|(disk, inode)| Some(world.disks.get(&disk)?.read_block(inode, block)))
+            .ok_or_else(|| HostError::new("read", path.display(), io::Error::from_raw_os_error(libc::ENOENT)))
+    }
+
+    /// From now on these syncs succeed without effect, as on a disk that lies.
+    pub fn lie_about(&self, syncs: Lie) {
+        self.world().lies.insert(syncs);
+    }
+
+    /// Moves the monotonic clock.
+    pub fn advance_us(&self, us: u64) {
+        self.world().clock_us += us;
+    }
+
+    /// Whether the filesystem mounted at `target` is frozen.
+    pub fn is_frozen(&self, target: &Path) -> bool {
+        let world = self.world();
+        world.locate(target).is_some_and(|place| world.frozen.contains(&place.device))
+    }
+
+    /// Lets go of a filesystem, as any process may, without a call being counted.
+    pub fn thaw_behind_our_back(&self, target: &Path) {
+        let mut world = self.world();
+        if let Some(place) = world.locate(target) {
+            world.frozen.remove(&place.device);
+        }
+    }
+
+    /// What `/sys/kernel/rcu_expedited` says.
+    pub fn rcu_expedited(&self) -> bool {
+        self.world().rcu_expedited
+    }
+
+    /// Makes it a host on which expediting would hurt.
+    pub fn set_latency_sensitive(&self, sensitive: bool) {
+        self.world().latency_sensitive = sensitive;
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call and does what the plan has for it, then runs it.
+    fn call<T>(
+        &self,
+        name: &'static str,
+        object: &Path,
+        run: impl FnOnce(&mut World) -> std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        let fail = |error: io::Error| HostError::new(name, object.display(), error);
+        self.plan.enter(name, object).map_err(fail)?;
+        run(&mut self.world()).map_err(|errno| fail(io::Error::from_raw_os_error(errno)))
+    }
+}
+
+impl Host for FakeHost {
+    fn monotonic_us(&self) -> u64 {
+        self.world().clock_us
+    }
+}
+
+impl World {
+    /// Follows the mounts: the last one made with the longest target wins.
+    fn locate(&self, path: &Path) -> Option<Place> {
+        let mut best: Option<&FakeMount> = None;
+        for mount in self.mounts.iter().filter(|mount| path.starts_with(&mount.target)) {
+            let length = |mount: &FakeMount| mount.target.components().count();
+            if best.is_none_or(|best| length(mount) >= length(best)) {
+                best = Some(mount);
+            }
+        }
+        let mount = best?;
+        let rest = path.strip_prefix(&mount.target).ok()?;
+        // Joining an empty rest would add a slash, which is no matter for components.
+        Some(Place { device: mount.device, path: mount.root.join(rest), read_only: mount.read_only })
+    }
+
+    /// The disk that `path` is on, and the path on it.
+    fn at(&mut self, path: &Path) -> std::result::Result<(&mut Disk, PathBuf), Errno> {
+        let place = self.locate(path).ok_or(libc::ENOENT)?;
+        Ok((self.disks.get_mut(&place.device).ok_or(libc::ENXIO)?, place.path))
+    }
+
+    /// As [`World::at`], for a change.
+    fn writable(&mut self, path: &Path) -> std::result::Result<(&mut Disk, PathBuf), Errno> {
+        let place = self.locate(path).ok_or(libc::ENOENT)?;
+        let disk = self.disks.get_mut(&place.device).ok_or(libc::ENXIO)?;
+        if place.read_only || disk.is_below_read_only(&place.path) {
+            return Err(libc::EROFS);
+        }
+        Ok((disk, place.path))
+    }
+
+    fn disk_at(&mut self, path: &Path) -> Option<&mut Disk> {
+        let place = self.locate(path)?;
+        self.disks.get_mut(&place.device)
+    }
+
+    /// The device that a path of a block device node stands for.
+    fn loop_number(&self, path: &Path) -> Option<u64> {
+        let place = self.locate(path)?;
+        match self.disks.get(&place.device)?.node(&place.path)? {
+            Node::Device(device) => Some(*device),
+            Node::Directory(_) | Node::File(_) => None,
+        }
+    }
+
+    /// Disk and inode of the image that a loop device or a file is.
+    fn image_behind(&self, path: &Path) -> Option<(u64, u64)> {
+        if let Some(device) = self.loop_number(path) {
+            return Some(self.loops.get(&device)?.image);
+        }
+        let place = self.locate(path)?;
+        Some((place.device, self.disks.get(&place.device)?.find(&place.path)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+//! One filesystem: what is seen now, and what would be found after a power failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use super::Crash;
+use crate::domain::Bytes;
+
+/// An errno.
+pub(super) type Errno = i32;
+
+const ROOT: u64 = 1;
+/// Contents of images are kept per block.
+pub(super) const BLOCK: u64 = 4096;
+
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    pub(super) kind: String,
+    capacity: Bytes,
+    ballast: u64,
+    live: Nodes,
+    /// What was synced, by inode. A name here may lead to a node that was never synced itself: that one is empty.
+    durable: Nodes,
+    next_inode: u64,
+    next_block: u64,
+}
+
+type Nodes = BTreeMap<u64, Node>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Node {
+    Directory(Directory),
+    File(Content),
+    /// A block device node.
+    Device(u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Directory {
+    pub(super) entries: BTreeMap<String, u64>,
+    pub(super) subvolume: Option<Subvolume>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subvolume {
+    Writable,
+    ReadOnly,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Content {
+    pub(super) size: u64,
+    /// Of a small file: a record.
+    pub(super) bytes: Arc<Vec<u8>>,
+    /// Of an image: written blocks. Copies share them until they are overwritten.
+    blocks: BTreeMap<u64, Block>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    content: u64,
+    /// Identity of the physical block.
+    id: u64,
+}
+
+impl Content {
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        Self { size: bytes.len() as u64, bytes: Arc::new(bytes.to_vec()), blocks: BTreeMap::new() }
+    }
+
+    pub(super) fn sparse(size: u64) -> Self {
+        Self { size, ..Self::default() }
+    }
+
+    pub(super) fn allocated(&self) -> u64 {
+        self.blocks.len() as u64 * BLOCK + self.bytes.len() as u64
+    }
+
+    /// Runs of blocks that lie beside each other.
+    pub(super) fn extents(&self) -> u64 {
+        let starts = self
+            .blocks
+            .keys()
+            .filter(|block| block.checked_sub(1).is_none_or(|before| !self.blocks.contains_key(&before)));
+        starts.count() as u64
+    }
+}
+
+impl Node {
+    pub(super) fn directory() -> Self {
+        Self::Directory(Directory::default())
+    }
+
+    /// The same kind of node, never synced.
+    fn blank(&self) -> Self {
+        match self {
+            Self::Directory(directory) => {
+                Self::Directory(Directory { entries: BTreeMap::new(), ..directory.clone() })
+            }
+            Self::File(_) => Self::File(Content::default()),
+            Self::Device(device) => Self::Device(*device),
+        }
+    }
+}
+
+impl Disk {
+    pub(super) fn new(kind: &str, capacity: Bytes) -> Self {
+        let nodes = Nodes::from([(ROOT, Node::directory())]);
+        Self {
+            kind: kind.to_owned(),
+            capacity,
+            ballast: 0,
+            durable: nodes.clone(),
+            live: nodes,
+            next_inode: ROOT + 1,
+            next_block: 1,
+        }
+    }
+
+    // ---- looking --------------------------------------------------------------------------------
+
+    /// Inode of a path on this disk.
+    pub(super) fn find(&self, path: &Path) -> Option<u64> {
+        path.components().try_fold(ROOT, |inode, part| match part {
+            Component::RootDir | Component::CurDir => Some(inode),
+            Component::Normal(name) => match self.live.get(&inode)? {
+                Node::Directory(directory) => directory.entries.get(name.to_str()?).copied(),
+                Node::File(_) | Node::Device(_) => None,
+            },
+            Component::ParentDir | Component::Prefix(_) => None,
+        })
+    }
+
+    pub(super) fn node(&self, path: &Path) -> Option<&Node> {
+        self.live.get(&self.find(path)?)
+    }
+
+    pub(super) fn file(&self, path: &Path) -> Result<&Content, Errno> {
+        match self.node(path) {
+            Some(Node::File(content)) => Ok(content),
+            Some(Node::Directory(_)) => Err(libc::EISDIR),
+            Some(Node::Device(_)) => Err(libc::EINVAL),
+            None => Err(libc::ENOENT),
+        }
+    }
+
+    pub(super) fn directory(&self, path: &Path) -> Result<&Directory, Errno> {
+        match self.node(path) {
+            Some(Node::Directory(directory)) => Ok(directory),
+            Some(Node::File(_) | Node::Device(_)) => Err(libc::ENOTDIR),
+            None => Err(libc::ENOENT),
+        }
+    }
+
+    pub(super) fn kind_of(&self, inode: u64) -> Option<&Node> {
+        self.live.get(&inode)
+    }
+
+    /// Whether a path is inside a read-only subvolume (its own root excluded: that one may be renamed).
+    pub(super) fn is_below_read_only(&self, path: &Path) -> bool {
+        path.ancestors().skip(1).any(|above| self.is_read_only_subvolume(above))
+    }
+
+    pub(super) fn is_read_only_subvolume(&self, path: &Path) -> bool {
+        self.directory(path).is_ok_and(|directory| directory.subvolume == Some(Subvolume::ReadOnly))
+    }
+
+    // ---- changing -------------------------------------------------------------------------------
+
+    pub(super) fn insert(&mut self, path: &Path, node: Node) -> Result<u64, Errno> {
+        let inode = self.next_inode;
+        let name = name_of(path)?;
+        let parent = self.parent_mut(path)?;
+        if parent.entries.contains_key(&name) {
+            return Err(libc::EEXIST);
+        }
+        parent.entries.insert(name, inode);
+        self.next_inode += 1;
+        self.live.insert(inode, node);
+        Ok(inode)
+    }
+
+    /// Replaces or creates a file's content.
+    pub(super) fn put_file(&mut self, path: &Path, content: Content) -> Result<u64, Errno> {
+        self.check_room(content.bytes.len() as u64)?;
+        match self.find(path) {
+            Some(inode) => {
+                self.file(path)?;
+                self.live.insert(inode, Node::File(content));
+                Ok(inode)
+            }
+            None => self.insert(path, Node::File(content)),
+        }
+    }
+
+    /// Removes a name. The node stays for who has it open.
+    pub(super) fn unlink(&mut self, path: &Path) -> Result<(), Errno> {
+        let name = name_of(path)?;
+        self.parent_mut(path)?.entries.remove(&name).map(drop).ok_or(libc::ENOENT)
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Errno> {
+        let inode = self.find(from).ok_or(libc::ENOENT)?;
+        if from.parent() != to.parent() && self.is_read_only_subvolume(from) {
+            return Err(libc::EROFS);
+        }
+        match (self.kind_of(inode), self.node(to)) {
+            (_, None) | (Some(Node::File(_)), Some(Node::File(_))) => {}
+            (Some(Node::Directory(_)), Some(Node::Directory(there))) if there.entries.is_empty() => {}
+            (_, Some(Node::Directory(_))) => return Err(libc::ENOTEMPTY),
+            (_, Some(Node::File(_) | Node::Device(_))) => return Err(libc::ENOTDIR),
+        }
+        let name = name_of(to)?;
+        self.parent_mut(to)?.entries.insert(name, inode);
+        self.unlink(from)
+    }
+
+    /// Copies a directory with everything in it, under new inodes that share their blocks. All of it is durable as
+    /// soon as its name is: a btrfs snapshot is crash-atomic.
+    pub(super) fn snapshot(&mut self, from: &Path, to: &Path, mode: Subvolume) -> Result<(), Errno> {
+        let mut source = self.directory(from)?.clone();
+        source.subvolume.ok_or(libc::EINVAL)?;
+        source.subvolume = Some(mode);
+        for inode in source.entries.values_mut() {
+            let copy = self.live.get(inode).cloned().ok_or(libc::EIO)?;
+            *inode = self.next_inode;
+            self.next_inode += 1;
+            self.durable.insert(*inode, copy.clone());
+            self.live.insert(*inode, copy);
+        }
+        let inode = self.insert(to, Node::Directory(source.clone()))?;
+        self.durable.insert(inode, Node::Directory(source));
+        Ok(())
+    }
+
+    pub(super) fn write_block(&mut self, inode: u64, block: u64, content: u64) -> Result<(), Errno> {
+        let shared = match self.live.get(&inode) {
+            Some(Node::File(file)) if (block + 1) * BLOCK > file.size => return Err(libc::EIO),
+            Some(Node::File(file)) => {
+                file.blocks.get(&block).is_none_or(|old| self.is_shared(inode, block, old.id))
+            }
+            _ => return Err(libc::ENOENT),
+        };
+        if shared {
+            self.check_room(BLOCK)?;
+        }
+        let id = self.next_block;
+        self.next_block += 1;
+        if let Some(Node::File(file)) = self.live.get_mut(&inode) {
+            file.blocks.insert(block, Block { content, id });
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_block(&self, inode: u64, block: u64) -> u64 {
+        match self.live.get(&inode) {
+            Some(Node::File(file)) => file.blocks.get(&block).map(|b| b.content).unwrap_or_default(),
+            _ => 0,
+        }
+    }
+
+    fn is_shared(&self, inode: u64, block: u64, id: u64) -> bool {
+        self.live.iter().any(|(other, node)| {
+            *other != inode
+                && matches!(node, Node::File(file) if file.blocks.get(&block).is_some_and(|b| b.id == id))
+        })
+    }
+
+    fn parent_mut(&mut self, path: &Path) -> Result<&mut Directory, Errno> {
+        let parent = path.parent().and_then(|parent| self.find(parent)).ok_or(libc::ENOENT)?;
+        match self.live.get_mut(&parent) {
+            Some(Node::Directory(directory)) => Ok(directory),
+            _ => Err(libc::ENOTDIR),
+        }
+    }
+
+    // ---- space ----------------------------------------------------------------------------------
+
+    pub(super) fn capacity(&self) -> Bytes {
+        self.capacity
+    }
+
+    pub(super) fn grow(&mut self, capacity: Bytes) {
+        self.capacity = self.capacity.max(capacity);
+    }
+
+    pub(super) fn free(&self) -> Bytes {
+        self.capacity.saturating_sub(Bytes(self.used() + self.ballast))
+    }
+
+    pub(super) fn leave_free(&mut self, free: Bytes) {
+        self.ballast = self.capacity.saturating_sub(Bytes(self.used() + free.0)).0;
+    }
+
+    fn check_room(&self, more: u64) -> Result<(), Errno> {
+        if self.free().0 < more { Err(libc::ENOSPC) } else { Ok(()) }
+    }
+
+    fn used(&self) -> u64 {
+        let mut blocks = BTreeSet::new();
+        let mut bytes = 0;
+        for inode in reachable(&self.live) {
+            if let Some(Node::File(file)) = self.live.get(&inode) {
+                blocks.extend(file.blocks.values().map(|block| block.id));
+                bytes += file.bytes.len() as u64;
+            }
+        }
+        blocks.len() as u64 * BLOCK + bytes
+    }
+
+    // ---- durability -----------------------------------------------------------------------------
+
+    pub(super) fn sync_all(&mut self) {
+        self.durable = self.live.clone();
+    }
+
+    /// fsync of one node. Names in a directory become durable, what they lead to does not.
+    pub(super) fn sync(&mut self, inode: u64) {
+        let Some(node) = self.live.get(&inode).cloned() else { return };
+        if let Node::Directory(directory) = &node {
+            for child in directory.entries.values() {
+                if let Some(live) = self.live.get(child) {
+                    self.durable.entry(*child).or_insert_with(|| live.blank());
+                }
+            }
+        }
+        self.durable.insert(inode, node);
+    }
+
+    pub(super) fn crash(&mut self, style: Crash) {
+        self.live = match style {
+            Crash::Nothing => self.live.clone(),
+            Crash::OnlySynced => self.durable.clone(),
+            Crash::NamesWithoutContents => self
+                .live
+                .iter()
+                .map(|(inode, node)| match node {
+                    Node::Directory(_) | Node::Device(_) => (*inode, node.clone()),
+                    Node::File(_) => {
+                        (*inode, self.durable.get(inode).cloned().unwrap_or_else(|| node.blank()))
+                    }
+                })
+                .collect(),
+        };
+        let kept = reachable(&self.live);
+        self.live.retain(|inode, _| kept.contains(inode));
+        self.durable = self.live.clone();
+    }
+}
+
+fn reachable(nodes: &Nodes) -> BTreeSet<u64> {
+    let mut seen = BTreeSet::new();
+    let mut waiting = vec![ROOT];
+    while let Some(inode) = waiting.pop() {
+        if seen.insert(inode)
+            && let Some(Node::Directory(directory)) = nodes.get(&inode)
+        {
+            waiting.extend(directory.entries.values());
+        }
+    }
+    seen
+}
+
+fn name_of(path: &Path) -> Result<String, Errno> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned).ok_or(libc::EINVAL)
+}
