@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Expedite;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
@@ -34,6 +34,8 @@ use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
 use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
+use crate::csi;
+use crate::csi::socket::{self, SocketError};
 use crate::domain::{Bytes, Fault, HostName};
 use crate::host::Host;
 use crate::host::fake::FakeHost;
@@ -81,6 +83,9 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its CSI socket.
+    #[error("csiSocket: {0}")]
+    Socket(#[from] SocketError),
     /// A filesystem that cannot be thawed, or volumes that cannot be looked at.
     #[error("cannot thaw what an earlier agent may have left frozen: {0}")]
     Thaw(Fault),
@@ -95,6 +100,14 @@ pub enum RunError {
     /// Signals cannot be received.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
+}
+
+/// Where an agent is talked to.
+pub struct Listeners {
+    /// The agent API.
+    pub api: TcpListener,
+    /// The CSI node service.
+    pub csi: Option<UnixListener>,
 }
 
 /// An agent that is put together and has not begun to serve.
@@ -119,10 +132,11 @@ pub async fn serve(config: AgentConfig, stop: impl Future<Output = ()>) -> Resul
     let agent = tokio::task::spawn_blocking(move || Agent::open(&opened, kernel(&opened)?))
         .await
         .unwrap_or_else(|why| Err(RunError::Server { what: "start-up", why: why.to_string() }))?;
-    let listener = TcpListener::bind(config.listen)
+    let api = TcpListener::bind(config.listen)
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    agent.serve(listener, &credentials, stop).await
+    let csi = config.csi_socket.as_deref().map(socket::bind).transpose()?;
+    agent.serve(Listeners { api, csi }, &credentials, stop).await
 }
 
 /// The kernel that the configuration names; the one in memory comes with its pools.
@@ -178,14 +192,18 @@ impl Agent {
     /// Step 3 of the flow, until `stop` is done, and step 4.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listeners: Listeners,
         credentials: &Credentials,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let (stopping, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
-        let api = self.api(listener, credentials, ended(stopped.clone()))?;
+        let api = self.api(listeners.api, credentials, ended(stopped.clone()))?;
         tasks.spawn(async move { api.await.map_err(|why| server("agent API", &why)) });
+        if let Some(listener) = listeners.csi {
+            let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
+            tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
+        }
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
