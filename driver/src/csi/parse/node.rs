@@ -50,9 +50,13 @@ fn target(field: &str, text: &str) -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
-/// A path that something is looked up at: whatever it is, the volume is there or not.
+/// A path that something is looked up at. No volume is at a path that is not absolute.
 fn looked_up(text: &str) -> Result<PathBuf, Fault> {
-    required("volume_path", text).map(PathBuf::from)
+    let path = PathBuf::from(required("volume_path", text)?);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Fault::not_found(format!("volume_path {:?} is not absolute, so no volume is there", shown(text))))
 }
 
 /// NodeStageVolume.
