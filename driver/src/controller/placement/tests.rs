@@ -152,14 +152,6 @@ fn silent_hosts_are_passed_over_and_named() {
     assert_eq!(Fault::from(refusal).code, Code::Unavailable);
 }
 
-#[test]
-fn the_policy_is_read_from_camel_case_and_refuses_what_it_does_not_know() {
-    let policy: Policy = serde_json::from_str(r#"{"withoutTopology": "node-1"}"#).unwrap();
-    assert_eq!(policy.without_topology, Some(host("node-1")));
-    assert!(serde_json::from_str::<Policy>(r#"{"withoutTopolgy": "node-1"}"#).is_err());
-    assert!(serde_json::from_str::<Policy>(r#"{"withoutTopology": "Node 1"}"#).is_err());
-}
-
 proptest! {
     #[test]
     fn whatever_is_chosen_is_allowed_has_room_and_is_ordered(
