@@ -90,14 +90,14 @@ mod tests {
     proptest! {
         #[test]
         fn pages_together_are_the_whole_list_in_order(
-            items in proptest::collection::btree_set(0_u32..1000, 0..60), limit in 1_i32..20,
+            items in proptest::collection::btree_set(0_u32..1000, 0..60), limit in 1_u8..20,
         ) {
             let items: Vec<u32> = items.into_iter().collect();
             let mut shuffled = items.clone();
             shuffled.reverse();
-            let pages = all_pages(&shuffled, limit);
+            let pages = all_pages(&shuffled, i32::from(limit));
             prop_assert_eq!(pages.concat(), items.clone());
-            let full = pages.iter().rev().skip(1).all(|page| page.len() == limit as usize);
+            let full = pages.iter().rev().skip(1).all(|page| page.len() == usize::from(limit));
             prop_assert!(full, "a page before the last was not full: {:?}", pages);
             prop_assert!(items.is_empty() || pages.iter().all(|page| !page.is_empty()));
         }

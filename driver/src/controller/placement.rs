@@ -9,15 +9,12 @@
 //!   configuration says ([`Policy`]), else to the pool with most free space.
 //! * Memory pools lose everything with their process: only for requests that name that backend.
 
-use serde::{Deserialize, Serialize};
-
 use super::orders::Places;
 use crate::backend::BackendKind;
 use crate::domain::{Bytes, Code, Fault, HostName, PoolId, PoolInfo};
 
 /// `placement:` in the controller's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     /// The host for volumes whose request names no place. An orchestrator that neither sends topology nor
     /// schedules by it would otherwise find volumes on hosts where it does not run its workloads.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
+use crate::agent::volumes::NodeVolumes;
 use crate::controller::cuts::{Barrier, CutOrder, Cuts};
 use crate::controller::volumes::Snapshots;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
@@ -63,7 +64,7 @@ impl Snapshots for Cuts {
     }
 }
 
-/// Volumes in use on this host; `agent::volumes::NodeVolumes` is the real one. All calls block.
+/// Volumes in use on this host; [`NodeVolumes`] is the real one. All calls block.
 pub trait NodeWork: Send + Sync + 'static {
     /// Makes a volume ready on this host.
     fn stage(&self, request: &StageRequest) -> Result<(), Fault>;
@@ -77,4 +78,30 @@ pub trait NodeWork: Send + Sync + 'static {
     fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault>;
     /// Makes what is at a path as large as the volume has become; says how large.
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault>;
+}
+
+impl NodeWork for NodeVolumes {
+    fn stage(&self, request: &StageRequest) -> Result<(), Fault> {
+        Self::stage(self, request)
+    }
+
+    fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault> {
+        Self::unstage(self, volume, staging)
+    }
+
+    fn publish(&self, request: &PublishRequest) -> Result<(), Fault> {
+        Self::publish(self, request)
+    }
+
+    fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault> {
+        Self::unpublish(self, volume, target)
+    }
+
+    fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault> {
+        Self::stats(self, volume, path)
+    }
+
+    fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {
+        Self::grow(self, request)
+    }
 }

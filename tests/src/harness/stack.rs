@@ -104,6 +104,15 @@ impl Stack {
 
     /// Starts everything in `run`.
     pub async fn start(run: RunDir, blueprint: &Blueprint) -> Result<Self> {
+        Self::start_with(run, blueprint, serde_json::Map::new()).await
+    }
+
+    /// As [`Self::start`], with these fields added to the controller's configuration.
+    pub async fn start_with(
+        run: RunDir,
+        blueprint: &Blueprint,
+        more: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Self> {
         let pki = run.path().join("pki");
         let stillpoint = binary("stillpoint")?;
         let mut args = vec!["pki".into(), "init".into(), pki.clone().into_os_string()];
@@ -118,7 +127,7 @@ impl Stack {
         }
         let csi_socket = run.path().join("csi.sock");
         let operator_socket = run.path().join("op.sock");
-        let config = json!({
+        let mut config = json!({
             "csiSocket": csi_socket,
             "operatorSocket": operator_socket,
             "stateDir": run.directory("controller")?,
@@ -126,6 +135,7 @@ impl Stack {
             "agents": agents,
             "pods": blueprint.pods,
         });
+        config.as_object_mut().context("the configuration is a map")?.extend(more);
         let config = write_config(&run, "controller.yaml", &config)?;
         let spec = Spec::new("controller", stillpoint).args(["standalone", "--config"]).arg(config);
         let mut controller = spec.start(run.path())?;

@@ -49,27 +49,27 @@ fn order(wish: Wish<'_>, hosts: &[HostFacts]) -> Result<Vec<PoolId>, Refusal> {
     Ok(spots.into_iter().map(|spot| spot.pool).collect())
 }
 
-fn ids(ids: &[u8]) -> Result<Vec<PoolId>, Refusal> {
-    Ok(ids.iter().map(|n| pool_id(*n)).collect())
+fn ids(ids: &[u8]) -> Vec<PoolId> {
+    ids.iter().map(|n| pool_id(*n)).collect()
 }
 
 #[test]
 fn without_a_wish_the_most_free_space_wins_and_memory_is_never_taken() {
-    assert_eq!(order(wish(&Places::default(), 1), &three()), ids(&[3, 2, 4, 1]));
+    assert_eq!(order(wish(&Places::default(), 1), &three()), Ok(ids(&[3, 2, 4, 1])));
 }
 
 #[test]
 fn preferred_hosts_come_first_in_their_order_and_pools_by_space_within_a_host() {
     let asked = places(Some(&["a", "b", "c"]), &["c", "a"]);
-    assert_eq!(order(wish(&asked, 1), &three()), ids(&[4, 2, 1, 3]));
+    assert_eq!(order(wish(&asked, 1), &three()), Ok(ids(&[4, 2, 1, 3])));
 }
 
 #[test]
 fn requisite_hosts_are_the_only_ones() {
     let asked = places(Some(&["a", "not-ours"]), &[]);
-    assert_eq!(order(wish(&asked, 1), &three()), ids(&[2, 1]));
+    assert_eq!(order(wish(&asked, 1), &three()), Ok(ids(&[2, 1])));
     let asked = places(None, &["a"]);
-    assert_eq!(order(wish(&asked, 1), &three()), ids(&[2, 1, 3, 4]), "preference alone allows all");
+    assert_eq!(order(wish(&asked, 1), &three()), Ok(ids(&[2, 1, 3, 4])), "preference alone allows all");
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn the_configured_host_does_not_bind_a_copy() {
 fn the_backend_that_was_asked_for_is_the_only_one_also_memory() {
     let anywhere = Places::default();
     let asked = |backend| Wish { backend: Some(backend), ..wish(&anywhere, 1) };
-    assert_eq!(order(asked(BackendKind::Xfs), &three()), ids(&[2]));
-    assert_eq!(order(asked(BackendKind::Memory), &three()), ids(&[5]));
+    assert_eq!(order(asked(BackendKind::Xfs), &three()), Ok(ids(&[2])));
+    assert_eq!(order(asked(BackendKind::Memory), &three()), Ok(ids(&[5])));
     let asked_on_b = places(Some(&["b"]), &[]);
     let refusal = order(Wish { places: &asked_on_b, ..asked(BackendKind::Xfs) }, &three()).unwrap_err();
     assert_eq!(Fault::from(refusal.clone()).code, Code::Exhausted);
@@ -116,7 +116,7 @@ fn the_backend_that_was_asked_for_is_the_only_one_also_memory() {
 
 #[test]
 fn pools_that_are_too_full_are_left_out_and_all_full_says_how_much_there_is() {
-    assert_eq!(order(wish(&Places::default(), 25), &three()), ids(&[3, 2]));
+    assert_eq!(order(wish(&Places::default(), 25), &three()), Ok(ids(&[3, 2])));
     let refusal = order(wish(&Places::default(), 50), &three()).unwrap_err();
     let expected = Refusal::Full { needed: Bytes::gib(50), most: Bytes::gib(40), silent: String::new() };
     assert_eq!(refusal, expected);
@@ -126,7 +126,7 @@ fn pools_that_are_too_full_are_left_out_and_all_full_says_how_much_there_is() {
 fn a_copy_stays_on_its_sources_pool_or_is_refused() {
     let (anywhere, source) = (Places::default(), pool_id(1));
     let copy = Wish { source: Some(&source), ..wish(&anywhere, 99) };
-    assert_eq!(order(copy, &three()), ids(&[1]), "how much room a copy needs is the agent's to say");
+    assert_eq!(order(copy, &three()), Ok(ids(&[1])), "how much room a copy needs is the agent's to say");
 
     let elsewhere = places(Some(&["b", "c"]), &[]);
     let refusal = order(Wish { places: &elsewhere, ..copy }, &three()).unwrap_err();
@@ -145,19 +145,11 @@ fn a_copy_stays_on_its_sources_pool_or_is_refused() {
 #[test]
 fn silent_hosts_are_passed_over_and_named() {
     let hosts = vec![down("a"), up("b", vec![pool(3, "btrfs", 4)])];
-    assert_eq!(order(wish(&places(None, &["a"]), 1), &hosts), ids(&[3]));
+    assert_eq!(order(wish(&places(None, &["a"]), 1), &hosts), Ok(ids(&[3])));
     let refusal = order(wish(&Places::default(), 9), &hosts).unwrap_err();
     assert!(refusal.to_string().contains("the most is 4 GiB (no answer from a)"), "{refusal}");
     let refusal = order(wish(&places(Some(&["a"]), &[]), 1), &hosts).unwrap_err();
     assert_eq!(Fault::from(refusal).code, Code::Unavailable);
-}
-
-#[test]
-fn the_policy_is_read_from_camel_case_and_refuses_what_it_does_not_know() {
-    let policy: Policy = serde_json::from_str(r#"{"withoutTopology": "node-1"}"#).unwrap();
-    assert_eq!(policy.without_topology, Some(host("node-1")));
-    assert!(serde_json::from_str::<Policy>(r#"{"withoutTopolgy": "node-1"}"#).is_err());
-    assert!(serde_json::from_str::<Policy>(r#"{"withoutTopology": "Node 1"}"#).is_err());
 }
 
 proptest! {
@@ -181,15 +173,10 @@ proptest! {
                 && facts.pools.as_ref().unwrap()[0].available >= Bytes::gib(size)
         };
         let expected = hosts.iter().filter(|facts| fits(facts)).count();
-        match rank(wish(&asked, size), &hosts, &Policy::default()) {
-            Ok(spots) => {
-                prop_assert_eq!(spots.len(), expected);
-                prop_assert!(expected > 0);
-                let ranks: Vec<usize> = spots.iter().map(|spot| preference(&asked, &spot.host)).collect();
-                prop_assert!(ranks.is_sorted());
-                prop_assert!(spots.iter().all(|spot| asked.allow(&spot.host)));
-            }
-            Err(_) => prop_assert_eq!(expected, 0),
-        }
+        let spots = rank(wish(&asked, size), &hosts, &Policy::default()).unwrap_or_default();
+        prop_assert_eq!(spots.len(), expected, "refused only when nothing fits");
+        let ranks: Vec<usize> = spots.iter().map(|spot| preference(&asked, &spot.host)).collect();
+        prop_assert!(ranks.is_sorted());
+        prop_assert!(spots.iter().all(|spot| asked.allow(&spot.host)));
     }
 }

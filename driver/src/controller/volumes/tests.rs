@@ -3,6 +3,8 @@ use super::*;
 use crate::controller::orders::Places;
 use crate::domain::{CutId, CutKind};
 
+type Change = fn(&mut VolumeOrder);
+
 fn over(model: &Arc<Model>) -> Volumes {
     Volumes::new(model.clone(), model.clone(), Policy::default())
 }
@@ -55,12 +57,12 @@ async fn the_same_name_with_other_properties_already_exists_and_says_what_differ
     let model = Arc::new(Model::three());
     let volumes = over(&model);
     let first = volumes.create(&order("v")).await.unwrap();
-    let other = |change: fn(&mut VolumeOrder)| {
+    let other = |change: Change| {
         let mut order = order("v");
         change(&mut order);
         order
     };
-    let table: [(fn(&mut VolumeOrder), &str); 6] = [
+    let table: [(Change, &str); 6] = [
         (|order| order.size = range(2, 2), "1073741824 bytes large"),
         (|order| order.content = Content::Device, "it carries xfs"),
         (|order| order.content = Content::Filesystem(Some(Filesystem::Ext4)), "it carries xfs"),

@@ -50,9 +50,13 @@ fn target(field: &str, text: &str) -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
-/// A path that something is looked up at: whatever it is, the volume is there or not.
+/// A path that something is looked up at. No volume is at a path that is not absolute.
 fn looked_up(text: &str) -> Result<PathBuf, Fault> {
-    required("volume_path", text).map(PathBuf::from)
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Fault::not_found(format!("volume_path {:?} is not absolute, so no volume is there", shown(text))))
 }
 
 /// NodeStageVolume.
@@ -105,20 +109,20 @@ pub fn unpublish(request: &v1::NodeUnpublishVolumeRequest) -> Result<NodePath, F
 /// NodeGetVolumeStats.
 pub fn stats(request: &v1::NodeGetVolumeStatsRequest) -> Result<NodePath, Fault> {
     required("volume_id", &request.volume_id)?;
-    let path = looked_up(&request.volume_path)?;
-    Ok(NodePath { volume: volume(&request.volume_id)?, path })
+    required("volume_path", &request.volume_path)?;
+    Ok(NodePath { volume: volume(&request.volume_id)?, path: looked_up(&request.volume_path)? })
 }
 
 /// NodeExpandVolume.
 pub fn expand_node(request: &v1::NodeExpandVolumeRequest) -> Result<GrowRequest, Fault> {
     required("volume_id", &request.volume_id)?;
-    let path = looked_up(&request.volume_path)?;
+    required("volume_path", &request.volume_path)?;
     let access = request.volume_capability.as_ref().map(capability).transpose()?.map(|used| used.access);
     let range = request.capacity_range.as_ref();
     let capacity = range.map(|range| volume_size(Some(range))).transpose()?;
     Ok(GrowRequest {
         volume: volume(&request.volume_id)?,
-        path,
+        path: looked_up(&request.volume_path)?,
         capacity: capacity.map(|range| range.required).filter(|bytes| bytes.0 > 0),
         access,
     })

@@ -347,7 +347,7 @@ fn node_requests_say_first_what_is_missing() {
 }
 
 #[test]
-fn paths_that_are_only_looked_up_may_be_anything_that_is_there() {
+fn at_a_path_that_is_not_absolute_is_no_volume() {
     let stats_at = |volume: &str, path: &str| {
         stats(&v1::NodeGetVolumeStatsRequest {
             volume_id: volume.into(),
@@ -357,7 +357,8 @@ fn paths_that_are_only_looked_up_may_be_anything_that_is_there() {
     };
     refused(stats_at("fake", "some/path"), Code::NotFound, "fake");
     refused(stats_at(VOLUME, ""), Code::Invalid, "volume_path");
-    assert!(stats_at(VOLUME, "some/path").is_ok(), "whether it is there is the host's to say");
+    refused(stats_at(VOLUME, "some/path"), Code::NotFound, "some/path");
+    assert!(stats_at(VOLUME, "/some/path").is_ok(), "whether it is there is the host's to say");
     let grow = v1::NodeExpandVolumeRequest {
         volume_id: VOLUME.into(),
         volume_path: "/t".into(),
