@@ -60,7 +60,7 @@ fn bench(rounds: u32) -> Result<()> {
 
 async fn all(rounds: u32) -> Result<Vec<Row>> {
     let mut rows = with_rcu(Rcu::Auto, rounds).await?;
-    rows.extend(with_rcu(Rcu::Off, rounds).await?);
+    rows.extend(with_rcu(Rcu::Never, rounds).await?);
     Ok(rows)
 }
 

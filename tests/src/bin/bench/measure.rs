@@ -29,7 +29,7 @@ pub async fn windows(field: &Field, rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
     for group in Group::ALL {
         let (kind, goal) = match rcu {
             Rcu::Auto => ("expedited", expedited_goal(group)),
-            Rcu::Off => ("not expedited", plain_goal(group)),
+            Rcu::Never => ("not expedited", plain_goal(group)),
         };
         let title = format!("window, {}, {kind}", group.title());
         let step = Step::begin(&title);

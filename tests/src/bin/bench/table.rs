@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use stillpoint::observe::table::{right_align, with_header};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,9 @@ impl Row {
     fn cells(&self) -> [String; 6] {
         let [middle, tail] = match &self.own {
             Samples::Times(_) => [time(self.own.percentile(50)), time(self.own.percentile(99))],
-            Samples::Memory(kib) => [format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10), String::new()],
+            Samples::Memory(kib) => {
+                [format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10), String::new()]
+            }
         };
         let other = self.other.as_ref().map_or(String::new(), |other| time(other.percentile(50)));
         [self.title.clone(), middle, tail, self.goal(), other, self.ratio()]
@@ -95,17 +97,11 @@ fn time(time: Option<Duration>) -> String {
 
 /// The whole table.
 pub fn render(rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["", "p50", "p99", "goal", "other p50", "ratio"]);
+    let mut table = with_header(&["", "p50", "p99", "goal", "other p50", "ratio"]);
     for row in rows {
         table.add_row(row.cells());
     }
-    for column in [1, 2, 4, 5] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    right_align(&mut table, [1, 2, 4, 5]);
     format!(
         "{table}\nother, for windows: a script in this run: fsfreeze -f each, btrfs subvolume snapshot each, fsfreeze -u each"
     )
