@@ -47,3 +47,9 @@ pub fn require_tools(tools: &[(&str, &str)]) -> Result<()> {
     }
     bail!("tools are missing; run: apt-get install -y {}", missing.join(" "))
 }
+
+/// `debug` or `release`, so that a measurement says what it measured.
+pub fn profile() -> Result<String> {
+    let directory = profile_directory()?;
+    Ok(directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()))
+}

@@ -67,7 +67,7 @@ pub enum Rcu {
     /// As the product decides.
     Auto,
     /// Never.
-    Off,
+    Never,
 }
 
 /// One host.
@@ -257,6 +257,7 @@ async fn start_host(run: &RunDir, name: &str, blueprint: &Blueprint) -> Result<(
         "stateDir": run.directory(&format!("host-{name}/state"))?,
         "csiSocket": csi_socket,
         "guardSocket": guard_socket,
+        "expedite": blueprint.rcu,
     });
     let config = write_config(run, &format!("agent-{name}.yaml"), &config)?;
     let spec = Spec::new(format!("agent-{name}"), stillpoint).args(["agent", "--config"]).arg(config);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use stillpoint_tests::harness::{RunDir, Stack, Step};
 use stillpoint_tests::workloads::ledger;
@@ -24,9 +24,9 @@ use scene::Scene;
 #[derive(Debug, Parser)]
 #[command(name = "stillpoint-demo", version)]
 struct Arguments {
-    /// Without Cassandra, or with everything.
-    #[arg(long, env = "DEMO", value_enum, default_value = "full")]
-    size: Size,
+    /// Without Cassandra, or with everything [default: what the environment's DEMO says, else full].
+    #[arg(long, value_enum)]
+    size: Option<Size>,
     /// Group snapshots to take.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     cuts: u32,
@@ -44,6 +44,14 @@ enum Size {
 }
 
 impl Size {
+    /// From the environment; `make demo` sets an empty DEMO when it is given none.
+    fn from_environment() -> Result<Self> {
+        match std::env::var("DEMO").unwrap_or_default().as_str() {
+            "" => Ok(Self::Full),
+            text => Self::from_str(text, true).map_err(|_| anyhow!("DEMO={text} is neither small nor full")),
+        }
+    }
+
     /// Whatever happens, the demo ends after this.
     const fn limit(self) -> Duration {
         match self {
@@ -64,7 +72,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.hidden {
         Some(Hidden::LedgerWriter { directories }) => ledger::write_for_ever(&directories),
-        None => demo(arguments.size, arguments.cuts),
+        None => {
+            arguments.size.map_or_else(Size::from_environment, Ok).and_then(|size| demo(size, arguments.cuts))
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

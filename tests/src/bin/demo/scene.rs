@@ -175,7 +175,7 @@ fn pods(tools: &Path, layout: Option<&Layout>) -> Vec<Pod> {
         LEDGER.iter().zip(HOSTS).map(|(volume, host)| pod(volume, "ledger", host, &[volume], &[])).collect();
     let path = |tools: &Path| format!("PATH={}:/usr/local/bin:/usr/bin:/bin", tools.display());
     let exec = ["env", &path(tools)].map(String::from);
-    pods.push(pod("postgres-0", "postgres", HOSTS[0], &[PG_DATA, PG_WAL], &exec));
+    pods.push(pod("postgres-0", "postgresql", HOSTS[0], &[PG_DATA, PG_WAL], &exec));
     for (node, (volume, host)) in RING.iter().zip(HOSTS).enumerate() {
         let Some(layout) = layout else { break };
         let exec = ["env", &path(&layout.tools(node))].map(String::from);
@@ -198,13 +198,14 @@ fn pod(name: &str, app: &str, host: &str, volumes: &[&str], exec: &[String]) -> 
 
 /// The article's own rule for the ring; a checkpoint where there is no ring.
 fn rule(size: Size) -> Result<(String, String)> {
-    let name = match size {
-        Size::Small => "postgres-checkpoint.yaml",
-        Size::Full => "article-rule.yaml",
+    let path = match size {
+        Size::Small => "rules-library/postgresql-checkpoint.yaml",
+        Size::Full => "examples/article-rule.yaml",
     };
-    let path = binaries::source_directory().join("../deploy/examples").join(name);
+    let path = binaries::source_directory().join("../deploy").join(path);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok((text, name.into()))
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok((text, name.unwrap_or_default()))
 }
 
 /// Directory of the programs in PostgreSQL's pod.

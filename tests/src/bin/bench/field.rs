@@ -1,0 +1,118 @@
+//! Three hosts with idle volumes in three groups.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use stillpoint::domain::Bytes;
+use stillpoint_tests::harness::csi::Volume;
+use stillpoint_tests::harness::leftovers::Leftovers;
+use stillpoint_tests::harness::stack::Rcu;
+use stillpoint_tests::harness::{Blueprint, Pod, RunDir, Stack, Step};
+
+/// Filesystem of all volumes.
+pub const FILESYSTEM: &str = "xfs";
+/// Host of the volumes that are made and restored.
+pub const FIRST_HOST: &str = HOSTS[0];
+
+const HOSTS: [&str; 3] = ["a", "b", "c"];
+const POOL: Bytes = Bytes::gib(32);
+const SIZE: Bytes = Bytes::mib(512);
+
+/// Volumes that are cut together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// One volume.
+    One,
+    /// Sixteen volumes of one host.
+    Sixteen,
+    /// Four volumes of each of three hosts.
+    Spread,
+}
+
+impl Group {
+    /// All groups.
+    pub const ALL: [Self; 3] = [Self::One, Self::Sixteen, Self::Spread];
+
+    /// In selectors and names.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Sixteen => "sixteen",
+            Self::Spread => "spread",
+        }
+    }
+
+    /// In the table.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::One => "1 idle volume",
+            Self::Sixteen => "16 volumes, 1 host",
+            Self::Spread => "4 volumes on each of 3 hosts",
+        }
+    }
+
+    /// Host of each volume.
+    fn places(self) -> Vec<&'static str> {
+        match self {
+            Self::One => vec![HOSTS[0]],
+            Self::Sixteen => vec![HOSTS[0]; 16],
+            Self::Spread => HOSTS.iter().flat_map(|host| [*host; 4]).collect(),
+        }
+    }
+
+    fn members(self) -> impl Iterator<Item = (String, &'static str)> {
+        let name = move |(index, host)| (format!("{}-{index}", self.label()), host);
+        self.places().into_iter().enumerate().map(name)
+    }
+}
+
+/// The running hosts and their volumes.
+pub struct Field {
+    /// The hosts.
+    pub stack: Stack,
+    volumes: Vec<(Group, Volume)>,
+}
+
+impl Field {
+    /// Builds it.
+    pub async fn build(run: RunDir, rcu: Rcu) -> Result<Self> {
+        let step = Step::begin("three hosts with 29 idle volumes");
+        let members = |group: Group| group.members().map(move |member| pod(group, member));
+        let blueprint = Blueprint {
+            hosts: HOSTS.map(String::from).to_vec(),
+            pool_size: POOL,
+            pods: Group::ALL.into_iter().flat_map(members).collect(),
+            rcu,
+        };
+        let stack = Stack::start(run, &blueprint).await?;
+        let mut volumes = Vec::new();
+        for group in Group::ALL {
+            for (name, host) in group.members() {
+                volumes.push((group, stack.provision(&name, host, SIZE, FILESYSTEM).await?));
+            }
+        }
+        step.done();
+        Ok(Self { stack, volumes })
+    }
+
+    /// Volumes of a group.
+    pub fn volumes(&self, group: Group) -> impl Iterator<Item = &Volume> {
+        self.volumes.iter().filter(move |(of, _)| *of == group).map(|(_, volume)| volume)
+    }
+
+    /// Ends everything; what needed force.
+    pub fn close(self) -> Result<Leftovers> {
+        self.stack.close()
+    }
+}
+
+fn pod(group: Group, (name, host): (String, &str)) -> Pod {
+    Pod {
+        name: name.clone(),
+        labels: BTreeMap::from([("group".into(), group.label().into())]),
+        host: host.into(),
+        containers: vec!["idle".into()],
+        volumes: vec![name],
+        exec: vec!["env".into()],
+    }
+}
