@@ -25,8 +25,7 @@ use faults::{check_access, machine, mode, occupied, through_symlink};
 
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::{At, Place, PlaceKind, STAGED_DEVICE, Sight, check_path};
-use crate::csi::ports::NodeWork;
-use crate::domain::node::{Access, GrowRequest, PublishRequest, StageRequest, Usage};
+use crate::domain::node::{Access, StageRequest};
 use crate::domain::{Bytes, Code, Fault, Filesystem, VolumeId};
 use crate::host::{FileKind, Host, LoopDevice, MountRequest};
 
@@ -306,33 +305,6 @@ impl NodeVolumes {
 
     fn sight(&self, image: &VolumeImage) -> Result<Sight, Fault> {
         Sight::of(&*self.host, &image.path).map_err(machine)
-    }
-}
-
-/// As the CSI node service asks for it.
-impl NodeWork for NodeVolumes {
-    fn stage(&self, request: &StageRequest) -> Result<(), Fault> {
-        Self::stage(self, request)
-    }
-
-    fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault> {
-        Self::unstage(self, volume, staging)
-    }
-
-    fn publish(&self, request: &PublishRequest) -> Result<(), Fault> {
-        Self::publish(self, request)
-    }
-
-    fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault> {
-        Self::unpublish(self, volume, target)
-    }
-
-    fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault> {
-        Self::stats(self, volume, path)
-    }
-
-    fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {
-        Self::grow(self, request)
     }
 }
 

@@ -69,7 +69,7 @@ impl Operator {
     ) -> Result<CutRecord> {
         let request = api::SnapshotRequest {
             name: name.into(),
-            selector: selector.into(),
+            selectors: vec![selector.into()],
             rule_yaml: rule.unwrap_or_default().into(),
             without_barrier: barrier == Barrier::OneByOne,
             ..Default::default()
