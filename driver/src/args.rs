@@ -20,11 +20,18 @@ Exit codes:
 #[command(name = "stillpoint", version, about, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Args {
     /// How log lines are written (to standard error).
-    #[arg(long, global = true, value_enum, default_value = "text", env = "STILLPOINT_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "STILLPOINT_LOG_FORMAT",
+        hide_env_values = true
+    )]
     pub log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or target=level,…
     /// [default: info for services, warn for everything else]
-    #[arg(long, global = true, env = "STILLPOINT_LOG")]
+    #[arg(long, global = true, env = "STILLPOINT_LOG", hide_env_values = true)]
     pub log: Option<String>,
     /// What to do.
     #[command(subcommand)]

@@ -32,5 +32,8 @@ fn the_reference_in_the_docs_is_what_the_program_says() {
         std::fs::write(&path, reference()).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap();
-    assert!(written == reference(), "docs/cli.md is out of date: STILLPOINT_WRITE=1 cargo test --test cli_reference");
+    assert!(
+        written == reference(),
+        "docs/cli.md is out of date: STILLPOINT_WRITE=1 cargo test --test cli_reference"
+    );
 }

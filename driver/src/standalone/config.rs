@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_yaml::Value;
+use stillpoint_rules::standalone::{PodDefinition, pods_from_value};
+use stillpoint_rules::text::{Problem, TextError};
 
 use crate::controller::fleet::AgentAddress;
 use crate::domain::HostName;
+use crate::domain::round::Limits;
 use crate::identity::tls::TlsFiles;
 use crate::text_file::{self, TextFileError};
 
@@ -25,8 +28,8 @@ use reader::{Problems, Section};
 const FILE_LIMIT: u64 = 1 << 20;
 /// Agents in one list: one round has one stream to each.
 const AGENTS_LIMIT: usize = 256;
-/// Path of a unix socket: `sun_path` less its end.
-const SOCKET_PATH_LIMIT: usize = 107;
+/// Path of a unix socket: `sun_path` less its end and the temporary name that it is published by.
+const SOCKET_PATH_LIMIT: usize = 103;
 /// Soft limit: the controller gives a round up. Milliseconds.
 const SOFT_MS: (u64, u64, u64) = (50, 2_000, 29_000);
 /// Hard limit: the guard thaws alone. Nobody is ever held longer than its maximum. Milliseconds.
@@ -45,37 +48,21 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The agents.
     pub agents: Vec<AgentAddress>,
-    /// Where a volume goes when the orchestrator says nothing about it.
-    pub without_topology: WithoutTopology,
+    /// The host of volumes whose request names no place; `None`: where most room is.
+    pub without_topology: Option<HostName>,
     /// How long a round may hold.
     pub limits: Limits,
-    /// The inventory, as the rules engine reads it: a list.
-    pub pods: Value,
+    /// The inventory.
+    pub pods: PodSource,
 }
 
-/// Where a volume goes when the orchestrator says nothing about topology.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum WithoutTopology {
-    /// To the host with the most room.
-    #[default]
-    MostRoom,
-    /// To this host: for orchestrators with one node, and for test suites that send no topology.
-    Host(HostName),
-}
-
-/// How long a round may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// After this the controller gives the round up and everybody lets go.
-    pub soft: Duration,
-    /// After this the guard of each host lets go by itself.
-    pub hard: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { soft: Duration::from_millis(SOFT_MS.1), hard: Duration::from_millis(HARD_MS.1) }
-    }
+/// Where the inventory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodSource {
+    /// In the configuration.
+    List(Vec<PodDefinition>),
+    /// In a file of its own, which is read again at every use.
+    File(PathBuf),
 }
 
 /// A configuration that cannot be used.
@@ -128,8 +115,17 @@ impl Config {
 
     /// `None` only where a problem was noted.
     fn from_root(root: &Value, base: &Path, problems: &mut Problems) -> Option<Self> {
-        let fields =
-            ["csiSocket", "operatorSocket", "stateDir", "tls", "agents", "placement", "limits", "pods"];
+        let fields = [
+            "csiSocket",
+            "operatorSocket",
+            "stateDir",
+            "tls",
+            "agents",
+            "placement",
+            "limits",
+            "inventory",
+            "pods",
+        ];
         let root = Section::of("", root, &fields, problems)?;
         let csi_socket = socket(&root, "csiSocket", "/run/stillpoint/csi.sock", base, problems);
         let operator_socket =
@@ -144,11 +140,7 @@ impl Config {
         let agents = agents(&root, problems);
         let without_topology = placement(&root, agents.as_deref(), problems);
         let limits = limits(&root, problems);
-        let pods = match root.get("pods") {
-            None | Some(Value::Null) => Some(Value::Sequence(Vec::new())),
-            Some(list @ Value::Sequence(_)) => Some(list.clone()),
-            Some(_) => problems.none("pods", "is not a list; write one entry with `- name: …` per pod"),
-        };
+        let pods = pods(&root, base, problems);
         Some(Self {
             csi_socket: csi_socket?,
             operator_socket: operator_socket?,
@@ -247,32 +239,55 @@ fn host_name(path: &str, text: &str, problems: &mut Problems) -> Option<HostName
     }
 }
 
-/// `placement.withoutTopology`: `most-room`, or `host: NAME`.
+/// `placement.withoutTopology`: the host of an agent.
+#[expect(clippy::option_option, reason = "wrong and absent are two things")]
 fn placement(
     root: &Section<'_>,
     agents: Option<&[AgentAddress]>,
     problems: &mut Problems,
-) -> Option<WithoutTopology> {
-    let Some(value) = root.get("placement") else { return Some(WithoutTopology::default()) };
+) -> Option<Option<HostName>> {
+    let Some(value) = root.get("placement") else { return Some(None) };
     let section = Section::of("placement", value, &["withoutTopology"], problems)?;
     let path = "placement.withoutTopology";
-    match section.text("withoutTopology", problems)? {
-        None | Some("most-room") => Some(WithoutTopology::MostRoom),
-        Some(text) => {
-            let host = host_name(path, text, problems)?;
-            let known = agents.is_none_or(|agents| agents.iter().any(|agent| agent.host == host));
-            if known {
-                Some(WithoutTopology::Host(host))
-            } else {
-                problems.none(
-                    path,
-                    &format!("{host} is not one of the agents; write most-room or the host of an agent"),
-                )
+    let Some(text) = section.text("withoutTopology", problems)? else { return Some(None) };
+    let host = host_name(path, text, problems)?;
+    if agents.is_none_or(|agents| agents.iter().any(|agent| agent.host == host)) {
+        return Some(Some(host));
+    }
+    problems
+        .none(path, &format!("{host} is not one of the agents; write the host of one, or remove the line"))
+}
+
+/// `inventory`, a file, or `pods`, the list itself.
+fn pods(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<PodSource> {
+    let file = root.text("inventory", problems)?;
+    match (file, root.get("pods")) {
+        (Some(_), Some(_)) => problems.none("pods", "is given beside inventory; keep one of the two"),
+        (Some(file), None) => Some(PodSource::File(base.join(file))),
+        (None, None | Some(Value::Null)) => Some(PodSource::List(Vec::new())),
+        (None, Some(list)) => {
+            let read = serde_json::to_value(list).map_err(|error| vec![format!("pods: {error}")]);
+            let read = read.and_then(|list| {
+                let told = |error: TextError| error.problems.iter().map(problem_in_list).collect::<Vec<_>>();
+                pods_from_value(&list).map_err(told)
+            });
+            match read {
+                Ok(list) => Some(PodSource::List(list)),
+                Err(told) => {
+                    told.iter().for_each(|problem| problems.note("", problem));
+                    None
+                }
             }
         }
     }
 }
 
+/// Without line and column: they are those of the list, not of the file.
+fn problem_in_list(problem: &Problem) -> String {
+    format!("{}: {}; {}; {}", problem.field, problem.what, problem.why, problem.fix)
+}
+
+/// The hard limit is never above [`HARD_MS`]'s last, which is the longest hold that rounds allow.
 fn limits(root: &Section<'_>, problems: &mut Problems) -> Option<Limits> {
     let Some(value) = root.get("limits") else { return Some(Limits::default()) };
     let section = Section::of("limits", value, &["softMs", "hardMs"], problems)?;
@@ -284,5 +299,5 @@ fn limits(root: &Section<'_>, problems: &mut Problems) -> Option<Limits> {
             format!("{soft} is not below hardMs ({hard}); the controller must give up before the guards do");
         return problems.none("limits.softMs", &why);
     }
-    Some(Limits { soft: Duration::from_millis(soft), hard: Duration::from_millis(hard) })
+    Some(Limits { soft: Duration::from_millis(soft), hard: Duration::from_millis(hard), ..Limits::default() })
 }

@@ -6,8 +6,9 @@
 
 pub mod config;
 pub mod cutter;
+pub mod fleet_storage;
 pub mod operator;
-pub mod runs;
+pub mod run;
 pub mod selection;
 pub mod service;
 pub mod storage;

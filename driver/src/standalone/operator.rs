@@ -4,19 +4,19 @@
 //! 1. The name is checked; a cut that has it already is given back if it has the same members.
 //! 2. Selectors and names become volumes. No match is an error, never an empty cut.
 //! 3. The rules engine conducts the run: commands before, the cut, commands after.
-//! 4. The run is kept beside the cut, for its timeline.
+//! 4. The run stays in the journal, for the cut's timeline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use stillpoint_rules::api::Rule;
 use stillpoint_rules::engine::{Control, Engine, PlanningError, RunRequest};
 use stillpoint_rules::plan::{CutVolume, Plan};
-use stillpoint_rules::ports::{Inventory, InventoryError, Pod};
+use stillpoint_rules::ports::{Inventory, JournalError};
 use stillpoint_rules::run::Run;
+use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::text;
 use tokio::sync::mpsc;
 
@@ -24,7 +24,6 @@ use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault};
 use crate::observe::plain::shortened;
 
-use super::runs::Runs;
 use super::selection::{self, Wanted, check_name};
 use super::storage::{PlacedVolume, Storage, Volumes};
 
@@ -87,7 +86,7 @@ pub struct Operator {
     storage: Arc<dyn Storage>,
     inventory: Arc<dyn Inventory>,
     engines: Engines,
-    runs: Runs,
+    journal: FileJournal,
     /// Names that are being worked on.
     busy: Mutex<BTreeSet<String>>,
 }
@@ -98,9 +97,9 @@ impl Operator {
         storage: Arc<dyn Storage>,
         inventory: Arc<dyn Inventory>,
         engines: Engines,
-        runs: Runs,
+        journal: FileJournal,
     ) -> Self {
-        Self { storage, inventory, engines, runs, busy: Mutex::default() }
+        Self { storage, inventory, engines, journal, busy: Mutex::default() }
     }
 
     /// What a snapshot would do. Executes nothing.
@@ -120,22 +119,17 @@ impl Operator {
         if let Some(record) = self.storage.find_cut(&request.name).await? {
             same_members(&request, &record)?;
             tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
-            return self.with_run(record);
+            return self.with_run(record).await;
         }
         let control = Control { progress: Some(progress.clone()), stop: None };
         let run = self.engines.of(order.order).run(request, control).await;
-        self.settle(run, &progress).await
+        self.settle(run).await
     }
 
     /// Gives back what a run has made, or why it has not.
-    async fn settle(&self, run: Run, progress: &mpsc::Sender<String>) -> Result<CutAndRun, Fault> {
+    async fn settle(&self, run: Run) -> Result<CutAndRun, Fault> {
         let Some(cut) = run.cut.as_ref().filter(|cut| cut.sealed) else { return Err(run_fault(&run)) };
         let id: CutId = cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
-        if let Err(fault) = self.runs.put(&id, &run) {
-            // The cut is real; only the pods in its timeline are lost.
-            tracing::warn!(%fault, cut = %id, "the run of a cut could not be kept");
-            tell(progress, fault.message);
-        }
         let record = self.storage.cut(&id).await?.ok_or_else(|| {
             Fault::unavailable(format!(
                 "the cut {id} was sealed and is not found any more; has somebody deleted it?"
@@ -148,13 +142,22 @@ impl Operator {
     pub async fn cuts(&self) -> Result<Vec<CutAndRun>, Fault> {
         let mut records = self.storage.cuts().await?;
         records.sort_by(|a, b| (b.cut_at, &a.name).cmp(&(a.cut_at, &b.name)));
-        records.into_iter().map(|record| self.with_run(record)).collect()
+        let mut runs = BTreeMap::new();
+        for run in self.read_journal(FileJournal::list).await? {
+            let id = run.cut.as_ref().map(|cut| cut.id.clone());
+            // Newest first: the first of a cut is the one that made it.
+            if let Some(id) = id {
+                runs.entry(id).or_insert(run);
+            }
+        }
+        let with_run = |record: CutRecord| CutAndRun { run: runs.remove(&record.id.to_string()), record };
+        Ok(records.into_iter().map(with_run).collect())
     }
 
     /// The cut of this id or name.
     pub async fn cut(&self, id_or_name: &str) -> Result<CutAndRun, Fault> {
         let record = self.record(id_or_name).await?;
-        self.with_run(record)
+        self.with_run(record).await
     }
 
     /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist.
@@ -164,7 +167,6 @@ impl Operator {
             Err(_) => self.record(id_or_name).await?.id,
         };
         self.storage.delete(&id).await?;
-        self.runs.remove(&id)?;
         Ok(id)
     }
 
@@ -212,9 +214,22 @@ impl Operator {
         tokio::join!(self.engines.together.shutdown(why), self.engines.one_after_another.shutdown(why));
     }
 
-    fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
-        let run = self.runs.get(&record.id)?;
+    async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
+        let id = record.id.to_string();
+        let run = self.read_journal(move |journal| journal.of_cut(&id)).await?;
         Ok(CutAndRun { record, run })
+    }
+
+    /// The journal is files: read on a thread that may block.
+    async fn read_journal<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&FileJournal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let journal = self.journal.clone();
+        match tokio::task::spawn_blocking(move || read(&journal)).await {
+            Ok(outcome) => outcome.map_err(|error| Fault::internal(error.to_string())),
+            Err(error) => Err(Fault::internal(format!("reading the journal of runs died: {error}"))),
+        }
     }
 
     async fn record(&self, id_or_name: &str) -> Result<CutRecord, Fault> {
@@ -266,22 +281,6 @@ struct BusyName<'a> {
 impl Drop for BusyName<'_> {
     fn drop(&mut self) {
         self.operator.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-    }
-}
-
-/// An inventory whose pods name their volumes by id, whatever the file says.
-pub struct WithVolumeIds {
-    /// Lists pods.
-    pub inner: Arc<dyn Inventory>,
-    /// Knows the volumes.
-    pub storage: Arc<dyn Storage>,
-}
-
-#[async_trait]
-impl Inventory for WithVolumeIds {
-    async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
-        let pods = self.inner.pods(namespaces).await?;
-        Ok(selection::with_volume_ids(pods, &self.storage.volumes().await))
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use stillpoint_rules::ports::{Pod, PodState};
 use stillpoint_rules::select::{matches, parse_selector};
+use stillpoint_rules::standalone::VolumeNames;
 
-use crate::domain::{CutId, CutKind, Fault, VolumeId};
+use crate::domain::{Code, Fault, VolumeId};
 use crate::observe::plain::shortened;
 
-use super::storage::{PlacedVolume, Volumes};
+use super::storage::{PlacedVolume, Storage, Volumes};
 
 /// Longest name of a cut, and of a volume: the CSI limit.
 pub const NAME_LIMIT: usize = 128;
@@ -37,7 +41,7 @@ pub fn choose<'a>(
     }
     let mut chosen: BTreeMap<&VolumeId, &PlacedVolume> = BTreeMap::new();
     for selector in &wanted.selectors {
-        for text in volumes_of_selector(selector, pods)? {
+        for text in volumes_of_selector(selector, pods, volumes)? {
             let volume = find(&text, volumes)?;
             chosen.insert(volume.id(), volume);
         }
@@ -49,7 +53,7 @@ pub fn choose<'a>(
     Ok(chosen.into_values().collect())
 }
 
-fn volumes_of_selector(text: &str, pods: &[Pod]) -> Result<BTreeSet<String>, Fault> {
+fn volumes_of_selector(text: &str, pods: &[Pod], known: &Volumes) -> Result<BTreeSet<String>, Fault> {
     let selector = parse_selector(text).map_err(|error| Fault::invalid(error.to_string()))?;
     let shown = shortened(text, QUOTE_LIMIT);
     let meant: Vec<_> = pods
@@ -61,6 +65,20 @@ fn volumes_of_selector(text: &str, pods: &[Pod]) -> Result<BTreeSet<String>, Fau
         return Err(Fault::not_found(format!(
             "no pod matches the selector {shown}; the inventory has {names}; correct the selector, or the labels in `pods:`"
         )));
+    }
+    // A pod whose volumes are not all known would make a cut that looks whole and is not.
+    for pod in &meant {
+        if let PodState::NotReady(why) = &pod.state {
+            let message = format!("pod {} matches {shown} and cannot be cut: {why}", pod.name);
+            return Err(match known.silent.first() {
+                None => Fault::precondition(format!(
+                    "{message}; correct `volumes:` of the pod, or narrow the selector"
+                )),
+                Some(fault) => Fault::unavailable(format!(
+                    "{message}, as far as is known while not every host answers ({fault}); try again when it does"
+                )),
+            });
+        }
     }
     let volumes: BTreeSet<_> = meant.iter().flat_map(|pod| pod.volumes.iter().cloned()).collect();
     if volumes.is_empty() {
@@ -99,20 +117,28 @@ pub fn find<'a>(text: &str, volumes: &'a Volumes) -> Result<&'a PlacedVolume, Fa
     }
 }
 
-/// The pods with their volumes by id: the inventory names them by name or id. What names no volume is left as it is,
-/// so that it matches none.
-pub fn with_volume_ids(mut pods: Vec<Pod>, volumes: &Volumes) -> Vec<Pod> {
-    for text in pods.iter_mut().flat_map(|pod| &mut pod.volumes) {
-        if let Ok(volume) = find(text, volumes) {
-            *text = volume.id().to_string();
-        }
-    }
-    pods
+/// Names of volumes for the inventory. A name that is not found stays unknown, and the pod that has it is not ready.
+pub struct VolumeNamesOf {
+    /// Knows the volumes.
+    pub storage: Arc<dyn Storage>,
 }
 
-/// The id of the group cut of this name over these volumes.
-pub fn cut_id(name: &str, volumes: &[&PlacedVolume]) -> Option<CutId> {
-    CutId::new(CutKind::Group, name, volumes.iter().map(|volume| volume.id()))
+#[async_trait]
+impl VolumeNames for VolumeNamesOf {
+    async fn ids(&self, names: &[String]) -> Result<BTreeMap<String, String>, String> {
+        let volumes = self.storage.volumes().await;
+        let mut ids = BTreeMap::new();
+        for name in names {
+            match find(name, &volumes) {
+                Ok(volume) => {
+                    ids.insert(name.clone(), volume.id().to_string());
+                }
+                Err(fault) if matches!(fault.code, Code::NotFound | Code::Unavailable) => {}
+                Err(fault) => return Err(fault.message),
+            }
+        }
+        Ok(ids)
+    }
 }
 
 /// Refuses names that could not be typed, printed or stored again.

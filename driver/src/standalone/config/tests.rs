@@ -11,7 +11,7 @@ agents:
 placement: {withoutTopology: node-2}
 limits: {softMs: 1000, hardMs: 5000}
 pods:
-- {name: db-0}
+- {name: db-0, host: node-1}
 ";
 
 fn parse(text: &str) -> Result<Config, Vec<String>> {
@@ -29,16 +29,17 @@ fn a_configuration_is_read_and_relative_paths_belong_to_its_directory() {
     assert_eq!(config.operator_socket, Path::new("/run/op.sock"));
     assert_eq!(config.tls.key, Path::new("/etc/sp/pki/controller.key"));
     assert_eq!(config.agents.len(), 2);
-    assert_eq!(config.without_topology, WithoutTopology::Host("node-2".parse().unwrap()));
+    assert_eq!(config.without_topology, Some("node-2".parse().unwrap()));
     assert_eq!(config.limits.soft, Duration::from_secs(1));
-    assert_eq!(config.pods.as_sequence().map(Vec::len), Some(1));
+    assert!(matches!(config.pods, PodSource::List(pods) if pods.len() == 1));
 }
 
 #[test]
 fn what_is_not_given_has_a_default() {
     let config = parse("{tls: {ca: a, cert: b, key: c}, agents: [{host: n, address: 'n:1'}]}").unwrap();
-    assert_eq!(config.limits, Limits { soft: Duration::from_secs(2), hard: Duration::from_secs(10) });
-    assert_eq!(config.without_topology, WithoutTopology::MostRoom);
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.without_topology, None);
+    assert_eq!(config.pods, PodSource::List(vec![]));
     assert_eq!(config.operator_socket, Path::new("/run/stillpoint/operator.sock"));
     assert_eq!(config.state_dir, Path::new("/var/lib/stillpoint"));
 }
@@ -76,7 +77,7 @@ pods: {}
         "agents[0].host",
         "agents[0].address",
         "limits.softMs",
-        "pods: is not a list",
+        "pods",
     ] {
         assert!(told.contains(part), "{part} in\n{told}");
     }
@@ -139,4 +140,13 @@ fn ten_megabytes_of_garbage_are_refused_quickly() {
 fn a_hostile_key_does_not_flood_the_message() {
     let told = problems(&format!("'{}\\e[2J': 1", "k".repeat(100_000)));
     assert!(told.len() < 3_000, "{} bytes", told.len());
+}
+
+#[test]
+fn the_inventory_is_a_file_or_a_list_and_its_mistakes_are_told_with_the_others() {
+    let with_file = GOOD.replace("pods:\n- {name: db-0, host: node-1}\n", "inventory: pods.yaml\n");
+    assert_eq!(parse(&with_file).unwrap().pods, PodSource::File("/etc/sp/pods.yaml".into()));
+    assert!(problems(&format!("{GOOD}inventory: pods.yaml\n")).contains("keep one of the two"));
+    let told = problems(&GOOD.replace("name: db-0", "nmae: db-0").replace("csiSocket", "csiSockt"));
+    assert!(told.contains("csiSockt") && told.contains("nmae"), "{told}");
 }

@@ -1,9 +1,8 @@
-use std::collections::BTreeMap;
-
+use async_trait::async_trait;
 use stillpoint_rules::engine::{Limits, Ports};
 use stillpoint_rules::ports::{
-    CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, Journal, JournalError,
-    OpenCut, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
+    CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, InventoryError, OpenCut,
+    Pod, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
 };
 
 use super::*;
@@ -64,7 +63,9 @@ impl Storage for World {
 #[async_trait]
 impl Inventory for World {
     async fn pods(&self, _: &[String]) -> Result<Vec<Pod>, InventoryError> {
-        Ok(vec![pod("pg-0", "pg", &["pg-data", "pg-wal"]), pod("ring-0", "ring", &["ring"])])
+        let id = |name: &str| volumes().all.iter().find(|v| v.name() == name).unwrap().id().to_string();
+        let (data, wal, ring) = (id("pg-data"), id("pg-wal"), id("ring"));
+        Ok(vec![pod("pg-0", "pg", &[&data, &wal]), pod("ring-0", "ring", &[&ring])])
     }
 }
 
@@ -76,16 +77,6 @@ impl PodExec for World {
     }
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
         Err(ExecError::NotStarted { pod: request.target.pod, why: "not in this test".into() })
-    }
-}
-
-#[async_trait]
-impl Journal for World {
-    async fn persist(&self, _: &Run) -> Result<(), JournalError> {
-        Ok(())
-    }
-    async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
-        Ok(Vec::new())
     }
 }
 
@@ -132,14 +123,14 @@ impl OpenCut for FakeCut {
 fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::clone(world) as _;
-    let inventory: Arc<dyn Inventory> =
-        Arc::new(WithVolumeIds { inner: Arc::clone(world) as _, storage: Arc::clone(&storage) });
+    let inventory: Arc<dyn Inventory> = Arc::clone(world) as _;
+    let journal = FileJournal::open(directory.path().to_owned()).unwrap();
     let engine = |level| {
         let ports = Ports {
             inventory: Arc::clone(&inventory),
             exec: Arc::clone(world) as _,
             cutter: Arc::new(FakeCutter(Arc::clone(world), level)),
-            journal: Arc::clone(world) as _,
+            journal: Arc::new(journal.clone()),
         };
         Engine::new(ports, Limits::default())
     };
@@ -147,8 +138,7 @@ fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
         together: engine(StorageLevel::Filesystem),
         one_after_another: engine(StorageLevel::Crash),
     };
-    let runs = Runs::open(directory.path()).unwrap();
-    (Operator::new(storage, inventory, engines, runs), directory)
+    (Operator::new(storage, inventory, engines, journal), directory)
 }
 
 fn order(name: &str, selector: &str, rule: &str) -> SnapshotOrder {
@@ -265,14 +255,14 @@ async fn a_restore_makes_one_volume_per_member_or_only_those_named() {
 }
 
 #[tokio::test]
-async fn a_deleted_cut_is_gone_with_its_run() {
+async fn a_deleted_cut_is_gone() {
     let world = Arc::new(World::default());
-    let (operator, directory) = operator(&world);
+    let (operator, _directory) = operator(&world);
     let id = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap().record.id;
     assert_eq!(operator.delete("nightly").await.unwrap(), id);
     assert_eq!(operator.delete(&id.to_string()).await.unwrap(), id);
     assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound);
-    assert_eq!(std::fs::read_dir(directory.path().join("runs-of-cuts")).unwrap().count(), 0);
+    assert!(operator.cuts().await.unwrap().is_empty());
 }
 
 #[tokio::test]

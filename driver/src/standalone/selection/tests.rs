@@ -66,9 +66,16 @@ fn a_name_on_two_hosts_must_be_told_apart_by_id() {
 }
 
 #[test]
-fn pods_get_volume_ids_for_names() {
-    let with_ids = with_volume_ids(vec![pod("p", "a", &["ring", "gone"])], &volumes());
-    assert_eq!(with_ids[0].volumes, [volume("ring", 3).id().to_string(), "gone".to_owned()]);
+fn a_pod_with_an_unknown_volume_makes_no_smaller_cut() {
+    let mut all = pods();
+    all[0].state = PodState::NotReady("its volume `pg-wal` does not exist".into());
+    let wanted = Wanted { selectors: vec!["app=pg".into()], volumes: vec![] };
+    let fault = choose(&wanted, &all, &volumes()).unwrap_err();
+    assert_eq!(fault.code, Code::Precondition);
+    assert!(fault.message.contains("pg-0") && fault.message.contains("pg-wal"), "{fault}");
+    let mut partial = volumes();
+    partial.silent.push(Fault::unavailable("host node-2: no answer"));
+    assert_eq!(choose(&wanted, &all, &partial).unwrap_err().code, Code::Unavailable);
 }
 
 #[test]

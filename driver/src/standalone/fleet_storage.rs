@@ -1,0 +1,77 @@
+//! [`Storage`] over a fleet of agents.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+
+use crate::controller::cuts::Cuts;
+use crate::controller::fleet::Fleet;
+use crate::controller::orders::{Content, Places, SizeRange, VolumeOrder};
+use crate::controller::volumes::Volumes as VolumeCases;
+use crate::domain::record::{CutMember, CutRecord, Source};
+use crate::domain::{CutId, CutKind, Fault};
+
+use super::storage::{PlacedVolume, Storage, Volumes};
+
+/// The real storage.
+pub struct FleetStorage {
+    /// The agents.
+    pub fleet: Fleet,
+    /// Cuts over them.
+    pub cuts: Cuts,
+    /// Volumes over them.
+    pub volumes: Arc<VolumeCases>,
+}
+
+#[async_trait]
+impl Storage for FleetStorage {
+    async fn volumes(&self) -> Volumes {
+        let mut asked = JoinSet::new();
+        for agent in self.fleet.agents() {
+            asked.spawn(async move { (agent.host().clone(), agent.volumes().await) });
+        }
+        let mut found = Volumes::default();
+        for (host, answer) in asked.join_all().await {
+            match answer {
+                Ok(list) => {
+                    found.all.extend(list.into_iter().map(|info| PlacedVolume { host: host.clone(), info }))
+                }
+                Err(fault) => found.silent.push(fault),
+            }
+        }
+        found.all.sort_by(|a, b| (a.name(), a.id()).cmp(&(b.name(), b.id())));
+        found
+    }
+
+    async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
+        self.cuts.list().await
+    }
+
+    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        self.cuts.get(id).await
+    }
+
+    async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
+        self.cuts.find(CutKind::Group, name).await
+    }
+
+    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        self.cuts.delete(id).await
+    }
+
+    async fn restore(&self, member: &CutMember, name: &str) -> Result<PlacedVolume, Fault> {
+        let order = VolumeOrder {
+            name: name.to_owned(),
+            size: SizeRange { required: member.capacity, limit: None },
+            content: member
+                .filesystem
+                .map_or(Content::Device, |filesystem| Content::Filesystem(Some(filesystem))),
+            backend: None,
+            source: Some(Source::Snapshot(member.snapshot.clone())),
+            places: Places { requisite: Some(vec![member.host.clone()]), preferred: Vec::new() },
+        };
+        let placed = self.volumes.create(&order).await?;
+        Ok(PlacedVolume { host: placed.host, info: placed.info })
+    }
+}
