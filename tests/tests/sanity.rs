@@ -51,7 +51,6 @@ async fn stack(label: &str) -> Result<Option<Stack>> {
     }
     let run = Stack::directory(label)?;
     let blueprint = Blueprint {
-        label: label.into(),
         hosts: HOSTS.map(str::to_owned).into(),
         pool_size: Bytes::gib(24),
         pods: vec![],
