@@ -13,7 +13,7 @@ use super::locate::{Part, Segment, locate};
 use super::words::{clip, did_you_mean, list_words, one_of, suggest};
 
 /// More problems than this are not read by anybody.
-const MAX_PROBLEMS: usize = 20;
+const MAX_PROBLEMS: usize = 10;
 
 /// Collects problems.
 #[derive(Default)]
@@ -238,7 +238,7 @@ impl<'a> Node<'a> {
             self.wrong_kind(&format!("{noun} (a mapping)"), &format!("write it with {}", list_words(known)));
             return None;
         };
-        for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
+        for key in map.keys().filter(|key| !known.contains(&key.as_str())).take(MAX_PROBLEMS) {
             let mut path = self.path.clone();
             path.push(Segment::Field(key.clone()));
             self.sink.push(

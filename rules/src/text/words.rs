@@ -38,7 +38,7 @@ pub(super) fn suggest(word: &str, known: &[&str]) -> String {
 
 /// The fix for a key that is missing: one that is there may be it, misspelt.
 pub(super) fn did_you_mean(key: &str, present: &Map<String, Value>) -> String {
-    match closest(key, present.keys().map(String::as_str)) {
+    match closest(key, present.keys().take(100).map(String::as_str)) {
         Some(near) => format!("did you mean `{key}` where you wrote `{}`?", clip(near)),
         None => format!("add `{key}: …`"),
     }

@@ -12,6 +12,8 @@ use super::Problem;
 const MAX_DEPTH: u32 = 32;
 /// Values in a text, aliases counted each time that they are used: bounds what a few bytes can blow up to.
 const MAX_VALUES: u32 = 50_000;
+/// Text has at most one `[` or `{` in so many bytes of what it may be long: 4096 in a rule.
+const BYTES_PER_OPENER: usize = 64;
 /// Bytes of text values, aliases counted each time.
 const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -28,7 +30,7 @@ pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
     if text.len() > limit {
         return Err(too_long(limit));
     }
-    refuse_deep_flow(text)?;
+    refuse_deep_nesting(text, limit / BYTES_PER_OPENER)?;
     let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(MAX_VALUE_BYTES) };
     let mut found = None;
     for document in serde_yaml::Deserializer::from_str(text) {
@@ -52,36 +54,26 @@ pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
     }
 }
 
-/// The scanner's time grows with the square of the nesting, so deep nesting is refused before it.
-/// Counting openers without closers over-counts inside quoted text only, where a rule has no 512 of them.
-fn refuse_deep_flow(text: &str) -> Result<(), Problem> {
-    const MAX_OPEN: i32 = 512;
-    let mut open = 0;
-    for line in text.lines() {
-        let indicators = line
-            .split([' ', '\t'])
-            .take_while(|word| word.is_empty() || *word == "-" || *word == "?")
-            .filter(|word| !word.is_empty())
-            .count();
-        if indicators > MAX_OPEN.unsigned_abs() as usize {
-            return Err(too_deep());
-        }
-        for c in line.bytes() {
-            match c {
-                b'[' | b'{' => open += 1,
-                b']' | b'}' => open = (open - 1).max(0),
-                _ => {}
-            }
-        }
-        if open > MAX_OPEN {
-            return Err(too_deep());
-        }
+/// The library's scanner takes time with the square of the nesting and refuses none, so what could be nested too
+/// deeply is refused before it. Text in quotes is counted as well: telling it apart needs the scanner.
+fn refuse_deep_nesting(text: &str, max_openers: usize) -> Result<(), Problem> {
+    let openers = text.bytes().filter(|c| matches!(c, b'[' | b'{')).count();
+    let indicators = |line: &str| {
+        let words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+        words.take_while(|word| matches!(*word, "-" | "?")).count()
+    };
+    if openers > max_openers || text.lines().any(|line| indicators(line) > MAX_DEPTH as usize) {
+        return Err(too_deep());
     }
     Ok(())
 }
 
 fn too_deep() -> Problem {
-    Problem::new("nested too deeply", "no rule needs that", format!("keep nesting below {MAX_DEPTH}"))
+    Problem::new(
+        "nested too deeply, or too many brackets",
+        "nothing that is read here needs that",
+        format!("keep nesting below {MAX_DEPTH}, and long scripts in files of their own"),
+    )
 }
 
 /// Words from the YAML library become a problem with a place.
