@@ -25,9 +25,9 @@ pub mod limits {
     /// More steps than this cannot be overlooked in a plan.
     pub const STEPS: usize = 64;
     /// Longest command timeout: a run must end while the one who asked for it still waits.
-    pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(3600);
+    pub const COMMAND_TIMEOUT: Duration = Duration::from_hours(1);
     /// Longest hold: an application that stands still for longer is down.
-    pub const HOLD_LIMIT: Duration = Duration::from_secs(60);
+    pub const HOLD_LIMIT: Duration = Duration::from_mins(1);
     /// Shortest time that is not a slip of the pen.
     pub const SHORTEST: Duration = Duration::from_millis(10);
     /// Most output kept per command; a run's record stays readable and below the API server's object limit.
@@ -45,7 +45,7 @@ pub mod defaults {
     use std::time::Duration;
 
     /// Timeout of `before` and `after`.
-    pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+    pub const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
     /// Timeout of a `where` command: it asks a question.
     pub const WHERE_TIMEOUT: Duration = Duration::from_secs(10);
     /// Limit of a hold.
@@ -105,7 +105,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Command>,
     /// What a failing `before` or `hold` means for the run.
-    #[serde(default, skip_serializing_if = "OnFailure::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
 }
 
@@ -120,12 +120,6 @@ pub enum OnFailure {
     Degrade,
     /// The cut is taken as if the step had succeeded; the failure is in the record.
     Ignore,
-}
-
-impl OnFailure {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Which pods, and which container in them.
@@ -145,7 +139,7 @@ pub struct PodSet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<u32>,
     /// How many of them.
-    #[serde(default, skip_serializing_if = "Pick::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pick: Pick,
     /// Asked in every candidate: exit 0 means yes.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
@@ -163,12 +157,6 @@ pub enum Pick {
     One,
     /// The only one that answers yes to `where`; none or several fail the run.
     Leader,
-}
-
-impl Pick {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Which labels a pod must have. Everything listed must hold; an empty selector is refused where text is read.
@@ -207,6 +195,10 @@ pub enum Operator {
     Exists,
     /// Absent.
     DoesNotExist,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A DNS label: what Kubernetes allows as the name of a container, namespace or step.

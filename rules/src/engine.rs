@@ -5,6 +5,7 @@
 
 mod conduct;
 mod pods;
+mod sessions;
 mod stop;
 
 use std::sync::Arc;
@@ -58,9 +59,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             plan: Duration::from_secs(30),
-            open: Duration::from_secs(300),
-            cut: Duration::from_secs(60),
-            seal: Duration::from_secs(60),
+            open: Duration::from_mins(5),
+            cut: Duration::from_mins(1),
+            seal: Duration::from_mins(1),
             journal: Duration::from_secs(20),
             command_grace: Duration::from_secs(10),
             parallel_pods: crate::api::defaults::PARALLEL_PODS,
@@ -161,7 +162,7 @@ impl Engine {
             match ended {
                 Ok(run) => settled.push(run),
                 Err(error) => {
-                    tracing::error!(%error, "a run could not be settled; it is tried again at the next start")
+                    tracing::error!(%error, "a run could not be settled; the next start tries again");
                 }
             }
         }

@@ -261,22 +261,29 @@ impl Machine {
             (Phase::Pending, Event::Start) => self.enter(Phase::Planning, vec![Order::Plan]),
             (Phase::Planning, Event::Planned(Ok(outline))) => {
                 self.outline = outline;
-                match self.outline.questions {
-                    true => self.enter(Phase::Choosing, vec![Order::Note, Order::Choose]),
-                    false => self.prepare_from(0),
+                if self.outline.questions {
+                    self.enter(Phase::Choosing, vec![Order::Note, Order::Choose])
+                } else {
+                    self.prepare_from(0)
                 }
             }
             (Phase::Choosing, Event::Chosen(Ok(()))) => self.prepare_from(0),
             (Phase::Preparing(k), Event::Prepared(done, result)) if done == k => self.prepared(k, result),
             (Phase::Opening, Event::Opened(Ok(()))) => self.opened(),
-            (Phase::Holding, Event::Held(failures)) => match self.tolerate(failures) {
-                true => self.enter(Phase::Cutting, vec![Order::Cut]),
-                false => self.let_go(),
-            },
-            (Phase::Cutting, Event::Cut(Ok(()))) => match self.sessions {
-                true => self.enter(Phase::Checking, vec![Order::Check]),
-                false => self.enter(Phase::Sealing, vec![Order::Seal]),
-            },
+            (Phase::Holding, Event::Held(failures)) => {
+                if self.tolerate(failures) {
+                    self.enter(Phase::Cutting, vec![Order::Cut])
+                } else {
+                    self.let_go()
+                }
+            }
+            (Phase::Cutting, Event::Cut(Ok(()))) => {
+                if self.sessions {
+                    self.enter(Phase::Checking, vec![Order::Check])
+                } else {
+                    self.enter(Phase::Sealing, vec![Order::Seal])
+                }
+            }
             (Phase::Checking, Event::Checked(failures)) => {
                 self.tolerate(failures);
                 self.let_go()
@@ -348,19 +355,17 @@ impl Machine {
     fn prepared(&mut self, k: usize, result: Result<(), String>) -> Vec<Order> {
         let meaning = self.outline.steps[k].on_failure;
         let failures = result.err().map(|why| StepFailure { why, meaning }).into_iter().collect();
-        match self.tolerate(failures) {
-            true => self.prepare_from(k + 1),
-            false => self.let_go(),
-        }
+        if self.tolerate(failures) { self.prepare_from(k + 1) } else { self.let_go() }
     }
 
     fn opened(&mut self) -> Vec<Order> {
         self.opened = true;
         self.covered = self.started;
         self.sessions = self.outline.steps.iter().any(|step| step.hold);
-        match self.sessions {
-            true => self.enter(Phase::Holding, vec![Order::Hold]),
-            false => self.enter(Phase::Cutting, vec![Order::Cut]),
+        if self.sessions {
+            self.enter(Phase::Holding, vec![Order::Hold])
+        } else {
+            self.enter(Phase::Cutting, vec![Order::Cut])
         }
     }
 
@@ -404,13 +409,11 @@ impl Machine {
     /// The `after` of the last started step below `from` that has one, or the end.
     fn undo_from(&mut self, from: usize) -> Vec<Order> {
         let next = (0..from).rev().find(|&k| self.outline.steps[k].after);
-        match next {
-            Some(k) => self.enter(Phase::Undoing(k), vec![Order::Note, Order::Undo(k)]),
-            None => {
-                let verdict = if self.failures.is_empty() { Phase::Succeeded } else { Phase::Failed };
-                self.enter(verdict, vec![Order::Finish])
-            }
+        if let Some(k) = next {
+            return self.enter(Phase::Undoing(k), vec![Order::Note, Order::Undo(k)]);
         }
+        let verdict = if self.failures.is_empty() { Phase::Succeeded } else { Phase::Failed };
+        self.enter(verdict, vec![Order::Finish])
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Phase;
 use crate::plan::{Action, Plan, PlannedCommand};
-use crate::ports::{PodTarget, StorageLevel};
+use crate::ports::{ExecOutcome, PodTarget, StorageLevel};
 
 /// Version of this record.
 pub const FORMAT: u32 = 1;
@@ -160,6 +160,18 @@ pub struct PodSpan {
     pub end_us: i64,
     /// Whether it failed.
     pub failed: bool,
+}
+
+impl Attempt {
+    /// The command ended by itself. An exit code other than 0 is a failure, except for a question.
+    pub(crate) fn outcome(&mut self, outcome: ExecOutcome) {
+        if outcome.exit_code != 0 && self.action != Action::Where {
+            self.error = Some(format!("exit code {}", outcome.exit_code));
+        }
+        self.exit_code = Some(outcome.exit_code);
+        self.output = outcome.output;
+        self.omitted_bytes = outcome.omitted_bytes;
+    }
 }
 
 impl Run {

@@ -9,9 +9,11 @@
 //! be found at once is said at once.
 
 mod canonical;
+mod locate;
 mod node;
 mod problem;
 mod selector_form;
+mod words;
 mod yaml;
 
 use std::path::Path;
@@ -21,8 +23,9 @@ use serde_json::Value;
 
 use crate::api::{API_VERSION, Metadata, Rule, RuleSpec, limits};
 
-pub(crate) use node::{Node, Sink, clip};
+pub(crate) use node::{Node, Sink};
 pub use problem::{Problem, TextError};
+pub(crate) use words::clip;
 
 /// When a rule runs that was written in a form which does not say it (the short form, Stork's): those forms
 /// leave it to whoever refers to the rule.
@@ -145,7 +148,7 @@ fn form(root: &Node<'_>) -> Option<Form> {
         return None;
     }
     if !top.contains_key("kind") {
-        root.fail("`kind` is missing", "the text must say what it is", node::did_you_mean("kind", top));
+        root.fail("`kind` is missing", "the text must say what it is", words::did_you_mean("kind", top));
         return None;
     }
     match top.get("apiVersion") {

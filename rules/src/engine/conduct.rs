@@ -5,34 +5,27 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::machine::{Event, Machine, Order, Outline, StepFailure, StepOutline};
+use crate::machine::{Event, Machine, Order, Outline, StepOutline};
 use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
-use crate::ports::{CutReport, CutRequest, OpenCut, SealRequest, Session, SessionRequest, StorageLevel};
+use crate::ports::{CutReport, CutRequest, OpenCut, SealRequest, StorageLevel};
 use crate::run::{Attempt, CutOutcome, Debt, DebtState, Level, Run};
 
-use super::pods::{Clock, Job, Others, Pods, micros, summary};
+use super::pods::{Clock, Job, Others, Pods, summary};
+use super::sessions::Taken;
 use super::stop::Stop;
 use super::{Limits, Ports, RunRequest, make_plan};
 
 pub(super) struct Conductor {
-    ports: Ports,
-    limits: Limits,
-    run: Run,
-    stop: Stop,
+    pub(super) ports: Ports,
+    pub(super) limits: Limits,
+    pub(super) run: Run,
+    pub(super) stop: Stop,
     progress: Option<mpsc::Sender<String>>,
-    clock: Clock,
+    pub(super) clock: Clock,
     machine: Machine,
     request: Option<RunRequest>,
     cut: Option<Box<dyn OpenCut>>,
-    sessions: Vec<Taken>,
-}
-
-/// A session that holds.
-struct Taken {
-    step: usize,
-    attempt: Attempt,
-    since: tokio::time::Instant,
-    session: Box<dyn Session>,
+    pub(super) sessions: Vec<Taken>,
 }
 
 impl Conductor {
@@ -141,8 +134,9 @@ impl Conductor {
             return Event::Planned(Err("nothing was asked for; report this".to_owned()));
         };
         let made = tokio::select! {
-            made = make_plan(&self.ports, &self.limits, request) => made,
+            biased;
             why = self.stop.clone().wait() => return Event::Cancelled(why),
+            made = make_plan(&self.ports, &self.limits, request) => made,
         };
         match made {
             Ok(plan) => {
@@ -171,9 +165,9 @@ impl Conductor {
         let mut yes = Vec::new();
         let from = self.run.attempts.len();
         let attempts = &mut self.run.attempts;
-        let stop = self.stop.clone().wait();
+        let cancel = self.stop.clone().wait();
         let ended = pods(&self.ports, &self.limits, self.clock)
-            .run(jobs, Others::Spared, stop, |done| {
+            .run(jobs, Others::Spared, cancel, |done| {
                 if done.attempt.exit_code == Some(0) {
                     yes.push(places[done.tag].clone());
                 }
@@ -225,8 +219,8 @@ impl Conductor {
                 .collect(),
             None => Vec::new(),
         };
-        let stop = self.stop.clone().wait();
-        match self.in_pods(&step.name, Action::Before, jobs, Others::Spared, stop).await {
+        let cancel = self.stop.clone().wait();
+        match self.in_pods(&step.name, Action::Before, jobs, Others::Spared, cancel).await {
             Ok(result) => Event::Prepared(index, result),
             Err(why) => Event::Cancelled(why),
         }
@@ -239,13 +233,13 @@ impl Conductor {
         action: Action,
         jobs: Vec<Job>,
         others: Others,
-        stop: impl Future<Output = String>,
+        cancel: impl Future<Output = String>,
     ) -> Result<Result<(), String>, String> {
         let from = self.run.attempts.len();
         let debts = &mut self.run.debts;
         let attempts = &mut self.run.attempts;
         let ended = pods(&self.ports, &self.limits, self.clock)
-            .run(jobs, others, stop, |done| {
+            .run(jobs, others, cancel, |done| {
                 if action == Action::After
                     && let Some(debt) = debts.get_mut(done.tag)
                 {
@@ -271,8 +265,9 @@ impl Conductor {
         let asked = CutRequest { name: request.name.clone(), volumes };
         let cutter = std::sync::Arc::clone(&self.ports.cutter);
         let opened = tokio::select! {
-            opened = timeout(self.limits.open, cutter.open(asked)) => opened,
+            biased;
             why = self.stop.clone().wait() => return Event::Cancelled(why),
+            opened = timeout(self.limits.open, cutter.open(asked)) => opened,
         };
         match opened {
             Ok(Ok(cut)) => {
@@ -288,88 +283,14 @@ impl Conductor {
         }
     }
 
-    /// Takes the sessions of all steps at the same time.
-    async fn hold(&mut self) -> Event {
-        let mut tasks = tokio::task::JoinSet::new();
-        for (index, step) in self.steps().into_iter().enumerate() {
-            let Some(hold) = step.hold.clone() else { continue };
-            for target in step.doing(Action::Hold).cloned() {
-                let exec = std::sync::Arc::clone(&self.ports.exec);
-                let (name, clock) = (step.name.clone(), self.clock);
-                let request = SessionRequest {
-                    target: target.at.clone(),
-                    argv: hold.argv.clone(),
-                    send: hold.send.clone(),
-                    ready: hold.ready.clone(),
-                    limit: hold.limit(),
-                    output_limit: crate::api::defaults::OUTPUT_BYTES as usize,
-                };
-                let bound = hold.limit() + self.limits.command_grace;
-                tasks.spawn(async move {
-                    let since = tokio::time::Instant::now();
-                    let attempt = session_attempt(&name, target, &request.argv, clock.at(since));
-                    let opened = timeout(bound, exec.session(request)).await;
-                    (index, attempt, since, opened)
-                });
-            }
-        }
-        let stop = self.stop.clone().wait();
-        tokio::pin!(stop);
-        let mut failures = Vec::new();
-        loop {
-            let next = tokio::select! {
-                next = tasks.join_next() => next,
-                why = &mut stop => return Event::Cancelled(why),
-            };
-            match next {
-                None => break,
-                Some(Ok((step, attempt, since, Ok(Ok(session))))) => {
-                    self.sessions.push(Taken { step, attempt, since, session });
-                }
-                Some(Ok((step, attempt, since, Ok(Err(error))))) => {
-                    failures.push(self.session_failed(step, attempt, since, error.to_string()));
-                }
-                Some(Ok((step, attempt, since, Err(_)))) => {
-                    failures.push(self.session_failed(
-                        step,
-                        attempt,
-                        since,
-                        "it did not say that it holds in time".into(),
-                    ));
-                }
-                Some(Err(error)) => failures.push(StepFailure {
-                    why: format!("a session's task ended: {error}; report this"),
-                    meaning: crate::api::OnFailure::Abort,
-                }),
-            }
-        }
-        self.say(format!("{} sessions hold", self.sessions.len()));
-        Event::Held(failures)
-    }
-
-    fn session_failed(
-        &mut self,
-        step: usize,
-        mut attempt: Attempt,
-        since: tokio::time::Instant,
-        why: String,
-    ) -> StepFailure {
-        attempt.duration_us = micros(since.elapsed());
-        attempt.error = Some(why);
-        let meaning = self.step(step).map(|step| step.on_failure).unwrap_or_default();
-        let words = summary(&attempt.step, Action::Hold, &[&attempt]).unwrap_or_default();
-        self.run.attempts.push(attempt);
-        StepFailure { why: words, meaning }
-    }
-
     async fn cut(&mut self) -> Event {
         let Some(cut) = &mut self.cut else {
             return Event::Cut(Err("no cut was prepared; report this".to_owned()));
         };
         let ended = tokio::select! {
             biased;
-            ended = timeout(self.limits.cut, cut.cut()) => ended,
             why = self.stop.clone().wait() => return Event::Cancelled(why),
+            ended = timeout(self.limits.cut, cut.cut()) => ended,
         };
         match ended {
             Ok(Ok(report)) => {
@@ -395,84 +316,6 @@ impl Conductor {
             window_us: report.window_us,
             skew_us: report.skew_us,
         });
-    }
-
-    /// Asks every session at the same time whether it held all along.
-    async fn check(&mut self) -> Event {
-        let steps = self.steps();
-        let mut tasks = tokio::task::JoinSet::new();
-        for mut taken in std::mem::take(&mut self.sessions) {
-            let hold = steps.get(taken.step).and_then(|step| step.hold.clone());
-            let bound = hold.as_ref().map_or(Duration::ZERO, crate::plan::PlannedHold::limit);
-            let grace = self.limits.command_grace;
-            tasks.spawn(async move {
-                let probe = hold.as_ref().and_then(|hold| hold.probe.as_ref());
-                let proof = match timeout(bound + grace, taken.session.prove(probe)).await {
-                    Ok(proof) => proof.map_err(|error| error.to_string()),
-                    Err(_) => Err("it did not answer in time".to_owned()),
-                };
-                (taken, proof)
-            });
-        }
-        let mut failures = Vec::new();
-        while let Some(ended) = tasks.join_next().await {
-            match ended {
-                Ok((taken, Ok(()))) => self.sessions.push(taken),
-                Ok((taken, Err(why))) => {
-                    let Taken { step, attempt, since, session } = taken;
-                    drop(session);
-                    let why = format!("it could not prove that it held during the cut: {why}");
-                    failures.push(self.session_failed(step, attempt, since, why));
-                }
-                Err(error) => failures.push(StepFailure {
-                    why: format!("a session's task ended: {error}; report this"),
-                    meaning: crate::api::OnFailure::Abort,
-                }),
-            }
-        }
-        Event::Checked(failures)
-    }
-
-    async fn release(&mut self) -> Event {
-        let steps = self.steps();
-        let proven = self.run.failures.is_empty();
-        let mut tasks = tokio::task::JoinSet::new();
-        for taken in std::mem::take(&mut self.sessions) {
-            let hold = steps.get(taken.step).and_then(|step| step.hold.clone());
-            let bound = hold.as_ref().map_or(Duration::ZERO, crate::plan::PlannedHold::limit);
-            let grace = self.limits.command_grace;
-            tasks.spawn(async move {
-                let Taken { mut attempt, since, session, .. } = taken;
-                // A session of a failed run is only let go: its last lines are for a cut that exists.
-                let finish = hold.filter(|_| proven).map(|hold| hold.finish).unwrap_or_default();
-                let ended = timeout(bound + grace, session.release(&finish)).await;
-                attempt.duration_us = micros(since.elapsed());
-                match ended {
-                    Ok(Ok(outcome)) => {
-                        attempt.exit_code = Some(outcome.exit_code);
-                        attempt.output = outcome.output;
-                        attempt.omitted_bytes = outcome.omitted_bytes;
-                        if outcome.exit_code != 0 {
-                            attempt.error = Some(format!("exit code {}", outcome.exit_code));
-                        }
-                    }
-                    Ok(Err(error)) => attempt.error = Some(error.to_string()),
-                    Err(_) => attempt.error = Some("it did not end in time".to_owned()),
-                }
-                attempt
-            });
-        }
-        let mut failures = Vec::new();
-        while let Some(ended) = tasks.join_next().await {
-            match ended {
-                Ok(attempt) => {
-                    failures.extend(summary(&attempt.step, Action::Hold, &[&attempt]));
-                    self.run.attempts.push(attempt);
-                }
-                Err(error) => failures.push(format!("a session's task ended: {error}; report this")),
-            }
-        }
-        Event::Released(failures)
     }
 
     async fn seal(&mut self) -> Event {
@@ -552,15 +395,15 @@ impl Conductor {
         }
     }
 
-    fn steps(&self) -> Vec<PlannedStep> {
+    pub(super) fn steps(&self) -> Vec<PlannedStep> {
         self.run.plan.as_ref().map(|plan| plan.steps.clone()).unwrap_or_default()
     }
 
-    fn step(&self, index: usize) -> Option<PlannedStep> {
+    pub(super) fn step(&self, index: usize) -> Option<PlannedStep> {
         self.run.plan.as_ref().and_then(|plan| plan.steps.get(index).cloned())
     }
 
-    fn say(&self, line: String) {
+    pub(super) fn say(&self, line: String) {
         tracing::info!(run = self.run.id, "{line}");
         if let Some(progress) = &self.progress {
             // A reader that is slow or gone misses lines; the record has everything.
@@ -607,22 +450,6 @@ fn job(tag: usize, step: &str, action: Action, target: &Target, command: &Planne
         target: target.at.clone(),
         host: target.host.clone(),
         command: command.clone(),
-    }
-}
-
-fn session_attempt(step: &str, target: Target, argv: &[String], started_at: jiff::Timestamp) -> Attempt {
-    Attempt {
-        step: step.to_owned(),
-        action: Action::Hold,
-        target: target.at,
-        host: target.host,
-        command: crate::plan::render::command_line(argv),
-        started_at,
-        duration_us: 0,
-        exit_code: None,
-        output: String::new(),
-        omitted_bytes: 0,
-        error: None,
     }
 }
 

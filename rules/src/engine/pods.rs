@@ -114,14 +114,8 @@ impl Pods<'_> {
     fn finish(&self, job: Job, started: Instant, result: Result<ExecOutcome, Ended>) -> Done {
         match result {
             Ok(outcome) => {
-                let question = job.action == Action::Where;
                 let mut done = self.record(job, started, Ok(()));
-                if outcome.exit_code != 0 && !question {
-                    done.attempt.error = Some(format!("exit code {}", outcome.exit_code));
-                }
-                done.attempt.exit_code = Some(outcome.exit_code);
-                done.attempt.output = outcome.output;
-                done.attempt.omitted_bytes = outcome.omitted_bytes;
+                done.attempt.outcome(outcome);
                 done
             }
             Err(Ended { why, output }) => {

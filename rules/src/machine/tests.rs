@@ -1,1 +1,373 @@
+use std::collections::{BTreeMap, HashSet};
 
+use super::*;
+
+const PLAIN: StepOutline =
+    StepOutline { before: true, hold: false, after: true, on_failure: OnFailure::Abort };
+
+fn outline(steps: &[StepOutline]) -> Outline {
+    Outline { steps: steps.to_vec(), questions: false }
+}
+
+fn bad() -> Result<(), String> {
+    Err("bad".to_owned())
+}
+
+fn lost(meaning: OnFailure) -> Vec<StepFailure> {
+    vec![StepFailure { why: "lost".to_owned(), meaning }]
+}
+
+/// Feeds events from the start and returns the machine and all orders.
+fn scenario(outline: Outline, events: &[Event]) -> (Machine, Vec<Order>) {
+    let mut machine = Machine::new();
+    let mut orders = machine.step(Event::Start).unwrap();
+    orders.extend(machine.step(Event::Planned(Ok(outline))).unwrap());
+    for event in events {
+        orders.extend(machine.step(event.clone()).unwrap());
+    }
+    (machine, orders)
+}
+
+#[test]
+fn a_good_run_goes_in_in_order_and_comes_out_in_reverse() {
+    let events = [
+        Event::Prepared(0, Ok(())),
+        Event::Prepared(1, Ok(())),
+        Event::Opened(Ok(())),
+        Event::Cut(Ok(())),
+        Event::Sealed(Ok(())),
+        Event::Undone(1, Ok(())),
+        Event::Undone(0, Ok(())),
+    ];
+    let (machine, orders) = scenario(outline(&[PLAIN, PLAIN]), &events);
+    let expected = [
+        Order::Plan,
+        Order::Owe(1),
+        Order::Prepare(0),
+        Order::Owe(2),
+        Order::Prepare(1),
+        Order::Owe(2),
+        Order::Open,
+        Order::Cut,
+        Order::Seal,
+        Order::Note,
+        Order::Undo(1),
+        Order::Note,
+        Order::Undo(0),
+        Order::Finish,
+    ];
+    assert_eq!(orders, expected);
+    assert_eq!(machine.phase(), Phase::Succeeded);
+    assert!(machine.sealed() && machine.application());
+}
+
+#[test]
+fn a_failing_before_undoes_what_was_started_and_opens_nothing() {
+    let (machine, orders) =
+        scenario(outline(&[PLAIN, PLAIN, PLAIN]), &[Event::Prepared(0, Ok(())), Event::Prepared(1, bad())]);
+    assert!(!orders.contains(&Order::Open));
+    assert_eq!(orders.last(), Some(&Order::Undo(1)), "the failing step was started too");
+    assert_eq!(machine.phase(), Phase::Undoing(1));
+}
+
+#[test]
+fn one_failing_after_does_not_stop_the_others_and_leaves_the_cut_sealed() {
+    let events = [
+        Event::Prepared(0, Ok(())),
+        Event::Prepared(1, Ok(())),
+        Event::Opened(Ok(())),
+        Event::Cut(Ok(())),
+        Event::Sealed(Ok(())),
+        Event::Undone(1, bad()),
+        Event::Undone(0, Ok(())),
+    ];
+    let (machine, _) = scenario(outline(&[PLAIN, PLAIN]), &events);
+    assert_eq!(machine.phase(), Phase::Failed);
+    assert!(machine.sealed());
+    assert_eq!(machine.failures(), ["bad"]);
+}
+
+#[test]
+fn sessions_are_released_before_the_seal_and_a_lost_one_voids_the_cut() {
+    let held = StepOutline { before: false, hold: true, after: true, on_failure: OnFailure::Abort };
+    let up_to_check = [Event::Opened(Ok(())), Event::Held(vec![]), Event::Cut(Ok(()))];
+    let (mut machine, orders) = scenario(outline(&[held]), &up_to_check);
+    assert_eq!(&orders[1..], [Order::Owe(1), Order::Open, Order::Hold, Order::Cut, Order::Check]);
+    let mut good = machine.clone();
+    assert_eq!(good.step(Event::Checked(vec![])).unwrap(), [Order::Release]);
+    assert_eq!(good.step(Event::Released(vec![])).unwrap(), [Order::Seal]);
+    let mut mean = machine.clone();
+    mean.step(Event::Checked(vec![])).unwrap();
+    let orders = mean.step(Event::Released(vec!["bad".into()])).unwrap();
+    assert_eq!(orders, [Order::Abandon, Order::Note, Order::Undo(0)], "its last lines belong to the cut");
+    let orders = machine.step(Event::Checked(lost(OnFailure::Abort))).unwrap();
+    assert_eq!(orders, [Order::Abandon, Order::Release]);
+}
+
+#[test]
+fn a_step_may_degrade_the_level_or_be_ignored() {
+    for (meaning, application) in [(OnFailure::Degrade, false), (OnFailure::Ignore, true)] {
+        let step = StepOutline { on_failure: meaning, ..PLAIN };
+        let events =
+            [Event::Prepared(0, bad()), Event::Opened(Ok(())), Event::Cut(Ok(())), Event::Sealed(Ok(()))];
+        let (machine, orders) = scenario(outline(&[step]), &events);
+        assert!(orders.contains(&Order::Seal), "{meaning:?}");
+        assert_eq!(machine.application(), application);
+        assert_eq!(machine.failures(), [""; 0]);
+    }
+}
+
+#[test]
+fn what_could_not_be_written_down_was_not_started() {
+    let (mut machine, _) = scenario(outline(&[PLAIN, PLAIN]), &[Event::Prepared(0, Ok(()))]);
+    let orders = machine.step(Event::JournalFailed("full".into())).unwrap();
+    assert_eq!(orders, [Order::Note, Order::Undo(0)]);
+}
+
+#[test]
+fn an_orphan_only_undoes() {
+    let steps = outline(&[PLAIN, StepOutline { after: false, ..PLAIN }, PLAIN]);
+    let (mut machine, orders) = Machine::orphaned(steps, 3, true, "died".into());
+    assert_eq!(orders, [Order::Note, Order::Undo(2)]);
+    assert_eq!(machine.step(Event::Undone(2, Ok(()))).unwrap(), [Order::Note, Order::Undo(0)]);
+    assert_eq!(machine.step(Event::Undone(0, Ok(()))).unwrap(), [Order::Finish]);
+    assert_eq!((machine.phase(), machine.sealed()), (Phase::Failed, true));
+    let (machine, orders) = Machine::orphaned(outline(&[PLAIN]), 0, false, "died".into());
+    assert_eq!((machine.phase(), orders), (Phase::Failed, vec![Order::Finish]));
+}
+
+/// Every kind of event, good and bad, for a rule of two steps.
+fn alphabet(questions: bool, steps: &[StepOutline]) -> Vec<Event> {
+    let plan = Outline { steps: steps.to_vec(), questions };
+    let mut events = vec![
+        Event::Start,
+        Event::Planned(Ok(plan)),
+        Event::Planned(Err("bad".into())),
+        Event::Chosen(Ok(())),
+        Event::Chosen(bad()),
+        Event::Opened(Ok(())),
+        Event::Opened(bad()),
+        Event::Held(vec![]),
+        Event::Held(lost(OnFailure::Abort)),
+        Event::Held(lost(OnFailure::Degrade)),
+        Event::Cut(Ok(())),
+        Event::Cut(bad()),
+        Event::Checked(vec![]),
+        Event::Checked(lost(OnFailure::Abort)),
+        Event::Checked(lost(OnFailure::Degrade)),
+        Event::Released(vec![]),
+        Event::Released(vec!["bad".into()]),
+        Event::Sealed(Ok(())),
+        Event::Sealed(bad()),
+        Event::JournalFailed("full".into()),
+        Event::Cancelled("enough".into()),
+    ];
+    for step in 0..2 {
+        for result in [Ok(()), bad()] {
+            events.push(Event::Prepared(step, result.clone()));
+            events.push(Event::Undone(step, result));
+        }
+    }
+    events
+}
+
+/// Which kinds of events are legal in which phase: the whole table. Everything else is illegal.
+fn legal(phase: Phase) -> &'static [&'static str] {
+    match phase {
+        Phase::Pending => &["Start", "Cancelled"],
+        Phase::Planning => &["Planned", "Cancelled"],
+        Phase::Choosing => &["Chosen", "Cancelled"],
+        Phase::Preparing(_) => &["Prepared", "JournalFailed", "Cancelled"],
+        Phase::Opening => &["Opened", "JournalFailed", "Cancelled"],
+        Phase::Holding => &["Held", "Cancelled"],
+        Phase::Cutting => &["Cut", "Cancelled"],
+        Phase::Checking => &["Checked"],
+        Phase::Releasing => &["Released"],
+        Phase::Sealing => &["Sealed"],
+        Phase::Undoing(_) => &["Undone"],
+        Phase::Succeeded | Phase::Failed => &[],
+    }
+}
+
+/// What a walk has seen so far; part of the explored state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that a guarantee asks for")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Seen {
+    owed: usize,
+    started: usize,
+    started_earlier: usize,
+    undone: Vec<usize>,
+    prepared: usize,
+    sessions: bool,
+    cut: bool,
+    proven: bool,
+    open: bool,
+    sealed: bool,
+    aborted: bool,
+}
+
+/// Follows the orders and the event that answers them, and checks the guarantees on the way.
+fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Order]) {
+    match event {
+        Event::Prepared(k, result) => {
+            seen.prepared += 1;
+            seen.aborted |= result.is_err() && steps[*k].on_failure == OnFailure::Abort;
+        }
+        Event::Opened(Ok(())) => seen.open = true,
+        Event::Held(failures) => {
+            seen.sessions = true;
+            seen.aborted |= failures.iter().any(|f| f.meaning == OnFailure::Abort);
+        }
+        Event::Cut(Ok(())) => seen.cut = true,
+        Event::Checked(failures) => {
+            seen.aborted |= failures.iter().any(|f| f.meaning == OnFailure::Abort);
+            seen.proven = true;
+        }
+        Event::Released(failures) => {
+            seen.sessions = false;
+            seen.aborted |= !failures.is_empty();
+        }
+        Event::Sealed(_) => seen.sealed = true,
+        Event::Cancelled(_) => seen.aborted = true,
+        Event::JournalFailed(_) => {
+            seen.aborted = true;
+            seen.started = seen.started_earlier;
+        }
+        Event::Start
+        | Event::Planned(_)
+        | Event::Chosen(_)
+        | Event::Opened(_)
+        | Event::Cut(_)
+        | Event::Undone(..) => {}
+    }
+    let befores = steps.iter().filter(|step| step.before).count();
+    for order in orders {
+        match order {
+            Order::Owe(steps) => seen.owed = *steps,
+            Order::Prepare(k) => {
+                assert!(*k < seen.owed, "debt before deed");
+                (seen.started_earlier, seen.started) = (seen.started, *k + 1);
+            }
+            Order::Open => {
+                assert!(seen.prepared == befores && !seen.aborted, "every before ended well");
+                (seen.started_earlier, seen.started) = (seen.started, steps.len());
+            }
+            Order::Cut => assert!(seen.open && !seen.aborted, "nothing is cut on a failed ground"),
+            Order::Seal => {
+                let held = steps.iter().any(|step| step.hold);
+                assert!(seen.cut && !seen.aborted && !seen.sessions && (!held || seen.proven), "{seen:?}");
+            }
+            Order::Abandon => {
+                assert!(seen.aborted || !seen.cut);
+                seen.open = false;
+            }
+            Order::Undo(k) => {
+                assert!(!seen.sessions, "sessions go first");
+                assert!(seen.undone.last().is_none_or(|last| k < last), "reverse order, never twice");
+                seen.undone.push(*k);
+            }
+            Order::Plan
+            | Order::Choose
+            | Order::Note
+            | Order::Hold
+            | Order::Check
+            | Order::Release
+            | Order::Finish => {}
+        }
+    }
+}
+
+/// Whether this event may follow these orders: it answers the last of them, or interrupts.
+fn answers(order: &Order, event: &Event) -> bool {
+    match event {
+        Event::Cancelled(_) => true,
+        Event::JournalFailed(_) => matches!(order, Order::Prepare(_) | Order::Open),
+        Event::Start => false,
+        Event::Planned(_) => *order == Order::Plan,
+        Event::Chosen(_) => *order == Order::Choose,
+        Event::Prepared(k, _) => *order == Order::Prepare(*k),
+        Event::Opened(_) => *order == Order::Open,
+        Event::Held(_) => *order == Order::Hold,
+        Event::Cut(_) => *order == Order::Cut,
+        Event::Checked(_) => *order == Order::Check,
+        Event::Released(_) => *order == Order::Release,
+        Event::Sealed(_) => *order == Order::Seal,
+        Event::Undone(k, _) => *order == Order::Undo(*k),
+    }
+}
+
+fn outlines() -> Vec<Vec<StepOutline>> {
+    let mut steps = Vec::new();
+    for bits in 1..8_u8 {
+        for on_failure in [OnFailure::Abort, OnFailure::Degrade, OnFailure::Ignore] {
+            let [before, hold, after] = [1, 2, 4].map(|bit| bits & bit != 0);
+            steps.push(StepOutline { before, hold, after, on_failure });
+        }
+    }
+    let mut all = vec![Vec::new()];
+    for first in &steps {
+        all.push(vec![*first]);
+        all.extend(steps.iter().map(|second| vec![*first, *second]));
+    }
+    all
+}
+
+/// Explores everything that can happen for every rule of up to two steps.
+#[test]
+fn over_all_reachable_states_the_guarantees_hold_and_every_run_ends() {
+    let mut phases: BTreeMap<Phase, usize> = BTreeMap::new();
+    for steps in outlines() {
+        for questions in [false, true] {
+            explore(&steps, questions, &mut phases);
+        }
+    }
+    assert_eq!(phases.len(), 15, "every phase is reached: {phases:?}");
+}
+
+fn explore(steps: &[StepOutline], questions: bool, phases: &mut BTreeMap<Phase, usize>) {
+    let alphabet = alphabet(questions, steps);
+    let mut known: HashSet<(Machine, Seen)> = HashSet::new();
+    let mut open = vec![(Machine::new(), Seen::default(), Order::Note)];
+    while let Some((machine, seen, order)) = open.pop() {
+        *phases.entry(machine.phase()).or_default() += 1;
+        for event in &alphabet {
+            let mut next = machine.clone();
+            let result = next.step(event.clone());
+            let kind = event.kind();
+            let numbered = match (machine.phase(), event) {
+                (Phase::Preparing(k), Event::Prepared(n, _)) | (Phase::Undoing(k), Event::Undone(n, _)) => {
+                    k == *n
+                }
+                _ => true,
+            };
+            let expected = legal(machine.phase()).contains(&kind) && numbered;
+            assert_eq!(result.is_ok(), expected, "{:?} and {kind}", machine.phase());
+            let Ok(orders) = result else {
+                assert_eq!(next, machine, "an illegal event changes nothing");
+                continue;
+            };
+            let begin = *event == Event::Start && machine.phase() == Phase::Pending;
+            if !begin && !answers(&order, event) {
+                continue;
+            }
+            let mut seen = seen.clone();
+            observe(&mut seen, steps, event, &orders);
+            let last = orders.last().expect("a legal event gives an order").clone();
+            if next.phase().is_final() {
+                finished(&next, &seen, steps, &last);
+                *phases.entry(next.phase()).or_default() += 1;
+            } else if known.insert((next.clone(), seen.clone())) {
+                open.push((next, seen, last));
+            }
+        }
+    }
+}
+
+fn finished(machine: &Machine, seen: &Seen, steps: &[StepOutline], last: &Order) {
+    assert_eq!(*last, Order::Finish);
+    assert!(!seen.sessions, "no session outlives its run");
+    assert!(machine.phase() == Phase::Failed || machine.sealed(), "success is a sealed cut");
+    let mut owed: Vec<usize> = (0..seen.started).filter(|k| steps[*k].after).collect();
+    owed.reverse();
+    assert_eq!(seen.undone, owed, "exactly what was started is undone: {machine:?}");
+}

@@ -101,8 +101,24 @@ impl Process {
     }
 
     fn is_gone(&self) -> bool {
-        self.group.signal(None) == Err(Errno::ESRCH)
+        self.group.signal(None) == Err(Errno::ESRCH) || self.group.0.is_some_and(only_zombies)
     }
+}
+
+/// Whether every process of the group has ended and only waits to be fetched. Where nothing adopts orphans, as in
+/// many containers, they stay like that for ever.
+fn only_zombies(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    let lives = |stat: String| {
+        // `pid (name) state parent group …`; the name may contain anything, so count from its end.
+        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        let state = fields.next().unwrap_or_default();
+        fields.nth(1) == Some(group.to_string().as_str()) && !matches!(state, "Z" | "X")
+    };
+    !processes
+        .flatten()
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .any(lives)
 }
 
 fn explain(program: &str, pod: &PodDefinition, error: &std::io::Error) -> String {

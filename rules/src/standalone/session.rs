@@ -143,6 +143,9 @@ impl Session for LocalSession {
     }
 
     async fn release(mut self: Box<Self>, finish: &[String]) -> Result<ExecOutcome, ExecError> {
+        if Instant::now() >= self.deadline {
+            return Err(self.timed_out());
+        }
         self.send(finish).await?;
         self.stdin = None;
         match timeout_at(self.deadline, self.process.child.wait()).await {

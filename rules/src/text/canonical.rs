@@ -5,7 +5,8 @@ use crate::api::{
     Rule, RuleSpec, Step, invocation, is_dns_label, is_dns_subdomain, limits,
 };
 
-use super::node::{Fields, Node, clip};
+use super::node::{Fields, Node};
+use super::words::clip;
 
 const LABEL_RULE: &str = "a name has up to 63 of a-z, 0-9 and -, and starts and ends with a letter or digit";
 
@@ -22,7 +23,9 @@ pub(super) fn metadata(node: &Node<'_>) -> Option<Metadata> {
     let namespace = fields.optional("namespace", |n| n.name(is_dns_label, LABEL_RULE));
     let labels = fields.optional("labels", Node::text_map);
     let annotations = fields.optional("annotations", Node::text_map);
-    (labels?, annotations?);
+    // Kept by Kubernetes, not by us; checked all the same.
+    labels?;
+    annotations?;
     Some(Metadata { name: name?, namespace: namespace? })
 }
 

@@ -9,10 +9,11 @@ use serde_json::{Map, Value};
 use crate::api::{Length, parse_length};
 
 use super::Problem;
-use super::yaml::{Part, Segment, locate};
+use super::locate::{Part, Segment, locate};
+use super::words::{clip, did_you_mean, list_words, one_of, suggest};
 
 /// More problems than this are not read by anybody.
-const MAX_PROBLEMS: usize = 20;
+const MAX_PROBLEMS: usize = 10;
 
 /// Collects problems.
 #[derive(Default)]
@@ -40,28 +41,12 @@ impl Sink {
 
 /// `spec.steps[0].before`.
 fn show(path: &[Segment]) -> String {
-    let mut text = String::new();
-    for segment in path {
-        match segment {
-            Segment::Field(name) if text.is_empty() => text.push_str(&clip(name)),
-            Segment::Field(name) => {
-                text.push('.');
-                text.push_str(&clip(name));
-            }
-            Segment::Item(index) => text.push_str(&format!("[{index}]")),
-        }
-    }
-    text
-}
-
-/// Hostile keys do not flood a terminal.
-pub(crate) fn clip(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let mut short: String = text.chars().take(60).map(clean).collect();
-    if text.chars().nth(60).is_some() {
-        short.push('…');
-    }
-    short
+    let one = |(index, segment): (usize, &Segment)| match segment {
+        Segment::Field(name) if index == 0 => clip(name),
+        Segment::Field(name) => format!(".{}", clip(name)),
+        Segment::Item(index) => format!("[{index}]"),
+    };
+    path.iter().enumerate().map(one).collect()
 }
 
 /// A value and its place.
@@ -84,6 +69,11 @@ impl<'a> Node<'a> {
         let mut path = self.path.clone();
         path.push(Segment::Field(key.to_owned()));
         Self { value, path, sink: self.sink }
+    }
+
+    /// The same value at the same place.
+    pub(super) fn again(&self) -> Self {
+        Self { value: self.value, path: self.path.clone(), sink: self.sink }
     }
 
     /// Records a problem at this value.
@@ -162,9 +152,9 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn length(&self, max: Duration) -> Option<Length> {
-        let text = match self.value {
-            Value::Number(number) => number.to_string(),
-            _ => self.text()?,
+        let text = match self.value.as_number() {
+            Some(number) => number.to_string(),
+            None => self.text()?,
         };
         match parse_length(&text, max) {
             Ok(length) => Some(length),
@@ -248,7 +238,7 @@ impl<'a> Node<'a> {
             self.wrong_kind(&format!("{noun} (a mapping)"), &format!("write it with {}", list_words(known)));
             return None;
         };
-        for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
+        for key in map.keys().filter(|key| !known.contains(&key.as_str())).take(MAX_PROBLEMS) {
             let mut path = self.path.clone();
             path.push(Segment::Field(key.clone()));
             self.sink.push(
@@ -316,81 +306,5 @@ impl<'a> Fields<'a> {
             Some(node) if node.value.is_null() => None,
             Some(node) => read(&node).map(Some),
         }
-    }
-}
-
-/// `a, b and c`.
-fn list_words(words: &[&str]) -> String {
-    match words {
-        [] => "nothing".to_owned(),
-        [one] => format!("`{one}`"),
-        [most @ .., last] => {
-            let most: Vec<String> = most.iter().map(|word| format!("`{word}`")).collect();
-            format!("{} and `{last}`", most.join(", "))
-        }
-    }
-}
-
-fn one_of(words: &[&str]) -> String {
-    format!("it is one of {}", list_words(words))
-}
-
-/// The fix for a word that is not known.
-pub(crate) fn suggest(word: &str, known: &[&str]) -> String {
-    match closest(word, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "remove it".to_owned(),
-    }
-}
-
-/// The fix for a key that is missing: one that is there may be it, misspelt.
-pub(super) fn did_you_mean(key: &str, present: &Map<String, Value>) -> String {
-    match closest(key, present.keys().map(String::as_str)) {
-        Some(near) => format!("did you mean `{key}` where you wrote `{}`?", clip(near)),
-        None => format!("add `{key}: …`"),
-    }
-}
-
-/// The known word within a third of its length in edits; a difference in case counts nothing.
-fn closest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    if word.len() > 64 {
-        return None;
-    }
-    let lower = word.to_lowercase();
-    known
-        .filter(|candidate| candidate.len() <= 64)
-        .map(|candidate| (edits(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that make one text of the other.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
-impl Node<'_> {
-    /// The same value at the same place.
-    pub(super) fn again(&self) -> Self {
-        Self { value: self.value, path: self.path.clone(), sink: self.sink }
     }
 }

@@ -11,9 +11,9 @@ pub struct Problem {
     /// Field path, as `spec.steps[0].before.timeout`; empty for the whole text.
     pub field: String,
     /// Line, counted from 1.
-    pub line: Option<usize>,
+    pub line: Option<u32>,
     /// Column, counted from 1.
-    pub column: Option<usize>,
+    pub column: Option<u32>,
     /// What is wrong.
     pub what: String,
     /// Why that is refused.
@@ -34,7 +34,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn at(mut self, place: Option<(usize, usize)>) -> Self {
+    pub(super) fn at(mut self, place: Option<(u32, u32)>) -> Self {
         (self.line, self.column) = place.unzip();
         self
     }

@@ -209,7 +209,8 @@ fn action(fields: &Fields<'_>) -> Option<Action> {
             }
         }
     });
-    (kind?, background?);
+    kind?;
+    background?;
     let pick = if single?.unwrap_or(false) { Pick::One } else { Pick::All };
     Some(Action { run: value?, pick })
 }

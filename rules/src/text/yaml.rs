@@ -1,12 +1,9 @@
-//! Text → tree, with bounds; and the place of a field in a text.
-//!
-//! The YAML library knows the position of an error but gives none for values. [`locate`] uses that: it walks the
-//! text again along a field path and fails on purpose when it arrives.
+//! Text → tree, with bounds and without silent losses.
 
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::Problem;
@@ -15,26 +12,10 @@ use super::Problem;
 const MAX_DEPTH: u32 = 32;
 /// Values in a text, aliases counted each time that they are used: bounds what a few bytes can blow up to.
 const MAX_VALUES: u32 = 50_000;
+/// Text has at most one `[` or `{` in so many bytes of what it may be long: 4096 in a rule.
+const BYTES_PER_OPENER: usize = 64;
 /// Bytes of text values, aliases counted each time.
 const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
-
-/// One step of a field path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Segment {
-    /// Field of a mapping.
-    Field(String),
-    /// Item of a list.
-    Item(usize),
-}
-
-/// Which part of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Its key.
-    Key,
-    /// Its value.
-    Value,
-}
 
 pub(super) fn too_long(limit: usize) -> Problem {
     Problem::new(
@@ -49,7 +30,7 @@ pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
     if text.len() > limit {
         return Err(too_long(limit));
     }
-    refuse_deep_flow(text)?;
+    refuse_deep_nesting(text, limit / BYTES_PER_OPENER)?;
     let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(MAX_VALUE_BYTES) };
     let mut found = None;
     for document in serde_yaml::Deserializer::from_str(text) {
@@ -73,40 +54,31 @@ pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
     }
 }
 
-/// The scanner's time grows with the square of the nesting, so deep nesting is refused before it.
-/// Counting openers without closers over-counts inside quoted text only, where a rule has no 512 of them.
-fn refuse_deep_flow(text: &str) -> Result<(), Problem> {
-    const MAX_OPEN: i32 = 512;
-    let mut open = 0;
-    for line in text.lines() {
-        let indicators = line
-            .split([' ', '\t'])
-            .take_while(|word| word.is_empty() || *word == "-" || *word == "?")
-            .count();
-        if indicators > MAX_OPEN.unsigned_abs() as usize {
-            return Err(too_deep());
-        }
-        for c in line.bytes() {
-            match c {
-                b'[' | b'{' => open += 1,
-                b']' | b'}' => open = (open - 1).max(0),
-                _ => {}
-            }
-        }
-        if open > MAX_OPEN {
-            return Err(too_deep());
-        }
+/// The library's scanner takes time with the square of the nesting and refuses none, so what could be nested too
+/// deeply is refused before it. Text in quotes is counted as well: telling it apart needs the scanner.
+fn refuse_deep_nesting(text: &str, max_openers: usize) -> Result<(), Problem> {
+    let openers = text.bytes().filter(|c| matches!(c, b'[' | b'{')).count();
+    let indicators = |line: &str| {
+        let words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+        words.take_while(|word| matches!(*word, "-" | "?")).count()
+    };
+    if openers > max_openers || text.lines().any(|line| indicators(line) > MAX_DEPTH as usize) {
+        return Err(too_deep());
     }
     Ok(())
 }
 
 fn too_deep() -> Problem {
-    Problem::new("nested too deeply", "no rule needs that", format!("keep nesting below {MAX_DEPTH}"))
+    Problem::new(
+        "nested too deeply, or too many brackets",
+        "nothing that is read here needs that",
+        format!("keep nesting below {MAX_DEPTH}, and long scripts in files of their own"),
+    )
 }
 
 /// Words from the YAML library become a problem with a place.
 fn syntax(error: serde_yaml::Error) -> Problem {
-    let place = error.location().map(|at| (at.line(), at.column()));
+    let place = super::locate::place(&error);
     let full = error.to_string();
     let words = full.split(" at line ").next().unwrap_or(&full);
     let (why, fix) = match words {
@@ -256,123 +228,5 @@ impl Visitor<'_> for FreshKey<'_> {
             return Err(E::custom(format!("`{key}` {DUPLICATE}")));
         }
         Ok(key.to_owned())
-    }
-}
-
-/// Line and column, counted from 1, of a field in a text that [`parse`] has read.
-pub(super) fn locate(text: &str, path: &[Segment], part: Part) -> Option<(usize, usize)> {
-    let document = serde_yaml::Deserializer::from_str(text).next()?;
-    let error = Walk { path, part }.deserialize(document).err()?;
-    error.location().map(|at| (at.line(), at.column()))
-}
-
-/// Follows a path and fails where it ends.
-#[derive(Clone, Copy)]
-struct Walk<'a> {
-    path: &'a [Segment],
-    part: Part,
-}
-
-impl Walk<'_> {
-    fn arrived<E: Error>(self) -> Result<(), E> {
-        if self.path.is_empty() { Err(E::custom("here")) } else { Ok(()) }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.arrived()
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.arrived()?;
-        let Some((Segment::Item(wanted), rest)) = self.path.split_first() else {
-            return Ok(());
-        };
-        for _ in 0..*wanted {
-            if items.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(());
-            }
-        }
-        items.next_element_seed(Walk { path: rest, part: self.part })?;
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        self.arrived()?;
-        let Some((Segment::Field(wanted), rest)) = self.path.split_first() else {
-            return Ok(());
-        };
-        let stop = rest.is_empty() && self.part == Part::Key;
-        while let Some(matches) = entries.next_key_seed(WantedKey { wanted, stop })? {
-            if matches {
-                return entries.next_value_seed(Walk { path: rest, part: self.part });
-            }
-            entries.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a key is the wanted one; fails at it when the walk ends there.
-struct WantedKey<'a> {
-    wanted: &'a str,
-    stop: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for WantedKey<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for WantedKey<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
-        match key == self.wanted {
-            true if self.stop => Err(E::custom("here")),
-            matches => Ok(matches),
-        }
     }
 }
