@@ -166,7 +166,7 @@ fn printing_a_request_does_not_show_its_secrets() {
     assert!(format!("{create:?}").contains("name: \"v\""));
 }
 
-/// Where Go has put the specification's own module; `make sanity-tool` brings it.
+/// Where Go has put the specification's own module; it comes with csi-sanity.
 fn module() -> Option<PathBuf> {
     let output = Command::new("go").args(["env", "GOMODCACHE"]).output().ok()?;
     let cache = String::from_utf8(output.stdout).ok()?;

@@ -148,12 +148,11 @@ impl Volumes {
                     return Ok(Placed { host, info });
                 }
                 Err(fault) if fault.code == Code::Exhausted => refused = Some(fault),
-                Err(fault) => {
-                    if leaves_doubt(fault.code) {
-                        self.doubt(name, host);
-                    }
-                    return Err(fault);
+                Err(fault) if leaves_doubt(fault.code) => {
+                    self.doubt(name, host);
+                    return Err(not_final(fault));
                 }
+                Err(fault) => return Err(fault),
             }
         }
         Err(refused.unwrap_or_else(|| Fault::internal("placement named no pool and no reason")))
@@ -287,6 +286,11 @@ fn leaves_doubt(code: Code) -> bool {
         | Code::Denied
         | Code::Unimplemented => false,
     }
+}
+
+/// INTERNAL would tell the orchestrator that nothing was made and nothing needs to be asked again.
+fn not_final(fault: Fault) -> Fault {
+    if fault.code == Code::Internal { Fault::unavailable(fault.message) } else { fault }
 }
 
 /// What the volume will carry. A copy carries what its source carries; as a raw device anything can be read.

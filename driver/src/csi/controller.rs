@@ -9,13 +9,12 @@ use v1::controller_service_capability::rpc::Type as Rpc;
 use super::inflight::Inflight;
 use super::parse::{self, SnapshotFilter, SnapshotOrder};
 use super::ports::Cutting;
-use super::{answer, snapshots, validate};
+use super::{answer, reply, snapshots, validate};
 use crate::controller::orders::{SizeRange, VolumeOrder};
 use crate::controller::paging::{PageRequest, page};
 use crate::controller::volumes::{Placed, Volumes};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutKind, Fault, SnapshotId, VolumeId};
-use crate::wire::status_of;
 
 /// What this service offers.
 const OFFERED: [Rpc; 10] = [
@@ -210,12 +209,8 @@ impl Controller {
     }
 }
 
-fn reply<T>(outcome: Result<T, Fault>) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(status_of)
-}
-
 fn not_offered<T>(call: &str, why: &str) -> Result<Response<T>, Status> {
-    Err(status_of(Fault::unimplemented(format!("{call} is not offered: {why}"))))
+    reply(Err(Fault::unimplemented(format!("{call} is not offered: {why}"))))
 }
 
 const LOCAL: &str = "volumes are local to their host and need no attaching";

@@ -10,10 +10,9 @@ use v1::group_controller_service_capability::rpc::Type as Rpc;
 use super::inflight::Inflight;
 use super::parse::{self, GroupOrder};
 use super::ports::Cutting;
-use super::{answer, snapshots};
+use super::{answer, reply, snapshots};
 use crate::domain::record::CutRecord;
 use crate::domain::{CutId, CutKind, Fault};
-use crate::wire::status_of;
 
 /// The GroupController service.
 pub struct Group {
@@ -103,10 +102,6 @@ fn same_members(cut: &CutRecord, believed: &BTreeSet<String>) -> Result<(), Faul
         cut.id,
         members.len()
     )))
-}
-
-fn reply<T>(outcome: Result<T, Fault>) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(status_of)
 }
 
 #[tonic::async_trait]

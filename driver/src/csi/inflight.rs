@@ -91,7 +91,8 @@ where
     }
 
     fn lost(&self, name: &str) -> Fault {
-        Fault::internal(format!(
+        // Not a final code: nobody knows how far it came.
+        Fault::aborted(format!(
             "{} of {name} died on the way (see the log of this process); ask again",
             self.operation
         ))
@@ -184,10 +185,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_is_an_internal_fault_and_frees_its_name() {
+    async fn work_that_panics_is_aborted_and_frees_its_name() {
         let calls: Inflight<u32, u32> = Inflight::new("create");
         let fault = calls.run("v", 1, |_| async { panic!("on purpose") }).await.unwrap_err();
-        assert_eq!(fault.code, Code::Internal);
+        assert_eq!(fault.code, Code::Aborted);
         assert_eq!(calls.run("v", 2, |n| async move { Ok(n) }).await, Ok(2));
     }
 

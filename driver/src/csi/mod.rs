@@ -27,13 +27,15 @@ use stillpoint_csi_proto::v1;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Error, Server};
+use tonic::{Response, Status};
 use v1::controller_server::ControllerServer;
 use v1::group_controller_server::GroupControllerServer;
 use v1::identity_server::IdentityServer;
 use v1::node_server::NodeServer;
 
 use crate::controller::volumes::Volumes;
-use crate::domain::HostName;
+use crate::domain::{Code, Fault, HostName};
+use crate::wire::status_of;
 use ports::{Cutting, NodeWork};
 
 /// The driver's name: provisioner of StorageClasses. It must end in a letter.
@@ -50,6 +52,7 @@ pub async fn serve_controller(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
+        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(ControllerServer::new(controller::Controller::new(volumes, Arc::clone(&cuts))))
@@ -66,11 +69,34 @@ pub async fn serve_node(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
+        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(NodeServer::new(node::Node::new(host, work)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
+}
+
+/// The answer to a call; a failure is logged here and nowhere else, within the span that names the call.
+fn reply<T>(outcome: Result<T, Fault>) -> Result<Response<T>, Status> {
+    match outcome {
+        Ok(answer) => Ok(Response::new(answer)),
+        Err(fault) => {
+            match fault.code {
+                Code::Internal => tracing::error!(code = ?fault.code, "{fault}"),
+                Code::Aborted | Code::Unavailable | Code::Deadline | Code::Exhausted | Code::Denied => {
+                    tracing::warn!(code = ?fault.code, "{fault}");
+                }
+                Code::Invalid
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::OutOfRange
+                | Code::Precondition
+                | Code::Unimplemented => tracing::info!(code = ?fault.code, "{fault}"),
+            }
+            Err(status_of(fault))
+        }
+    }
 }
 
 #[cfg(test)]

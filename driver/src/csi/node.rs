@@ -9,10 +9,9 @@ use v1::node_service_capability::rpc::Type as Rpc;
 
 use super::inflight::Inflight;
 use super::parse::{self, NodePath};
-use super::{answer, ports::NodeWork};
+use super::{answer, ports::NodeWork, reply};
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest};
 use crate::domain::{Bytes, Fault, HostName};
-use crate::wire::status_of;
 
 /// What this service offers.
 const OFFERED: [Rpc; 5] = [
@@ -47,7 +46,8 @@ impl Node {
     }
 
     /// One change at a time per volume and path; the same change again joins it.
-    async fn change(&self, change: Change) -> Result<(), Fault> {
+    async fn change(&self, change: Result<Change, Fault>) -> Result<(), Fault> {
+        let change = change?;
         let (volume, path) = match &change {
             Change::Stage(request) => (&request.volume, &request.target),
             Change::Publish(request) => (&request.volume, &request.target),
@@ -66,13 +66,15 @@ impl Node {
         self.changing.run(&key, change, apply).await
     }
 
-    async fn grow(&self, request: GrowRequest) -> Result<Bytes, Fault> {
+    async fn grow(&self, request: Result<GrowRequest, Fault>) -> Result<Bytes, Fault> {
+        let request = request?;
         let key = format!("{} at {}", request.volume, request.path.display());
         let work = Arc::clone(&self.work);
         self.growing.run(&key, request, |request| on_a_thread(move || work.grow(&request))).await
     }
 
-    async fn stats(&self, at: NodePath) -> Result<v1::NodeGetVolumeStatsResponse, Fault> {
+    async fn stats(&self, at: Result<NodePath, Fault>) -> Result<v1::NodeGetVolumeStatsResponse, Fault> {
+        let at = at?;
         let work = Arc::clone(&self.work);
         let usage = on_a_thread(move || work.stats(&at.volume, &at.path)).await?;
         Ok(v1::NodeGetVolumeStatsResponse { usage: answer::usage(usage) })
@@ -84,11 +86,7 @@ async fn on_a_thread<T: Send + 'static>(
 ) -> Result<T, Fault> {
     tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|died| Err(Fault::internal(format!("the work died on the way: {died}; ask again"))))
-}
-
-fn reply<T>(outcome: Result<T, Fault>) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(status_of)
+        .unwrap_or_else(|died| Err(Fault::aborted(format!("the work died on the way: {died}; ask again"))))
 }
 
 #[tonic::async_trait]
@@ -120,7 +118,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodeStageVolumeRequest>,
     ) -> Result<Response<v1::NodeStageVolumeResponse>, Status> {
-        let change = parse::stage(request.get_ref()).map(Change::Stage).map_err(status_of)?;
+        let change = parse::stage(request.get_ref()).map(Change::Stage);
         reply(self.change(change).await.map(|()| v1::NodeStageVolumeResponse {}))
     }
 
@@ -128,7 +126,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodeUnstageVolumeRequest>,
     ) -> Result<Response<v1::NodeUnstageVolumeResponse>, Status> {
-        let change = parse::unstage(request.get_ref()).map(Change::Unstage).map_err(status_of)?;
+        let change = parse::unstage(request.get_ref()).map(Change::Unstage);
         reply(self.change(change).await.map(|()| v1::NodeUnstageVolumeResponse {}))
     }
 
@@ -136,7 +134,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodePublishVolumeRequest>,
     ) -> Result<Response<v1::NodePublishVolumeResponse>, Status> {
-        let change = parse::publish(request.get_ref()).map(Change::Publish).map_err(status_of)?;
+        let change = parse::publish(request.get_ref()).map(Change::Publish);
         reply(self.change(change).await.map(|()| v1::NodePublishVolumeResponse {}))
     }
 
@@ -144,7 +142,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<v1::NodeUnpublishVolumeResponse>, Status> {
-        let change = parse::unpublish(request.get_ref()).map(Change::Unpublish).map_err(status_of)?;
+        let change = parse::unpublish(request.get_ref()).map(Change::Unpublish);
         reply(self.change(change).await.map(|()| v1::NodeUnpublishVolumeResponse {}))
     }
 
@@ -152,8 +150,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodeExpandVolumeRequest>,
     ) -> Result<Response<v1::NodeExpandVolumeResponse>, Status> {
-        let request = parse::expand_node(request.get_ref()).map_err(status_of)?;
-        let grown = self.grow(request).await;
+        let grown = self.grow(parse::expand_node(request.get_ref())).await;
         reply(grown.map(|size| v1::NodeExpandVolumeResponse { capacity_bytes: answer::bytes(size) }))
     }
 
@@ -161,8 +158,7 @@ impl v1::node_server::Node for Node {
         &self,
         request: Request<v1::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<v1::NodeGetVolumeStatsResponse>, Status> {
-        let at = parse::stats(request.get_ref()).map_err(status_of)?;
-        reply(self.stats(at).await)
+        reply(self.stats(parse::stats(request.get_ref())).await)
     }
 
     async fn node_get_volume_health(

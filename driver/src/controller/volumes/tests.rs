@@ -127,6 +127,16 @@ async fn work_that_may_still_be_under_way_is_met_on_its_host() {
 }
 
 #[tokio::test]
+async fn a_failure_that_may_have_left_something_is_not_final() {
+    let model = Arc::new(Model::three());
+    model.trouble("c", Trouble::AnswerLost(Fault::internal("disk on fire")));
+    let volumes = over(&model);
+    assert_eq!(volumes.create(&order("v")).await, Err(Fault::unavailable("disk on fire")));
+    assert_eq!(volumes.create(&order("v")).await.unwrap().host, host("c"));
+    assert_eq!(model.creations(), 1);
+}
+
+#[tokio::test]
 async fn a_final_refusal_leaves_no_doubt() {
     let model = Arc::new(Model::three());
     let volumes = over(&model);
