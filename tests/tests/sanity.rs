@@ -162,8 +162,9 @@ async fn sanity(access: &str) -> Result<()> {
     ];
     let outcome = process::run(None, &tool, args, SUITE_LIMIT).await?;
     stack.check_alive()?;
-    let text = fs::read_to_string(&report)
-        .with_context(|| format!("csi-sanity wrote no report; it said: {}{}", outcome.stdout, outcome.stderr))?;
+    let text = fs::read_to_string(&report).with_context(|| {
+        format!("csi-sanity wrote no report; it said: {}{}", outcome.stdout, outcome.stderr)
+    })?;
     let suites: Vec<Suite> = serde_json::from_str(&text)?;
     let specs: Vec<Spec> = suites.into_iter().flat_map(|suite| suite.spec_reports).collect();
     let passed = judge(&specs, &allowed_skips())?;
