@@ -44,7 +44,7 @@ use crate::identity::tls::{Credentials, TlsError, only_the_controller};
 use crate::proto::agent::agent_server::AgentServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
-pub const GOODBYE_LIMIT: Duration = Duration::from_secs(10);
+pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
 const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
@@ -102,6 +102,22 @@ pub enum RunError {
     Signals(io::Error),
 }
 
+impl From<RunError> for Fault {
+    fn from(error: RunError) -> Self {
+        let message = error.to_string();
+        match error {
+            RunError::Thaw(fault) => Self::new(fault.code, message),
+            RunError::Pools(OpenError::Pool { source, .. }) => Self::new(source.code(), message),
+            RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
+            RunError::Tls(_)
+            | RunError::Pools(OpenError::Twice { .. })
+            | RunError::Directory { .. }
+            | RunError::Listen { .. }
+            | RunError::Socket(_) => Self::precondition(message),
+        }
+    }
+}
+
 /// Where an agent is talked to.
 pub struct Listeners {
     /// The agent API.
@@ -120,9 +136,11 @@ pub struct Agent {
 }
 
 /// `stillpoint agent --config FILE`: runs until SIGTERM or SIGINT.
-pub async fn run(config: AgentConfig) -> Result<(), RunError> {
+pub async fn run(path: &Path) -> Result<(), Fault> {
+    let config =
+        AgentConfig::load(path).map_err(|why| Fault::invalid(format!("{}: {why}", path.display())))?;
     let stop = stop_signal().map_err(RunError::Signals)?;
-    serve(config, stop).await
+    Ok(serve(config, stop).await?)
 }
 
 /// As [`run`], until `stop` is done.
@@ -324,3 +342,6 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ mod publish;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use faults::{check_access, machine, mode, occupied, through_symlink};
+use faults::{cannot_grow, check_access, machine, mode, occupied, through_symlink};
 
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::{At, Place, PlaceKind, STAGED_DEVICE, Sight, check_path};
@@ -216,10 +216,10 @@ impl NodeVolumes {
         if device.size < image.capacity {
             self.host.refresh_size(&device.path).map_err(machine)?;
         }
-        match image.filesystem {
-            Some(filesystem) => self.host.grow_filesystem(mount, &device.path, filesystem).map_err(machine),
-            None => Ok(()),
-        }
+        let Some(filesystem) = image.filesystem else { return Ok(()) };
+        self.host
+            .grow_filesystem(mount, &device.path, filesystem)
+            .map_err(|error| cannot_grow(error, filesystem))
     }
 
     /// The image of the volume, or `None` when there is no such volume and nothing at `path` that could be its.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::VolumeImage;
 use crate::domain::node::Access;
-use crate::domain::{Fault, VolumeId};
+use crate::domain::{Fault, Filesystem, VolumeId};
 use crate::host::HostError;
 
 pub(super) fn mode(read_only: bool) -> &'static str {
@@ -49,5 +49,19 @@ pub(super) fn check_access(volume: &VolumeId, image: &VolumeImage, access: &Acce
             refuse(is.as_str(), asked.as_str())
         }
         (Access::Block, None) | (Access::Mount { .. }, Some(_)) => Ok(()),
+    }
+}
+
+pub(super) fn cannot_grow(error: HostError, filesystem: Filesystem) -> Fault {
+    let fault = machine(error);
+    match filesystem {
+        Filesystem::Xfs => fault,
+        Filesystem::Ext4 => Fault::new(
+            fault.code,
+            format!(
+                "{}; ext4 grows while it is mounted only if the agent has CAP_SYS_RESOURCE",
+                fault.message
+            ),
+        ),
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::domain::node::{GrowRequest, PublishRequest, Usage};
 use crate::agent::fixtures::{Bench, STAGING, TARGET, publish, stage};
+use crate::domain::node::{GrowRequest, PublishRequest, Usage};
 use crate::host::fake::When;
 use crate::host::{Files, Freezing, Loops, Mounts};
 
@@ -105,6 +105,11 @@ fn life(volume: &VolumeId, access: &Access) -> Vec<Deed> {
     ]
 }
 
+fn writers(bench: &Bench, volume: &VolumeId) -> usize {
+    let image = bench.pools.image(volume).unwrap().path;
+    bench.host.attached(&image).unwrap().iter().filter(|device| !device.read_only).count()
+}
+
 #[test]
 fn an_agent_that_dies_at_any_kernel_call_of_any_request_is_followed_by_one_that_completes_it() {
     for (filesystem, access) in [(XFS, Access::mount()), (None, Access::Block)] {
@@ -121,6 +126,10 @@ fn an_agent_that_dies_at_any_kernel_call_of_any_request_is_followed_by_one_that_
                 let bench = bench.restarted();
                 for deed in &life[victim..] {
                     deed(&bench.node).unwrap_or_else(|fault| panic!("request {victim}, call {n}: {fault}"));
+                    assert!(
+                        writers(&bench, &volume) <= 1,
+                        "request {victim}, call {n}: it cannot be held as one"
+                    );
                 }
                 assert!(bench.is_idle(&volume), "request {victim}, call {n}: something is left");
                 bench.local.delete_volume(&volume).unwrap();
@@ -385,6 +394,8 @@ fn a_frozen_filesystem_is_thawed_before_it_is_unmounted() {
     bench.host.open_mount(path(STAGING)).unwrap().freeze().unwrap();
     bench.node.unstage(&volume, path(STAGING)).unwrap();
     assert!(bench.is_idle(&volume), "a device under a frozen filesystem would be leaked");
+    bench.node.stage(&stage(&volume, Access::mount())).unwrap();
+    assert!(!bench.host.is_frozen(path(STAGING)), "a filesystem that is unmounted frozen stays frozen");
 }
 
 #[test]
