@@ -23,8 +23,10 @@ pub struct Taken {
     pub transactions: Vec<i64>,
     /// Rows of each writer of the ring that were acknowledged before it was asked for, so before the flush.
     pub rows: Option<Vec<i64>>,
-    /// The longest that the ledger's writer waited for one number since the last cut.
+    /// The longest that the ledger's writer waited for one number while the cut was taken, flush and all.
     pub felt: Duration,
+    /// The same for some time before, when nothing was cut.
+    pub usual: Duration,
 }
 
 impl Taken {
@@ -41,10 +43,10 @@ pub async fn take(scene: &mut Scene, count: u32) -> Result<Vec<Taken>> {
     for number in 1..=count {
         let step = Step::begin(format!("cut {number} of {count}"));
         let cut = take_one(scene, &format!("cut-{number}")).await.with_context(|| format!("cut {number}"))?;
+        // No line of its own: the row of the table is the line.
         drop(step);
         report::table_row(number, &cut)?;
         taken.push(cut);
-        tokio::time::sleep(REST).await;
     }
     report::table_foot(&taken);
     Ok(taken)
@@ -53,6 +55,8 @@ pub async fn take(scene: &mut Scene, count: u32) -> Result<Vec<Taken>> {
 async fn take_one(scene: &mut Scene, name: &str) -> Result<Taken> {
     scene.check_alive()?;
     scene.ledger.mark()?;
+    tokio::time::sleep(REST).await;
+    let usual = scene.ledger.mark()?.longest;
     let asked = Instant::now();
     let operator = scene.stack.operator();
     let record = operator.snapshot(name, SELECTOR, Some(&scene.rule), Barrier::Together).await?;
@@ -64,6 +68,7 @@ async fn take_one(scene: &mut Scene, name: &str) -> Result<Taken> {
         transactions: scene.postgres_load.acknowledged_before(asked),
         rows: scene.ring_load.as_ref().map(|load| load.acknowledged_before(asked)),
         felt,
+        usual,
     })
 }
 

@@ -37,13 +37,13 @@ pub fn heading(text: &str) {
 /// Above the cuts.
 pub fn table_head(count: u32, volumes: usize, rule: &str) {
     heading(&format!("{count} cuts of {volumes} volumes on {} hosts under load, rule {rule}", HOSTS.len()));
-    let mut first = format!("  {:>3}  {:>8}  {:>8}  {:>8}", "cut", "window", "skew", "felt");
-    let mut second = format!("  {:>3}  {:>8}  {:>8}  {:>8}", "", "ms", "ms", "ms");
+    let mut first = format!("  {:>3}  {:>8} {:>8}  {:^15}", "", "", "", "writer waits");
+    let mut second = format!("  {:>3}  {:>8} {:>8}  {:>7} {:>7}", "cut", "window", "skew", "usual", "now");
     for host in HOSTS {
-        let _infallible = write!(first, "  {:^20}", format!("host {host}, ms"));
+        let _infallible = write!(first, "  {:^20}", format!("host {host}"));
         let _infallible = write!(second, "  {:>6} {:>6} {:>6}", "freeze", "cut", "thaw");
     }
-    println!("{first}  level\n{second}");
+    println!("{first}\n{second}  level");
 }
 
 /// One cut.
@@ -67,14 +67,11 @@ pub fn table_row(number: u32, cut: &Taken) -> Result<()> {
 /// Below the cuts.
 pub fn table_foot(taken: &[Taken]) {
     let windows = sorted_windows(taken);
-    let felt = taken.iter().map(|cut| cut.felt).max().unwrap_or_default();
+    println!("  window p50 {} ms, max {} ms", ms(middle(&windows)), ms(windows.last().copied().unwrap_or(0)),);
     println!(
-        "  window p50 {} ms, max {} ms · the ledger's writer never waited longer than {:.1} ms for one number",
-        ms(middle(&windows)),
-        ms(windows.last().copied().unwrap_or(0)),
-        felt.as_secs_f64() * 1000.0,
+        "  All in ms. freeze, cut, thaw: slowest volume of the host. writer waits: longest time for one number of\n  \
+         the ledger, usually and while this cut was taken, which includes the rule's commands and the flush before."
     );
-    println!("  (freeze, cut, thaw: the slowest volume of the host; felt: longest wait of a real writer)");
 }
 
 fn lane<'a>(timeline: &'a Timeline, host: &str) -> Result<&'a HostLane> {

@@ -124,6 +124,8 @@ impl Layout {
             .args(["-cp", &self.jars.class_path(), "org.apache.cassandra.service.CassandraDaemon"]))
     }
 
+    /// Nobody waits for anybody: a node of the restored ring is the first to come back, and would otherwise
+    /// look ten seconds for peers that are started after it.
     fn configuration(&self, node: usize, volume: &Path) -> String {
         format!(
             "cluster_name: stillpoint-demo\n\
@@ -132,6 +134,7 @@ impl Layout {
              num_tokens: 1\n\
              initial_token: '{token}'\n\
              auto_bootstrap: false\n\
+             block_for_peers_timeout_in_secs: -1\n\
              seed_provider:\n\
              - class_name: org.apache.cassandra.locator.SimpleSeedProvider\n  \
                parameters: [{{seeds: '{seed}'}}]\n\
