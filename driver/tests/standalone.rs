@@ -1,6 +1,10 @@
 //! The whole of it as processes: three agents whose kernel is a model in memory, a standalone controller, volumes made
 //! through CSI, and the command line. Needs neither root nor devices.
 
+// Helpers of tests may unwrap like tests.
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -48,7 +52,7 @@ impl World {
         for name in &names {
             let port = free_port();
             world.agent(name, port);
-            agents += &format!("- {{host: {name}, address: '127.0.0.1:{port}'}}\n");
+            writeln!(agents, "- {{host: {name}, address: '127.0.0.1:{port}'}}").unwrap();
         }
         world.write("standalone.yaml", &format!("{CONTROLLER}\nagents:\n{agents}{PODS}"));
         world.serve("standalone", "standalone.yaml");

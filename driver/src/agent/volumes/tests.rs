@@ -1,6 +1,6 @@
 use super::*;
-use crate::domain::node::{GrowRequest, PublishRequest, Usage};
 use crate::agent::fixtures::{Bench, STAGING, TARGET, publish, stage};
+use crate::domain::node::{GrowRequest, PublishRequest, Usage};
 use crate::host::fake::When;
 use crate::host::{Files, Freezing, Loops, Mounts};
 
