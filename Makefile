@@ -6,8 +6,10 @@ SHELL := /bin/bash
 .PHONY: help setup build demo test lint bench clean
 
 CARGO ?= cargo
+# Tools of the system administrator, and Go where it is usually unpacked.
+export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # Runs programs as root: directly, through sudo, or not at all (then tests that need root say so and are skipped).
-AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E"; fi)
+AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E env PATH=$$PATH"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E env PATH=$$PATH"; fi)
 HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # cargo builds as you and runs what it built as root.
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
@@ -22,7 +24,7 @@ build:  ## Build the release binaries: target/release/stillpoint and stillpoint-
 	$(CARGO) build --release --locked --workspace --bins
 
 demo: setup build  ## Real databases on three hosts, ten consistent cuts, restored and checked. DEMO=small leaves Cassandra out.
-	$(AS_ROOT) env DEMO="$(DEMO)" target/release/demo
+	$(AS_ROOT) env DEMO="$(DEMO)" target/release/stillpoint-demo
 
 test: setup  ## Every test that needs no cluster.
 	$(CARGO) build --locked --workspace --bins
@@ -36,7 +38,7 @@ lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint
 
 bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
-	$(AS_ROOT) target/release/bench
+	$(AS_ROOT) target/release/stillpoint-bench
 
 clean:  ## Remove what was built. What a demo left is removed by the next demo.
 	$(CARGO) clean

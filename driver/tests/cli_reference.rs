@@ -1,6 +1,9 @@
 //! docs/cli.md is generated from the command line's definition. `STILLPOINT_WRITE=1 cargo test --test cli_reference`
 //! writes it; without that the test fails when the two differ.
 
+// Helpers of tests may unwrap like tests.
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -7,10 +7,8 @@ fn parse(words: &[&str]) -> Result<Args, clap::Error> {
 }
 
 fn snapshot(words: &[&str]) -> SnapshotArgs {
-    match parse(words).unwrap().command {
-        Command::Snapshot(args) => args,
-        other => panic!("{other:?}"),
-    }
+    let Command::Snapshot(args) = parse(words).unwrap().command else { panic!("{words:?} is no snapshot") };
+    args
 }
 
 #[test]

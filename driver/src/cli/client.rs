@@ -15,7 +15,7 @@ use crate::proto::operator::operator_client::OperatorClient;
 /// Answers carry whole records with their timelines.
 pub const MESSAGE_LIMIT: usize = 64 << 20;
 /// Commands that only look things up.
-const LOOK_UP: Duration = Duration::from_secs(60);
+const LOOK_UP: Duration = Duration::from_mins(1);
 /// A socket either answers at once or not at all.
 const CONNECT: Duration = Duration::from_secs(5);
 

@@ -1,5 +1,7 @@
 //! Logs: lines on standard error, as text for people or JSON for collectors.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -35,7 +37,9 @@ pub enum LogError {
 pub fn start(format: LogFormat, level: &str) -> Result<(), LogError> {
     let filter =
         EnvFilter::try_new(level).map_err(|source| LogError::Level { text: level.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let done = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -274,7 +274,9 @@ fn pods(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<PodS
             match read {
                 Ok(list) => Some(PodSource::List(list)),
                 Err(told) => {
-                    told.iter().for_each(|problem| problems.note("", problem));
+                    for problem in &told {
+                        problems.note("", problem);
+                    }
                     None
                 }
             }

@@ -35,7 +35,7 @@ impl Storage for FleetStorage {
         for (host, answer) in asked.join_all().await {
             match answer {
                 Ok(list) => {
-                    found.all.extend(list.into_iter().map(|info| PlacedVolume { host: host.clone(), info }))
+                    found.all.extend(list.into_iter().map(|info| PlacedVolume { host: host.clone(), info }));
                 }
                 Err(fault) => found.silent.push(fault),
             }

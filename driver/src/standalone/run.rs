@@ -63,15 +63,11 @@ pub async fn run(config: &Path) -> Result<(), Fault> {
     }
     tracing::info!("told to stop: runs are stopped and undone, calls under way are finished");
     stop.send_replace(true);
-    match tokio::time::timeout(GOODBYE_LIMIT, serving).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            tracing::warn!(
-                "not everything ended within {GOODBYE_LIMIT:?}; what runs owe is paid at the next start"
-            );
-            Ok(())
-        }
+    if let Ok(ended) = tokio::time::timeout(GOODBYE_LIMIT, serving).await {
+        return ended;
     }
+    tracing::warn!("not everything ended within {GOODBYE_LIMIT:?}; what runs owe is paid at the next start");
+    Ok(())
 }
 
 /// A controller that is put together and does not serve yet.

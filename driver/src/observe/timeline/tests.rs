@@ -165,19 +165,3 @@ fn absurd_instants_do_not_break_the_drawing() {
     assert!(!page.contains("NaN") && !page.contains("inf"), "coordinates are numbers");
     let _ = text::render(&picture);
 }
-
-/// `STILLPOINT_PICTURES=<directory>` writes the sample pictures there, to be looked at.
-#[test]
-fn pictures_can_be_written_for_a_look() {
-    let Some(directory) = std::env::var_os("STILLPOINT_PICTURES").map(std::path::PathBuf::from) else {
-        return;
-    };
-    let mut failed = picture();
-    failed.pods[1].commands[0].failure = "exit code 7".into();
-    for (name, picture) in
-        [("good", picture()), ("serial", serial()), ("hostile", hostile()), ("failed", failed)]
-    {
-        std::fs::write(directory.join(format!("{name}.html")), html::render(&picture)).unwrap();
-        std::fs::write(directory.join(format!("{name}.txt")), text::render(&picture)).unwrap();
-    }
-}
