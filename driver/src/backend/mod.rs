@@ -3,6 +3,7 @@
 //! sweep) is the same for all backends and lives in `agent::pool`.
 
 pub mod btrfs;
+pub mod conformance;
 pub mod memory;
 pub mod xfs;
 

@@ -73,6 +73,8 @@ struct World {
     disks: BTreeMap<u64, Disk>,
     mounts: Vec<FakeMount>,
     loops: BTreeMap<u64, FakeLoop>,
+    /// Files of volumes that are not attached, by disk and inode of their image.
+    shelved: BTreeMap<(u64, u64), Disk>,
     frozen: BTreeSet<u64>,
     rcu_expedited: bool,
     latency_sensitive: bool,
@@ -171,6 +173,7 @@ impl FakeHost {
         let mut world = self.world().clone();
         world.mounts.retain(|mount| mount.at_boot);
         world.loops.clear();
+        world.shelved.clear();
         world.frozen.clear();
         world.rcu_expedited = false;
         world.lies.clear();

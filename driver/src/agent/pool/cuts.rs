@@ -125,16 +125,14 @@ impl Pool {
     pub fn void_cut(&self, id: &CutId) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
-        let Some(known) = self.stored_cut(id)? else {
-            // Removed by a call that failed afterwards, or never there.
-            self.index_mut().drop_cut(id);
-            return Ok(());
-        };
-        if known.state == CutState::Sealed {
-            return Err(PoolError::Sealed(id.clone()));
+        if let Some(known) = self.stored_cut(id)? {
+            if known.state == CutState::Sealed {
+                return Err(PoolError::Sealed(id.clone()));
+            }
+            self.discard_trees(&known)?;
+            self.host.remove_file(&self.layout.cut(id))?;
         }
-        self.discard_trees(&known)?;
-        self.forget_record(id)
+        self.finish_removal(id)
     }
 
     /// Deletes a sealed cut: from the first step on it does not exist. A cut that does not exist is fine, one in a
@@ -142,17 +140,14 @@ impl Pool {
     pub fn delete_cut(&self, id: &CutId) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
-        let Some(known) = self.stored_cut(id)? else {
-            self.host.sync_directory(&self.layout.cuts())?;
-            self.index_mut().drop_cut(id);
-            return Ok(());
-        };
-        if known.state == CutState::Round {
-            return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
+        if let Some(known) = self.stored_cut(id)? {
+            if known.state == CutState::Round {
+                return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
+            }
+            self.host.remove_file(&self.layout.cut(id))?;
         }
-        self.forget_record(id)?;
         // A crash from here on leaves trees without a record, which the sweep removes.
-        self.discard_trees(&known)
+        self.finish_removal(id)
     }
 
     /// The record of a cut, with its timeline, from disk.
@@ -225,14 +220,18 @@ impl Pool {
         Ok(())
     }
 
-    fn forget_record(&self, id: &CutId) -> Result<()> {
-        self.host.remove_file(&self.layout.cut(id))?;
+    /// Makes the removal of a record durable and removes its trees; also what an earlier call left undone.
+    fn finish_removal(&self, id: &CutId) -> Result<()> {
         self.host.sync_directory(&self.layout.cuts())?;
-        self.index_mut().drop_cut(id);
+        let removed = self.index_mut().drop_cut(id);
+        if let Some(record) = removed {
+            self.discard_trees(&record)?;
+            self.index_mut().forget_removed(id);
+        }
         Ok(())
     }
 
-    pub(super) fn discard_trees(&self, record: &CutRecord) -> Result<()> {
+    fn discard_trees(&self, record: &CutRecord) -> Result<()> {
         for member in record.members.iter().filter(|m| m.volume.pool == *self.id()) {
             let tree = self.layout.snapshot(&member.snapshot);
             if self.host.stat(&tree)?.is_some() {

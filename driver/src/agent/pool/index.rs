@@ -11,6 +11,8 @@ use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeI
 pub(super) struct Index {
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
+    /// Cuts whose records are gone, but not all of their trees.
+    removed: BTreeMap<CutId, Arc<CutRecord>>,
     /// The same cuts by name; a name has one cut, unless its members changed between two attempts.
     names: BTreeSet<(CutKind, NameHash, PoolId)>,
 }
@@ -44,12 +46,22 @@ impl Index {
     pub(super) fn put_cut(&mut self, record: &CutRecord) {
         let id = record.id.clone();
         self.names.insert((id.kind, id.hash.clone(), id.home.clone()));
+        self.removed.remove(&id);
         self.cuts.insert(id, Arc::new(CutRecord { timeline: None, ..record.clone() }));
     }
 
-    pub(super) fn drop_cut(&mut self, id: &CutId) {
+    /// From now on the cut does not exist. The answer is what is known of it, until its trees are removed too
+    /// ([`Index::forget_removed`]), also when it is asked again.
+    pub(super) fn drop_cut(&mut self, id: &CutId) -> Option<Arc<CutRecord>> {
         self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
-        self.cuts.remove(id);
+        if let Some(record) = self.cuts.remove(id) {
+            self.removed.insert(id.clone(), record);
+        }
+        self.removed.get(id).cloned()
+    }
+
+    pub(super) fn forget_removed(&mut self, id: &CutId) {
+        self.removed.remove(id);
     }
 
     /// Cuts of this name: one, unless its members changed between two attempts. Sealed ones first.

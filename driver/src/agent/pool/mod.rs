@@ -24,6 +24,8 @@
 //! One process may have a pool open. All calls block.
 
 mod claims;
+#[cfg(test)]
+mod crash_tests;
 mod cuts;
 mod error;
 pub mod headroom;
@@ -53,7 +55,7 @@ use crate::host::Host;
 use claims::Claims;
 use index::Index;
 use layout::Layout;
-use trash::Trash;
+use trash::{Garbage, Trash};
 
 /// Result of a call to a pool.
 pub type Result<T> = std::result::Result<T, PoolError>;
@@ -151,9 +153,10 @@ impl Pool {
         let parent = layout::parent(tree);
         let gone: PathBuf = self.trash.name_in(parent);
         self.host.rename(tree, &gone)?;
-        self.host.sync_directory(parent)?;
-        self.trash.push(gone);
-        Ok(())
+        let synced = self.host.sync_directory(parent);
+        // Garbage in any case; but until its name is durable it may come back under its old one.
+        self.trash.push(if synced.is_ok() { Garbage::Durable(gone) } else { Garbage::Unsynced(gone) });
+        Ok(synced?)
     }
 }
 

@@ -10,9 +10,18 @@ use super::{Pool, Result, layout};
 
 #[derive(Debug, Default)]
 pub(super) struct Trash {
-    waiting: Mutex<VecDeque<PathBuf>>,
+    waiting: Mutex<VecDeque<Garbage>>,
     next: AtomicU64,
     pauses: Arc<AtomicUsize>,
+}
+
+/// A deleted tree, by its `.gone-` name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Garbage {
+    /// The name survives a crash.
+    Durable(PathBuf),
+    /// The name may not: its directory is synced before the tree is touched, or a crash could bring back half of it.
+    Unsynced(PathBuf),
 }
 
 /// While this lives, [`Pool::empty_trash`] removes nothing.
@@ -21,7 +30,8 @@ pub struct TrashPause(Arc<AtomicUsize>);
 
 impl Trash {
     pub(super) fn new(found: Vec<PathBuf>, next: u64) -> Self {
-        Self { waiting: Mutex::new(found.into()), next: AtomicU64::new(next), ..Self::default() }
+        let waiting = found.into_iter().map(Garbage::Durable).collect();
+        Self { waiting: Mutex::new(waiting), next: AtomicU64::new(next), ..Self::default() }
     }
 
     /// A name that no garbage in this pool has.
@@ -29,11 +39,11 @@ impl Trash {
         directory.join(layout::gone(self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
-    pub(super) fn push(&self, tree: PathBuf) {
-        self.lock().push_back(tree);
+    pub(super) fn push(&self, garbage: Garbage) {
+        self.lock().push_back(garbage);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Garbage>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,14 +74,26 @@ impl Pool {
             if self.trash.pauses.load(Ordering::SeqCst) > 0 {
                 return Ok(removed);
             }
-            let Some(tree) = self.trash.lock().pop_front() else { return Ok(removed) };
-            if let Err(error) = self.backend.remove(&*self.host, &tree) {
-                self.trash.push(tree);
-                return Err(error.into());
+            let Some(garbage) = self.trash.lock().pop_front() else { return Ok(removed) };
+            if let Err(error) = self.remove_garbage(&garbage) {
+                self.trash.push(garbage);
+                return Err(error);
             }
-            self.remove_if_deserted(layout::parent(&tree));
         }
         Ok(limit)
+    }
+
+    fn remove_garbage(&self, garbage: &Garbage) -> Result<()> {
+        let tree = match garbage {
+            Garbage::Durable(tree) => tree,
+            Garbage::Unsynced(tree) => {
+                self.host.sync_directory(layout::parent(tree))?;
+                tree
+            }
+        };
+        self.backend.remove(&*self.host, tree)?;
+        self.remove_if_deserted(layout::parent(tree));
+        Ok(())
     }
 
     /// Removes the snapshot directory of a volume when the volume and all its snapshots are gone.

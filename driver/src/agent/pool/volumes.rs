@@ -87,14 +87,16 @@ impl Pool {
         {
             return Err(PoolError::Attached { id: id.clone(), device: device.path });
         }
-        if self.host.stat(&tree)?.is_some() {
-            self.discard(&tree)?;
-        } else {
+        let discarded = match self.host.stat(&tree)? {
+            Some(_) => self.discard(&tree),
             // Renamed by a call that failed afterwards; this makes it durable.
-            self.host.sync_directory(&self.layout.volumes())?;
+            None => self.host.sync_directory(&self.layout.volumes()).map_err(PoolError::from),
+        };
+        // Also when only the sync failed: the name is gone, whatever a crash may bring back.
+        if self.host.stat(&tree)?.is_none() {
+            self.index_mut().drop_volume(id);
         }
-        self.index_mut().drop_volume(id);
-        Ok(())
+        discarded
     }
 
     /// The record of a volume.

@@ -3,9 +3,10 @@
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use super::disk::Disk;
 use super::disk::{Content, Node};
 use super::images::magic;
-use super::{Disk, FakeHost, FakeLoop, FakeMount, LOOP_MAJOR, World};
+use super::{FakeHost, FakeLoop, FakeMount, LOOP_MAJOR, World};
 use crate::domain::{Bytes, Filesystem};
 use crate::host::{Freezing, LoopDevice, Loops, MountHandle, MountRequest, Mounted, Mounts, Result, Usage};
 
@@ -50,13 +51,10 @@ impl Loops for FakeHost {
     fn detach(&self, device: &Path) -> Result<()> {
         self.call("detach", device, |world| {
             let Some(number) = world.loop_number(device) else { return Ok(()) };
-            if world.mounts.iter().any(|mount| mount.device == number) {
-                if let Some(used) = world.loops.get_mut(&number) {
-                    used.leaving = true;
-                }
-                return Ok(());
+            if let Some(used) = world.loops.get_mut(&number) {
+                used.leaving = true;
             }
-            world.drop_loop(number);
+            world.drop_loop_if_unused(number);
             Ok(())
         })
     }
@@ -85,8 +83,16 @@ impl Loops for FakeHost {
 }
 
 impl World {
-    fn drop_loop(&mut self, number: u64) {
-        self.loops.remove(&number);
+    /// A detached device goes when it is not mounted. A frozen filesystem keeps it although nobody sees it any more.
+    fn drop_loop_if_unused(&mut self, number: u64) {
+        let mounted = self.mounts.iter().any(|mount| mount.device == number);
+        let leaving = self.loops.get(&number).is_some_and(|used| used.leaving);
+        if mounted || !leaving || self.frozen.contains(&number) {
+            return;
+        }
+        if let (Some(used), Some(disk)) = (self.loops.remove(&number), self.disks.remove(&number)) {
+            self.shelved.insert(used.image, disk);
+        }
         if let Ok((root, node)) = self.at(&node_path(number)) {
             // Gone already is as good.
             let _ = root.unlink(&node);
@@ -126,7 +132,8 @@ impl Mounts for FakeHost {
             let (disk, target) = world.at(request.target)?;
             disk.directory(&target)?;
             let name = request.filesystem.as_str();
-            world.disks.entry(number).or_insert_with(|| Disk::new(name, size));
+            let shelved = world.shelved.remove(&(on, inode));
+            world.disks.entry(number).or_insert_with(|| shelved.unwrap_or_else(|| Disk::new(name, size)));
             world.mounts.push(FakeMount {
                 device: number,
                 root: "/".into(),
@@ -162,12 +169,7 @@ impl Mounts for FakeHost {
                 return Ok(());
             };
             let gone = world.mounts.remove(last);
-            let still_mounted = world.mounts.iter().any(|mount| mount.device == gone.device);
-            let leaving = world.loops.get(&gone.device).is_some_and(|used| used.leaving);
-            // A frozen filesystem keeps its device although nobody sees it any more.
-            if leaving && !still_mounted && !world.frozen.contains(&gone.device) {
-                world.drop_loop(gone.device);
-            }
+            world.drop_loop_if_unused(gone.device);
             Ok(())
         })
     }
@@ -266,7 +268,11 @@ impl MountHandle for OpenMount {
 
     fn thaw(&self) -> Result<()> {
         self.host.call("FITHAW", &self.target, |world| {
-            if world.frozen.remove(&self.device) { Ok(()) } else { Err(libc::EINVAL) }
+            if !world.frozen.remove(&self.device) {
+                return Err(libc::EINVAL);
+            }
+            world.drop_loop_if_unused(self.device);
+            Ok(())
         })
     }
 }

@@ -1,0 +1,292 @@
+//! Crash exploration: the host dies at every call of every operation, the power fails in three styles, the pool is
+//! opened again. Whatever was published must be whole, a retry must succeed, and nothing may be left behind.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{NewVolume, Pool, PoolError, Result as PoolResult};
+use crate::backend::conformance::tree;
+use crate::backend::{BackendKind, IMAGE};
+use crate::domain::record::{CutMember, CutRecord, CutState, Source};
+use crate::domain::{Bytes, CutId, CutKind, Filesystem, Level, SnapshotId, VolumeId};
+use crate::host::HostError;
+use crate::host::fake::{Crash, FakeHost, HostDied, Lie, When};
+
+const DIR: &str = "/pool";
+const BLOCK: u64 = 1;
+/// What the volume that is there from the beginning has in its block, and its sealed snapshot had.
+const NOW: u64 = 22;
+const THEN: u64 = 11;
+
+/// An operation under exploration.
+struct Scenario {
+    name: &'static str,
+    /// May be repeated; afterwards it is done.
+    run: fn(&World) -> PoolResult<()>,
+    /// What must be so after a crash: nothing of it, or all of it.
+    whole: fn(&World) -> Result<(), String>,
+}
+
+struct World {
+    host: FakeHost,
+    pool: Pool,
+}
+
+const SCENARIOS: [Scenario; 6] = [
+    Scenario { name: "create", run: |w| create(w, "new", None), whole: |w| whole_volume(w, "new", 0) },
+    Scenario {
+        name: "clone",
+        run: |w| create(w, "clone", Some(Source::Volume(w.volume("old")))),
+        whole: |w| whole_volume(w, "clone", NOW),
+    },
+    Scenario {
+        name: "restore",
+        run: |w| create(w, "restored", Some(Source::Snapshot(w.snapshot("first")))),
+        whole: |w| whole_volume(w, "restored", THEN),
+    },
+    Scenario { name: "cut", run: |w| cut(w, "second"), whole: |w| whole_cut(w, "second", NOW) },
+    Scenario {
+        name: "delete cut",
+        run: |w| w.pool.delete_cut(&w.cut_id("first")),
+        whole: |w| whole_cut(w, "first", THEN),
+    },
+    Scenario {
+        name: "delete volume",
+        run: |w| w.pool.delete_volume(&w.volume("old")),
+        whole: |w| whole_volume(w, "old", NOW),
+    },
+];
+
+impl World {
+    fn open(host: FakeHost) -> Result<Self, String> {
+        let (pool, report) =
+            Pool::open(Arc::new(host.clone()), Path::new(DIR)).map_err(|error| error.to_string())?;
+        if report.broken.is_empty() { Ok(Self { host, pool }) } else { Err(format!("{:?}", report.broken)) }
+    }
+
+    fn volume(&self, name: &str) -> VolumeId {
+        VolumeId::new(self.pool.id().clone(), name)
+    }
+
+    fn cut_id(&self, name: &str) -> CutId {
+        CutId::new(CutKind::Group, name, [&self.volume("old")]).unwrap()
+    }
+
+    fn snapshot(&self, cut: &str) -> SnapshotId {
+        SnapshotId::of(&self.volume("old"), &self.cut_id(cut))
+    }
+
+    fn content(&self, image: &Path) -> Result<u64, String> {
+        self.host.read_block(image, BLOCK).map_err(|error| error.to_string())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.pool.empty_trash(usize::MAX).unwrap();
+        let mut files = tree(&self.host, Path::new(DIR)).unwrap();
+        // The empty snapshot directory of a living volume may be there or not.
+        let empty = self.pool.layout.snapshots_of(&self.volume("old"));
+        if !files.iter().any(|file| file.starts_with(&empty) && *file != empty) {
+            files.retain(|file| *file != empty);
+        }
+        files
+    }
+}
+
+fn create(world: &World, name: &str, source: Option<Source>) -> PoolResult<()> {
+    let request = NewVolume {
+        id: world.volume(name),
+        name: name.to_owned(),
+        // A copy that is larger than its source, so that growing is explored too.
+        capacity: if source.is_some() { Bytes::mib(32) } else { Bytes::mib(16) },
+        filesystem: Some(Filesystem::Ext4),
+        source,
+    };
+    world.pool.create_volume(&request).map(drop)
+}
+
+fn cut(world: &World, name: &str) -> PoolResult<()> {
+    let id = world.cut_id(name);
+    let volume = world.volume("old");
+    let member = CutMember {
+        snapshot: SnapshotId::of(&volume, &id),
+        volume,
+        volume_name: "old".to_owned(),
+        host: "node-1".parse().unwrap(),
+        capacity: Bytes::mib(16),
+        filesystem: Some(Filesystem::Ext4),
+    };
+    let round = CutRecord {
+        id: id.clone(),
+        name: name.to_owned(),
+        state: CutState::Round,
+        attempt: "1".to_owned(),
+        members: vec![member],
+        cut_at: Timestamp::UNIX_EPOCH,
+        level: Level::Group,
+        reasons: Vec::new(),
+        timeline: None,
+    };
+    match world.pool.prepare_cut(&round) {
+        // The first try got to the seal.
+        Err(PoolError::Sealed(_)) => return Ok(()),
+        members => {
+            for member in members? {
+                world.pool.copy_member(&member)?;
+            }
+        }
+    }
+    world.pool.settle()?;
+    world.pool.seal_cut(&CutRecord { state: CutState::Sealed, ..round })
+}
+
+fn whole_volume(world: &World, name: &str, content: u64) -> Result<(), String> {
+    let Ok(image) = world.pool.image(&world.volume(name)) else { return Ok(()) };
+    let have = world.content(&image)?;
+    if have != content {
+        return Err(format!("volume {name} has {have} instead of {content}"));
+    }
+    if world.host.read_block(&image, 0).unwrap_or_default() == 0 {
+        return Err(format!("volume {name} has no filesystem"));
+    }
+    Ok(())
+}
+
+fn whole_cut(world: &World, name: &str, content: u64) -> Result<(), String> {
+    let Ok(tree) = world.pool.snapshot_tree(&world.snapshot(name)) else { return Ok(()) };
+    let have = world.content(&tree.join(IMAGE))?;
+    if have == content { Ok(()) } else { Err(format!("cut {name} has {have} instead of {content}")) }
+}
+
+/// A pool with a volume and a sealed cut of it, everything on disk.
+fn ground(kind: BackendKind) -> FakeHost {
+    let host = FakeHost::with_disk(kind.filesystem(), Bytes::gib(4), Path::new(DIR));
+    Pool::make(&host, kind, Path::new(DIR)).unwrap();
+    let world = World::open(host.clone()).unwrap();
+    create(&world, "old", None).unwrap();
+    let image = world.pool.image(&world.volume("old")).unwrap();
+    host.write_block(&image, BLOCK, THEN).unwrap();
+    cut(&world, "first").unwrap();
+    host.write_block(&image, BLOCK, NOW).unwrap();
+    world.pool.settle().unwrap();
+    host
+}
+
+/// Dies at every call of the scenario; returns how many there were, or what went wrong first.
+fn explore(kind: BackendKind, scenario: &Scenario, style: Crash, lie: Option<Lie>) -> Result<u64, String> {
+    let start = ground(kind);
+    let undisturbed = World::open(start.crash(Crash::Nothing))?;
+    (scenario.run)(&undisturbed).map_err(|error| error.to_string())?;
+    let expected = undisturbed.files();
+
+    for n in 1.. {
+        let at = |why: String| format!("{kind}, {}, {style:?}, dying at call {n}: {why}", scenario.name);
+        let world = World::open(start.crash(Crash::Nothing)).map_err(at)?;
+        if let Some(lie) = lie {
+            world.host.lie_about(lie);
+        }
+        world.host.die(When::Nth(n));
+        let done = (scenario.run)(&world);
+        if world.host.is_dead() != done.is_err() && !is_swallowed(&world, &done) {
+            return Err(at(format!("{done:?}")));
+        }
+        let died = world.host.is_dead();
+        let after = World::open(world.host.crash(style)).map_err(at)?;
+        whole_volume(&after, "old", NOW).map_err(at)?;
+        whole_cut(&after, "first", THEN).map_err(at)?;
+        (scenario.whole)(&after).map_err(at)?;
+        if done.is_ok() && after.files() != expected {
+            return Err(at(format!("it was done, but is not after the crash: {:?}", after.files())));
+        }
+        (scenario.run)(&after).map_err(|error| at(format!("the retry failed: {error}")))?;
+        (scenario.whole)(&after).map_err(at)?;
+        if after.files() != expected {
+            return Err(at(format!("files are {:?} instead of {expected:?}", after.files())));
+        }
+        if !died {
+            return Ok(n - 1);
+        }
+    }
+    Err("there is no end".to_owned())
+}
+
+/// An operation may be done although a last call of it, without meaning for the result, did not come through.
+fn is_swallowed(world: &World, done: &PoolResult<()>) -> bool {
+    done.is_ok() && world.host.is_dead()
+}
+
+#[test]
+fn a_crash_at_any_call_leaves_the_old_or_the_new_and_a_retry_succeeds() {
+    for kind in [BackendKind::Memory, BackendKind::Xfs, BackendKind::Btrfs] {
+        for scenario in &SCENARIOS {
+            for style in Crash::ALL {
+                let calls = explore(kind, scenario, style, None).unwrap();
+                assert!(calls >= 5, "{} makes only {calls} calls: not much was explored", scenario.name);
+            }
+        }
+    }
+}
+
+/// The exploration must be able to fail: on a disk that lies about syncs it does, for every kind of sync.
+#[test]
+fn a_disk_that_lies_about_syncs_is_found_out() {
+    let found_out = |kind, lie| {
+        let runs = SCENARIOS.iter().flat_map(|scenario| Crash::ALL.map(|style| (scenario, style)));
+        runs.filter(|(scenario, style)| explore(kind, scenario, *style, Some(lie)).is_err()).count()
+    };
+    for lie in [Lie::Files, Lie::Directories] {
+        assert!(found_out(BackendKind::Btrfs, lie) > 0, "{lie:?}");
+        assert!(found_out(BackendKind::Xfs, lie) > 0, "{lie:?}");
+    }
+    // A btrfs snapshot is durable as a whole; a reflink is not, unless the filesystem is synced.
+    assert!(found_out(BackendKind::Xfs, Lie::Filesystems) > 0);
+}
+
+#[test]
+fn a_call_that_fails_at_any_point_can_be_repeated() {
+    for kind in [BackendKind::Memory, BackendKind::Xfs, BackendKind::Btrfs] {
+        for scenario in &SCENARIOS {
+            repeat_after_failures(kind, scenario);
+        }
+    }
+}
+
+/// Fails call n once, with the disk being full or broken, and repeats the operation in the same process.
+fn repeat_after_failures(kind: BackendKind, scenario: &Scenario) {
+    let start = ground(kind);
+    let undisturbed = World::open(start.crash(Crash::Nothing)).unwrap();
+    (scenario.run)(&undisturbed).unwrap();
+    let expected = undisturbed.files();
+    for n in 1.. {
+        let world = World::open(start.crash(Crash::Nothing)).unwrap();
+        let before = world.host.calls();
+        world.host.fail(When::Nth(n), libc::EIO);
+        let done = (scenario.run)(&world);
+        if world.host.calls() - before < n {
+            return;
+        }
+        let at = format!("{kind}, {}, failing call {n}", scenario.name);
+        (scenario.whole)(&world).unwrap_or_else(|why| panic!("{at}: {why}"));
+        if done.is_err() && scenario.name == "cut" {
+            // A coordinator voids what it could not finish; a cut that was sealed after all refuses that.
+            match world.pool.void_cut(&world.cut_id("second")) {
+                Ok(()) | Err(PoolError::Sealed(_)) => {}
+                Err(error) => panic!("{at}: {error}"),
+            }
+        }
+        (scenario.run)(&world).unwrap_or_else(|error| panic!("{at}: the retry failed: {error}"));
+        assert_eq!(world.files(), expected, "{at}");
+        World::open(world.host.crash(Crash::OnlySynced)).unwrap_or_else(|why| panic!("{at}: {why}"));
+    }
+}
+
+#[test]
+fn the_death_of_the_host_is_told_as_such() {
+    let world = World::open(ground(BackendKind::Memory)).unwrap();
+    world.host.die(When::Nth(1));
+    let error = create(&world, "new", None).unwrap_err();
+    let PoolError::Host(error) = error else { panic!("{error}") };
+    assert!(HostDied::is(&error));
+    assert!(!HostDied::is(&HostError::new("stat", "x", std::io::Error::from_raw_os_error(libc::EIO))));
+}
