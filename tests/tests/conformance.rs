@@ -12,7 +12,8 @@ use stillpoint::backend::conformance::{self, Ground};
 use stillpoint::domain::Bytes;
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Files, Freezing, Host, Images, Loops};
-use stillpoint_tests::scratch::{Scratch, skip, why_not};
+use stillpoint_tests::harness::skip;
+use stillpoint_tests::scratch::{Scratch, why_not};
 
 const BLOCK: usize = 4096;
 
