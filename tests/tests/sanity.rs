@@ -17,7 +17,7 @@ use stillpoint_csi_proto::v1::controller_client::ControllerClient;
 use stillpoint_csi_proto::v1::group_controller_client::GroupControllerClient;
 use stillpoint_tests::harness::csi::{channel, from_snapshot};
 use stillpoint_tests::harness::stack::Rcu;
-use stillpoint_tests::harness::{Blueprint, Stack, binaries, process, skip};
+use stillpoint_tests::harness::{Blueprint, Stack, binaries, leftovers, process, skip};
 
 const TOOL: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 const VERSION: &str = "v5.6.0";
@@ -179,9 +179,14 @@ async fn nothing_left(stack: Stack) -> Result<()> {
     let volumes = client.list_volumes(csi::ListVolumesRequest::default()).await?.into_inner().entries;
     let snapshots = client.list_snapshots(csi::ListSnapshotsRequest::default()).await?.into_inner().entries;
     ensure!(volumes.is_empty() && snapshots.is_empty(), "left: {volumes:?} {snapshots:?}");
-    let pools = stack.hosts().iter().map(|host| host.pool.clone()).collect::<Vec<_>>();
+    let pools: BTreeSet<PathBuf> = stack.hosts().iter().map(|host| host.pool.clone()).collect();
+    let mounts: BTreeSet<PathBuf> = leftovers::mounts_below(stack.path())?.into_iter().collect();
+    ensure!(mounts == pools, "mounts besides the pools are left: {mounts:?}");
+    let devices = leftovers::loops_below(stack.path())?;
+    let of_volumes = devices.iter().filter(|(_, image)| pools.iter().any(|pool| image.starts_with(pool)));
+    ensure!(of_volumes.count() == 0, "loop devices of volumes are left: {devices:?}");
     let left = stack.close()?;
-    println!("ended; {} pools released: {left}", pools.len());
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
     Ok(())
 }
 

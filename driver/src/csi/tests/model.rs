@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct ModelCuts {
     cuts: Mutex<BTreeMap<CutId, CutRecord>>,
     /// How long a cut takes.
     pub delay: Mutex<Duration>,
+    /// How many cuts were begun.
+    pub begun: AtomicUsize,
 }
 
 impl ModelCuts {
@@ -68,6 +71,7 @@ impl Cutting for ModelCuts {
                 && members.iter().all(|member| cut.members.iter().any(|other| other.volume == member.volume));
             return if same { Ok(cut) } else { Err(Fault::already_exists("other members")) };
         }
+        self.begun.fetch_add(1, Ordering::SeqCst);
         let delay = *self.delay.lock().unwrap();
         tokio::time::sleep(delay).await;
         let cut = CutRecord {

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stillpoint_csi_proto::v1;
@@ -258,9 +259,8 @@ async fn a_caller_that_gives_up_finds_its_own_snapshot_when_it_comes_back() {
     *world.cuts.delay.lock().unwrap() = Duration::from_millis(300);
     let impatient = tokio::time::timeout(Duration::from_millis(50), snapshot(&world.controller, "s", &made));
     assert!(impatient.await.is_err(), "the caller gave up");
-    // Would the work have died with its caller, this one would have to take the full time again; what matters is
-    // that there is one snapshot, and that the retry is not refused.
     snapshot(&world.controller, "s", &made).await.unwrap();
+    assert_eq!(world.cuts.begun.load(Ordering::SeqCst), 1, "the retry began anew");
     let list = v1::ListSnapshotsRequest::default();
     let listed = ControllerClient::new(world.controller.clone()).list_snapshots(list).await.unwrap();
     assert_eq!(listed.into_inner().entries.len(), 1);
