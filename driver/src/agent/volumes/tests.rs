@@ -81,23 +81,23 @@ fn dies_at(bench: &Bench, n: u64, deed: impl FnOnce(&NodeVolumes) -> Result<(), 
     for call in n..n + LONGER_THAN_ANY_DEED {
         bench.host.fail(When::Nth(call), libc::EIO);
     }
-    let died = deed(&bench.node).is_err();
+    let failed = deed(&bench.node).is_err();
     for _ in 0..n + LONGER_THAN_ANY_DEED {
         drop(bench.host.mounts());
     }
-    died
+    failed
 }
 
 type Deed = Box<dyn Fn(&NodeVolumes) -> Result<(), Fault>>;
 
 /// All of a volume's life on a host, one call after the other.
 fn life(volume: &VolumeId, access: &Access) -> Vec<Deed> {
-    let (staged, published) = (stage(volume, access.clone()), publish(volume, access.clone()));
-    let reader = PublishRequest { target: "/kubelet/reader".into(), read_only: true, ..published.clone() };
+    let (staging, publishing) = (stage(volume, access.clone()), publish(volume, access.clone()));
+    let reader = PublishRequest { target: "/kubelet/reader".into(), read_only: true, ..publishing.clone() };
     let [v1, v2, v3] = [volume.clone(), volume.clone(), volume.clone()];
     vec![
-        Box::new(move |node| node.stage(&staged)),
-        Box::new(move |node| node.publish(&published)),
+        Box::new(move |node| node.stage(&staging)),
+        Box::new(move |node| node.publish(&publishing)),
         Box::new(move |node| node.publish(&reader)),
         Box::new(move |node| node.unpublish(&v1, path("/kubelet/reader"))),
         Box::new(move |node| node.unpublish(&v2, path(TARGET))),
