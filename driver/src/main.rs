@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use stillpoint::agent::{self, config::AgentConfig};
+use stillpoint::agent;
 use stillpoint::args::{Args, Command};
 use stillpoint::cli::{cuts, exit, pki, rule, snapshot, volumes};
 use stillpoint::domain::Fault;
@@ -33,7 +33,7 @@ fn run(args: Args) -> Result<(), Fault> {
 
 async fn dispatch(command: Command) -> Result<(), Fault> {
     match command {
-        Command::Agent(args) => serve_agent(&args.config).await,
+        Command::Agent(args) => agent::run::run(&args.config).await,
         Command::Standalone(args) => standalone::run::run(&args.config).await,
         Command::Pki(command) => pki::run(command),
         Command::Snapshot(args) => snapshot::run(args).await,
@@ -44,9 +44,4 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
         Command::Timeline(args) => cuts::timeline(args).await,
         Command::Rule(command) => rule::run(command).await,
     }
-}
-
-async fn serve_agent(config: &std::path::Path) -> Result<(), Fault> {
-    let config = AgentConfig::load(config).map_err(|error| Fault::invalid(error.to_string()))?;
-    agent::run::run(config).await.map_err(|error| Fault::precondition(error.to_string()))
 }
