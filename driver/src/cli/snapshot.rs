@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use stillpoint_rules::run::Run;
 
 use crate::args::SnapshotArgs;
 use crate::domain::Fault;
@@ -43,7 +44,26 @@ pub async fn run(args: SnapshotArgs) -> Result<(), Fault> {
              repeat the command with the same --name",
         )
     })?;
-    show(&detail, args.output)
+    show(&detail, args.output)?;
+    aftermath(&detail)
+}
+
+/// A cut can exist although its run failed after it: an `after` command owes the application something. The cut is
+/// shown, and the command fails.
+fn aftermath(detail: &CutDetail) -> Result<(), Fault> {
+    if detail.run_json.is_empty() {
+        return Ok(());
+    }
+    let run: Run = read_json("run", &detail.run_json)?;
+    if run.succeeded() {
+        return Ok(());
+    }
+    Err(Fault::precondition(format!(
+        "the cut {} exists, but its run {}: {}; look at the application",
+        run.name,
+        run.verdict(),
+        run.failures.join("; ")
+    )))
 }
 
 fn show(detail: &CutDetail, output: Format) -> Result<(), Fault> {
@@ -90,4 +110,25 @@ pub(super) fn read_rule(path: &Path) -> Result<String, Fault> {
         )));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stillpoint_rules::machine::Phase;
+
+    fn detail(phase: Phase) -> CutDetail {
+        let mut run = Run::new("nightly", Some("rule"), jiff::Timestamp::UNIX_EPOCH);
+        run.phase = phase;
+        run.failures = vec!["step `unlock` failed in db-0".into()];
+        CutDetail { run_json: serde_json::to_string(&run).unwrap(), ..CutDetail::default() }
+    }
+
+    #[test]
+    fn a_cut_whose_run_failed_afterwards_is_told_and_ends_with_a_failure() {
+        assert_eq!(aftermath(&detail(Phase::Succeeded)), Ok(()));
+        assert_eq!(aftermath(&CutDetail::default()), Ok(()));
+        let fault = aftermath(&detail(Phase::Failed)).unwrap_err();
+        assert!(fault.message.contains("nightly") && fault.message.contains("unlock"), "{fault}");
+    }
 }

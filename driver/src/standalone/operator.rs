@@ -320,7 +320,10 @@ fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
 
 fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a CutMember>, Fault> {
     if only.is_empty() {
-        return Ok(record.members.iter().collect());
+        let mut members: Vec<_> = record.members.iter().collect();
+        // Records are sorted by id, which begins with the pool's random one; people read names.
+        members.sort_by(|a, b| (&a.volume_name, &a.volume).cmp(&(&b.volume_name, &b.volume)));
+        return Ok(members);
     }
     let named = |text: &String| {
         record.members.iter().find(|m| m.volume_name == *text || m.volume.to_string() == *text).ok_or_else(
