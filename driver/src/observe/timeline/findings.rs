@@ -137,14 +137,17 @@ fn pods_sentence(picture: &Picture) -> Option<String> {
         0 => "all succeeded".to_owned(),
         failed => format!("{failed} FAILED"),
     };
+    let sessions = match of(Moment::Hold) {
+        0 => String::new(),
+        sessions => format!(", kept {} open across it", count(sessions, "session")),
+    };
+    let after = match of(Moment::After) {
+        0 => String::new(),
+        commands => format!(" and {} after it", count(commands, "command")),
+    };
     Some(format!(
-        "The rule ran {} before the cut{} and {} after it in {}; {verdict}.",
+        "The rule ran {} before the cut{sessions}{after} in {}; {verdict}.",
         count(of(Moment::Before), "command"),
-        match of(Moment::Hold) {
-            0 => String::new(),
-            sessions => format!(", kept {} open across it", count(sessions, "session")),
-        },
-        count(of(Moment::After), "command"),
         count(picture.pods.len(), "pod")
     ))
 }
