@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand};
 
 use crate::cli::output::{Format, TimelineFormat};
+use crate::cli::pool::PoolCommand;
 use crate::observe::log::LogFormat;
 
 const EXIT_CODES: &str = "\
@@ -45,6 +46,9 @@ pub enum Command {
     Agent(ConfigArgs),
     /// Serve a fixed list of agents: CSI controller, rules engine and the socket of the commands below.
     Standalone(ConfigArgs),
+    /// Make, show and remove the pools of this machine.
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Make certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -217,7 +221,8 @@ impl Command {
     pub const fn log_level(&self) -> &'static str {
         match self {
             Self::Agent(_) | Self::Standalone(_) => "info",
-            Self::Pki(_)
+            Self::Pool(_)
+            | Self::Pki(_)
             | Self::Snapshot(_)
             | Self::Snapshots(_)
             | Self::Volumes(_)

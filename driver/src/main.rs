@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stillpoint::agent;
 use stillpoint::args::{Args, Command};
-use stillpoint::cli::{cuts, exit, pki, rule, snapshot, volumes};
+use stillpoint::cli::{cuts, exit, pki, pool, rule, snapshot, volumes};
 use stillpoint::domain::Fault;
 use stillpoint::observe::log;
 use stillpoint::standalone;
@@ -35,6 +35,7 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
     match command {
         Command::Agent(args) => agent::run::run(&args.config).await,
         Command::Standalone(args) => standalone::run::run(&args.config).await,
+        Command::Pool(command) => pool::run(command),
         Command::Pki(command) => pki::run(command),
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Snapshots(args) => cuts::list(args).await,

@@ -6,7 +6,7 @@ pub mod cuts;
 pub mod exit;
 pub mod output;
 pub mod pki;
+pub mod pool;
 pub mod rule;
-
 pub mod snapshot;
 pub mod volumes;
