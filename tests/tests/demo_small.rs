@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stillpoint_tests::harness::{binaries, leftovers, rundir};
+use stillpoint_tests::harness::{binaries, leftovers, rundir, skip};
 use stillpoint_tests::workloads::postgres::Installation;
 
 /// The demo limits itself to less.
@@ -25,7 +25,7 @@ fn can_run(test: &str) -> bool {
         Some("needs root".into())
     };
     if let Some(why) = &why {
-        eprintln!("SKIPPED {test}: {why}");
+        skip(test, why);
     }
     why.is_none()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use stillpoint_tests::harness::{RunDir, binaries, leftovers};
+use stillpoint_tests::harness::{RunDir, binaries, leftovers, skip};
 use stillpoint_tests::workloads::ledger::{self, Ledger, Reading};
 
 fn run(program: &str, args: &[&str]) {
@@ -23,7 +23,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn what_is_frozen_mounted_and_attached_below_a_run_is_let_go_and_told() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED a frozen leftover: needs root");
+        skip("a frozen leftover", "needs root");
         return;
     }
     let dir = RunDir::new("harness").unwrap();

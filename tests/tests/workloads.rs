@@ -7,16 +7,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use stillpoint_tests::harness::{Process, RunDir, process};
+use stillpoint_tests::harness::{Process, RunDir, process, skip};
 use stillpoint_tests::workloads::cassandra::{self, Jars, Layout, Ring};
 use stillpoint_tests::workloads::postgres::{self, Installation, Postgres, Volumes};
 
 fn installation(test: &str) -> Option<Installation> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED {test}: needs root");
+        skip(test, "needs root");
         return None;
     }
-    Installation::find().map_err(|error| eprintln!("SKIPPED {test}: {error}")).ok()
+    Installation::find().map_err(|error| skip(test, &error.to_string())).ok()
 }
 
 async fn copy(from: &Path, to: &Path) {
