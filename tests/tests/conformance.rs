@@ -87,7 +87,8 @@ impl Ground for RealGround {
         while written < 1 << 30 {
             LinuxHost.sync_filesystem(dir)?;
             let available = LinuxHost.space(dir)?.available;
-            let more = available.saturating_sub(free).0.div_ceil(chunk.len() as u64).min(64);
+            // In small steps: btrfs may hand out its last room to metadata in one.
+            let more = available.saturating_sub(free).0.div_ceil(chunk.len() as u64).min(8);
             if more == 0 {
                 break;
             }

@@ -282,6 +282,21 @@ fn repeat_after_failures(kind: BackendKind, scenario: &Scenario) {
 }
 
 #[test]
+fn a_pool_without_room_for_a_new_name_can_still_be_emptied() {
+    for kind in [BackendKind::Xfs, BackendKind::Btrfs] {
+        let world = World::open(ground(kind)).unwrap();
+        world.host.fail(When::NthOf("rename", 1), libc::ENOSPC);
+        world.pool.delete_cut(&world.cut_id("first")).unwrap();
+        world.host.fail(When::NthOf("rename", 1), libc::ENOSPC);
+        world.pool.delete_volume(&world.volume("old")).unwrap();
+        assert_eq!(world.pool.trash_len(), 0, "nothing was renamed");
+        assert_eq!(world.files().len(), 4, "{:?}", world.files());
+        let after = World::open(world.host.crash(Crash::OnlySynced)).unwrap();
+        assert!(after.pool.volumes().is_empty() && after.pool.cuts().is_empty());
+    }
+}
+
+#[test]
 fn the_death_of_the_host_is_told_as_such() {
     let world = World::open(ground(BackendKind::Memory)).unwrap();
     world.host.die(When::Nth(1));

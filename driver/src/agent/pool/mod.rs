@@ -150,14 +150,40 @@ impl Pool {
 
     /// Gives a tree a name that says it is garbage, durably, and queues it for the cleaner.
     fn discard(&self, tree: &Path) -> Result<()> {
-        let parent = layout::parent(tree);
-        let gone: PathBuf = self.trash.name_in(parent);
-        self.host.rename(tree, &gone)?;
-        let synced = self.host.sync_directory(parent);
-        // Garbage in any case; but until its name is durable it may come back under its old one.
-        self.trash.push(if synced.is_ok() { Garbage::Durable(gone) } else { Garbage::Unsynced(gone) });
+        let away = self.put_away(tree)?;
+        self.finish_discard(tree, away)
+    }
+
+    /// From here on there is nothing under the tree's name, unless a crash brings it back.
+    fn put_away(&self, tree: &Path) -> Result<Away> {
+        let gone: PathBuf = self.trash.name_in(layout::parent(tree));
+        match self.host.rename(tree, &gone) {
+            Ok(()) => Ok(Away::Renamed(gone)),
+            // A full btrfs has no room for a new name, but still some for removing: the way out of being full.
+            Err(error) if error.errno() == Some(libc::ENOSPC) => {
+                self.backend.remove(&*self.host, tree)?;
+                Ok(Away::Removed)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes it durable that a tree was put away.
+    fn finish_discard(&self, tree: &Path, away: Away) -> Result<()> {
+        let synced = self.host.sync_directory(layout::parent(tree));
+        match away {
+            Away::Renamed(gone) if synced.is_ok() => self.trash.push(Garbage::Durable(gone)),
+            Away::Renamed(gone) => self.trash.push(Garbage::Unsynced(gone)),
+            Away::Removed => {}
+        }
         Ok(synced?)
     }
+}
+
+/// How a tree lost its name.
+enum Away {
+    Renamed(PathBuf),
+    Removed,
 }
 
 impl std::fmt::Debug for Pool {

@@ -87,16 +87,14 @@ impl Pool {
         {
             return Err(PoolError::Attached { id: id.clone(), device: device.path });
         }
-        let discarded = match self.host.stat(&tree)? {
-            Some(_) => self.discard(&tree),
-            // Renamed by a call that failed afterwards; this makes it durable.
-            None => self.host.sync_directory(&self.layout.volumes()).map_err(PoolError::from),
-        };
-        // Also when only the sync failed: the name is gone, whatever a crash may bring back.
         if self.host.stat(&tree)?.is_none() {
+            // Put away by a call that failed afterwards; this makes it durable.
             self.index_mut().drop_volume(id);
+            return Ok(self.host.sync_directory(&self.layout.volumes())?);
         }
-        discarded
+        let away = self.put_away(&tree)?;
+        self.index_mut().drop_volume(id);
+        self.finish_discard(&tree, away)
     }
 
     /// The record of a volume.

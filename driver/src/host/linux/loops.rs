@@ -1,11 +1,13 @@
 //! Loop devices.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -13,7 +15,11 @@ use super::files::is_absent;
 use super::ioctls::{self, LO_DIRECT_IO, LO_READ_ONLY, LoopConfig, LoopInfo};
 use super::{Access, LinuxHost, failed, open_file};
 use crate::domain::Bytes;
-use crate::host::{HostError, LoopDevice, Loops, Result};
+use crate::host::{HostError, LoopDevice, Loops, Mounts, Result};
+
+/// How long a detach waits for others to close the device, such as udev that looks at every new one.
+const DETACH_WAIT: Duration = Duration::from_millis(500);
+const DETACH_POLL: Duration = Duration::from_millis(1);
 
 /// Others take the free number between asking for it and using it; as many times as that may happen.
 const TRIES: usize = 64;
@@ -39,12 +45,11 @@ impl Loops for LinuxHost {
         let sys = Path::new("/sys/block");
         let mut found = Vec::new();
         for entry in fs::read_dir(sys).map_err(failed("list", sys))?.flatten() {
-            let name = entry.file_name();
-            // Only a bound loop device has this directory.
-            if !name.as_bytes().starts_with(b"loop") || !entry.path().join("loop").exists() {
+            // Opening a device that is just being detached by its owner delays that, so others' are not opened.
+            if !backing_file(&entry.path()).is_some_and(|backing| may_be(&backing, image)) {
                 continue;
             }
-            let path = Path::new("/dev").join(&name);
+            let path = Path::new("/dev").join(entry.file_name());
             if let Some((info, device)) = describe(&path)?
                 && (info.device, info.inode) == (wanted.dev(), wanted.ino())
             {
@@ -55,18 +60,24 @@ impl Loops for LinuxHost {
         Ok(found)
     }
 
-    /// While the device is mounted or open, the kernel only marks it: it goes at the last close. A frozen
-    /// filesystem on it stays frozen and leaked: thaw before this.
+    /// The kernel detaches at the last close. Where somebody else looks at the device just now, this waits for a
+    /// moment; where it is mounted, it goes at the unmount. A frozen filesystem on it stays frozen and leaked: thaw
+    /// before this.
     fn detach(&self, device: &Path) -> Result<()> {
-        let file = match open_file("LOOP_CLR_FD", device, Access::Read) {
-            Err(error) if is_absent(&error.source) => return Ok(()),
-            other => other?,
+        let name = device.file_name().unwrap_or_default();
+        let sys = Path::new("/sys/block").join(name);
+        let backing = backing_file(&sys);
+        let number = match clear(device)? {
+            Some(number) => number,
+            None => return Ok(()),
         };
-        // SAFETY: the ioctl has no argument.
-        match unsafe { ioctls::loop_clr_fd(file.as_raw_fd()) } {
-            Ok(_) | Err(Errno::ENXIO) => Ok(()),
-            Err(errno) => Err(failed("LOOP_CLR_FD", device)(errno)),
+        let mounted = self.mounts()?.iter().any(|mount| mount.device == number);
+        let start = Instant::now();
+        while !mounted && backing.is_some() && backing_file(&sys) == backing && start.elapsed() < DETACH_WAIT
+        {
+            std::thread::sleep(DETACH_POLL);
         }
+        Ok(())
     }
 
     fn refresh_size(&self, device: &Path) -> Result<()> {
@@ -86,6 +97,36 @@ impl Loops for LinuxHost {
         let under_way = field(&directory.join("inflight"), 1)?;
         Ok((done << 16) | under_way.min(0xffff))
     }
+}
+
+/// `LOOP_CLR_FD`; the answer is the device's number, `None` when there was nothing to detach.
+fn clear(device: &Path) -> Result<Option<u64>> {
+    let file = match open_file("LOOP_CLR_FD", device, Access::Read) {
+        Err(error) if is_absent(&error.source) => return Ok(None),
+        other => other?,
+    };
+    let number = file.metadata().map_err(failed("stat", device))?.rdev();
+    // SAFETY: the ioctl has no argument.
+    match unsafe { ioctls::loop_clr_fd(file.as_raw_fd()) } {
+        Ok(_) => Ok(Some(number)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(failed("LOOP_CLR_FD", device)(errno)),
+    }
+}
+
+/// The file behind a bound loop device, as the kernel names it now; `None` for every other device.
+fn backing_file(sys: &Path) -> Option<PathBuf> {
+    let mut name = fs::read(sys.join("loop/backing_file")).ok()?;
+    name.truncate(name.trim_ascii_end().len());
+    Some(PathBuf::from(OsString::from_vec(name)))
+}
+
+/// Whether a backing file can be this image. Only the last two names are compared: where the pool is mounted may
+/// look different from another mount namespace. What is the same is then told by inode.
+fn may_be(backing: &Path, image: &Path) -> bool {
+    let tail =
+        |path: &Path| path.components().rev().take(2).map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
+    tail(backing) == tail(image)
 }
 
 /// Takes a free device, opened.

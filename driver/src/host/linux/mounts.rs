@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -18,6 +19,9 @@ use crate::domain::{Bytes, Filesystem};
 use crate::host::{HostError, MountRequest, Mounted, Mounts, Result, Usage};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// How long an unmount waits for a mount that is busy.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+const BUSY_POLL: Duration = Duration::from_millis(5);
 
 impl Mounts for LinuxHost {
     fn mounts(&self) -> Result<Vec<Mounted>> {
@@ -62,11 +66,16 @@ impl Mounts for LinuxHost {
         })
     }
 
+    /// Busy for a moment is usual: a child between fork and exec has a copy of every descriptor of its parent.
     fn unmount(&self, target: &Path) -> Result<()> {
-        match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
-            // EINVAL: not a mount point.
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
-            Err(errno) => Err(failed("umount", target)(errno)),
+        let start = Instant::now();
+        loop {
+            match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+                Err(Errno::EBUSY) if start.elapsed() < BUSY_WAIT => std::thread::sleep(BUSY_POLL),
+                // EINVAL: not a mount point.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+                Err(errno) => return Err(failed("umount", target)(errno)),
+            }
         }
     }
 
