@@ -41,7 +41,7 @@ fn what_is_frozen_mounted_and_attached_below_a_run_is_let_go_and_told() {
     dead_man.kill().unwrap();
     dead_man.wait().unwrap();
 
-    assert_eq!(left.thawed, [mount.clone()]);
+    assert_eq!(left.thawed, [mount]);
     assert!(!left.is_clean() && left.forced.is_empty() && left.stuck.is_empty(), "{left}");
     assert_eq!(leftovers::mounts_below(&path).unwrap(), Vec::<PathBuf>::new());
     assert_eq!(leftovers::loops_below(&path).unwrap(), []);
