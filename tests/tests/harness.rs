@@ -69,4 +69,5 @@ fn a_killed_ledger_is_consistent_and_copies_of_different_instants_are_not() {
     assert!(audit.is_consistent() && audit.last[2] >= before, "{audit}");
     let [_, b, c] = readings;
     assert!(!ledger::audit(&[early, b, c]).is_consistent());
+    assert!(dir.close().is_clean());
 }
