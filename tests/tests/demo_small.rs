@@ -2,7 +2,7 @@
 //! Needs root, btrfs, XFS and PostgreSQL; says so when it skips.
 
 // Helpers of tests may unwrap like tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -41,7 +41,7 @@ fn what_is_frozen_mounted_and_attached_below_a_run_is_let_go_and_told() {
     dead_man.kill().unwrap();
     dead_man.wait().unwrap();
 
-    assert_eq!(left.thawed, [mount.clone()]);
+    assert_eq!(left.thawed, [mount]);
     assert!(!left.is_clean() && left.forced.is_empty() && left.stuck.is_empty(), "{left}");
     assert_eq!(leftovers::mounts_below(&path).unwrap(), Vec::<PathBuf>::new());
     assert_eq!(leftovers::loops_below(&path).unwrap(), []);
@@ -69,4 +69,5 @@ fn a_killed_ledger_is_consistent_and_copies_of_different_instants_are_not() {
     assert!(audit.is_consistent() && audit.last[2] >= before, "{audit}");
     let [_, b, c] = readings;
     assert!(!ledger::audit(&[early, b, c]).is_consistent());
+    assert!(dir.close().is_clean());
 }

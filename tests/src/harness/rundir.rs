@@ -1,8 +1,8 @@
 //! One directory per run, and the sweep of what dead runs left behind.
 //!
 //! Whether a run is alive is told by a lock that the kernel drops with its process (`<run>.lock`, `flock`), not
-//! by a pid that may have been given to somebody else. The lock file is made before the directory, so a
-//! directory that nobody has locked belongs to nobody.
+//! by a pid that may have been given to somebody else. The lock file is made before the directory, and a
+//! directory without one is not a run's and is left alone.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use super::process;
 /// Everything that tests and the demo make outside of `target/` is below this directory.
 pub const BASE: &str = "/var/tmp/stillpoint-tests";
 
+const LOCK: &str = "lock";
 /// Attempts to find a name that nobody else takes at the same moment.
 const NAMES: u32 = 100;
 
@@ -117,11 +118,12 @@ impl Drop for RunDir {
 pub fn sweep(base: &Path) -> Result<Vec<String>> {
     let mut swept = Vec::new();
     for entry in fs::read_dir(base).with_context(|| format!("cannot list {}", base.display()))? {
-        let path = entry?.path();
-        if !path.is_dir() {
+        let found = entry?.path();
+        if found.extension() != Some(LOCK.as_ref()) {
             continue;
         }
-        let Some(lock) = try_lock(&lock_path(&path))? else { continue };
+        let path = found.with_extension("");
+        let Some(lock) = try_lock(&found)? else { continue };
         // Whoever held the lock may have ended properly between our listing and our lock.
         if path.exists() {
             // Thaw first: what sleeps on a frozen filesystem cannot be killed.
@@ -138,7 +140,10 @@ pub fn sweep(base: &Path) -> Result<Vec<String>> {
 }
 
 fn lock_path(run: &Path) -> PathBuf {
-    run.with_extension("lock")
+    let mut path = run.as_os_str().to_owned();
+    path.push(".");
+    path.push(LOCK);
+    path.into()
 }
 
 /// The lock of a run, or `None` while its process lives.
@@ -170,6 +175,8 @@ mod tests {
         let alive = RunDir::claim(base.path(), "test", "alive-1").unwrap().unwrap();
         fs::write(alive.path().join("file"), "x").unwrap();
         fs::create_dir_all(base.path().join("dead-1/deep")).unwrap();
+        File::create(base.path().join("dead-1.lock")).unwrap();
+        fs::create_dir_all(base.path().join("somebody-elses")).unwrap();
 
         let swept = sweep(base.path()).unwrap();
 
@@ -177,6 +184,7 @@ mod tests {
         assert!(alive.path().join("file").exists());
         assert!(!base.path().join("dead-1").exists());
         assert!(!base.path().join("dead-1.lock").exists());
+        assert!(base.path().join("somebody-elses").exists());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use stillpoint::domain::Level;
 use stillpoint::domain::record::CutRecord;
 use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::{Step, binaries, process};
@@ -41,8 +42,12 @@ pub async fn take(scene: &mut Scene, count: u32) -> Result<Vec<Taken>> {
     report::table_head(count, scene.volumes(), &scene.rule_name);
     let mut taken = Vec::new();
     for number in 1..=count {
+        scene.ledger.mark()?;
+        tokio::time::sleep(REST).await;
+        let usual = scene.ledger.mark()?.longest;
         let step = Step::begin(format!("cut {number} of {count}"));
-        let cut = take_one(scene, &format!("cut-{number}")).await.with_context(|| format!("cut {number}"))?;
+        let name = format!("cut-{number}");
+        let cut = take_one(scene, &name, usual).await.with_context(|| format!("cut {number}"))?;
         // No line of its own: the row of the table is the line.
         drop(step);
         report::table_row(number, &cut)?;
@@ -52,17 +57,20 @@ pub async fn take(scene: &mut Scene, count: u32) -> Result<Vec<Taken>> {
     Ok(taken)
 }
 
-async fn take_one(scene: &mut Scene, name: &str) -> Result<Taken> {
+async fn take_one(scene: &mut Scene, name: &str, usual: Duration) -> Result<Taken> {
     scene.check_alive()?;
-    scene.ledger.mark()?;
-    tokio::time::sleep(REST).await;
-    let usual = scene.ledger.mark()?.longest;
     let asked = Instant::now();
     let operator = scene.stack.operator();
     let record = operator.snapshot(name, SELECTOR, Some(&scene.rule), Barrier::Together).await?;
     let felt = scene.ledger.mark()?.longest;
     let expected = scene.volumes();
     ensure!(record.members.len() == expected, "{} volumes were cut, not {expected}", record.members.len());
+    ensure!(
+        record.level == Level::Application,
+        "the cut reached only level {}: {}",
+        record.level,
+        record.reasons.join("; ")
+    );
     Ok(Taken {
         record,
         transactions: scene.postgres_load.acknowledged_before(asked),

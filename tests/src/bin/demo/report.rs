@@ -49,9 +49,13 @@ pub fn table_head(count: u32, volumes: usize, rule: &str) {
 /// One cut.
 pub fn table_row(number: u32, cut: &Taken) -> Result<()> {
     let timeline = cut.record.timeline.as_ref().context("a sealed cut has no timeline")?;
-    let felt = u64::try_from(cut.felt.as_micros()).unwrap_or(u64::MAX);
-    let mut row =
-        format!("  {number:>3}  {:>8}  {:>8}  {:>8}", ms(timeline.window_us), ms(timeline.skew_us), ms(felt));
+    let mut row = format!(
+        "  {number:>3}  {:>8} {:>8}  {:>7} {:>7}",
+        ms(timeline.window_us),
+        ms(timeline.skew_us),
+        cut.usual.as_millis(),
+        cut.felt.as_millis()
+    );
     for host in HOSTS {
         let lane = lane(timeline, host)?;
         let [freeze, cut, thaw] = [Phase::Freeze, Phase::Cut, Phase::Thaw].map(|phase| longest(lane, phase));
@@ -67,7 +71,7 @@ pub fn table_row(number: u32, cut: &Taken) -> Result<()> {
 /// Below the cuts.
 pub fn table_foot(taken: &[Taken]) {
     let windows = sorted_windows(taken);
-    println!("  window p50 {} ms, max {} ms", ms(middle(&windows)), ms(windows.last().copied().unwrap_or(0)),);
+    println!("  window p50 {} ms, max {} ms", ms(middle(&windows)), ms(windows.last().copied().unwrap_or(0)));
     println!(
         "  All in ms. freeze, cut, thaw: slowest volume of the host. writer waits: longest time for one number of\n  \
          the ledger, usually and while this cut was taken, which includes the rule's commands and the flush before."
