@@ -6,27 +6,31 @@
 //! |---|---|
 //! | the directory is a pool already | says so |
 //! | the file or device carries a pool of the backend | mounts it |
-//! | the file or device carries anything else | refuses, unless `--force` |
-//! | nothing | makes the filesystem, mounts it, makes the pool |
+//! | the file or device carries anything else, also what nobody knows | refuses, unless `--force` |
+//! | nothing: its start and end are zeros | makes the filesystem, mounts it, makes the pool |
+
+mod list;
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use super::output::{Format, print, print_json};
-use crate::agent::pool::{Access, Pool, PoolSummary, inspect};
+use super::output::{Format, print};
+use crate::agent::pool::{Pool, inspect};
 use crate::backend::BackendKind;
 use crate::domain::{Bytes, Fault};
 use crate::host::linux::LinuxHost;
 use crate::host::{Files, Loops, Mounts};
-use crate::observe::table::with_header;
 
 /// A pool smaller than this holds nothing but its own bookkeeping.
 const LEAST_SIZE: Bytes = Bytes::gib(1);
+
+/// So much of a device's start and end must be zeros for it to count as blank.
+const BLANK_BYTES: u64 = 4 << 20;
 
 /// Pools of this machine.
 #[derive(Debug, Subcommand)]
@@ -88,7 +92,7 @@ pub struct DestroyArgs {
 pub fn run(command: PoolCommand) -> Result<(), Fault> {
     match command {
         PoolCommand::Create(args) => create(&args),
-        PoolCommand::List(args) => list(&args),
+        PoolCommand::List(args) => list::list(&args),
         PoolCommand::Destroy(args) => destroy(&args),
     }
 }
@@ -99,25 +103,26 @@ fn create(args: &CreateArgs) -> Result<(), Fault> {
             "a memory pool is made by the agent that has it; set kernel: memory in the agent's configuration",
         ));
     }
-    if let Ok(pool) = inspect(&LinuxHost, &args.dir) {
-        return print(&format!("{} is pool {} already", args.dir.display(), pool.record.id));
-    }
     std::fs::create_dir_all(&args.dir).map_err(|error| at(&args.dir, "cannot make the directory", &error))?;
+    let dir = absolute(&args.dir)?;
+    if let Ok(pool) = inspect(&LinuxHost, &dir) {
+        return print(&format!("{} is pool {} already", dir.display(), pool.record.id));
+    }
     let carrier = Carrier::open(args)?;
-    match bring_up(args, &carrier) {
+    match bring_up(args, &dir, &carrier) {
         Ok(said) => {
             carrier.keep();
             print(&said)
         }
         Err(fault) => {
-            carrier.undo(&args.dir);
+            carrier.undo(&dir);
             Err(fault)
         }
     }
 }
 
 /// Mounts what is there, or makes it.
-fn bring_up(args: &CreateArgs, carrier: &Carrier) -> Result<String, Fault> {
+fn bring_up(args: &CreateArgs, dir: &Path, carrier: &Carrier) -> Result<String, Fault> {
     let kind = args.backend.as_str();
     let device = &carrier.device;
     let found = signature(device)?;
@@ -131,19 +136,28 @@ fn bring_up(args: &CreateArgs, carrier: &Carrier) -> Result<String, Fault> {
             found.unwrap_or_default()
         )));
     }
-    command("mount", &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), args.dir.as_ref()])?;
+    command(
+        "mount",
+        &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
+    )?;
     if !is_new {
-        let pool = inspect(&LinuxHost, &args.dir).map_err(|error| {
+        let pool = inspect(&LinuxHost, dir).map_err(|error| {
             Fault::precondition(format!(
                 "{} carries a {kind} filesystem that is no pool ({error}); name an empty one, or add --force to overwrite it",
                 carrier.shown.display()
             ))
         })?;
-        return Ok(format!("pool {} mounted at {}", pool.record.id, args.dir.display()));
+        return Ok(format!("pool {} mounted at {}", pool.record.id, dir.display()));
     }
-    let record = Pool::make(&LinuxHost, args.backend, &args.dir)?;
-    let space = inspect(&LinuxHost, &args.dir)?.space;
-    Ok(format!("pool {} made at {}: {kind}, {}, {} available", record.id, args.dir.display(), space.total, space.available))
+    let record = Pool::make(&LinuxHost, args.backend, dir)?;
+    let space = inspect(&LinuxHost, dir)?.space;
+    Ok(format!(
+        "pool {} made at {}: {kind}, {}, {} available",
+        record.id,
+        dir.display(),
+        space.total,
+        space.available
+    ))
 }
 
 /// What carries a pool's filesystem.
@@ -173,7 +187,8 @@ enum Origin {
 impl Carrier {
     fn open(args: &CreateArgs) -> Result<Self, Fault> {
         if let Some(device) = &args.device {
-            let meta = std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
+            let meta =
+                std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
             if !meta.file_type().is_block_device() {
                 return Err(Fault::invalid(format!(
                     "{} is not a block device; use --file for a pool in a file",
@@ -185,7 +200,8 @@ impl Carrier {
         let Some(path) = &args.file else { return Err(Fault::invalid("name --file or --device")) };
         let origin = if path.exists() { Origin::Found } else { make_file(path, args.size)? };
         let file = BackingFile { path: path.clone(), origin };
-        let attached = LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
+        let attached =
+            LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
         match attached {
             Ok(device) => Ok(Self { shown: path.clone(), device: device.path, file: Some(file) }),
             Err(error) => {
@@ -234,7 +250,10 @@ impl BackingFile {
 
 fn make_file(path: &Path, size: Option<Bytes>) -> Result<Origin, Fault> {
     let size = size.ok_or_else(|| {
-        Fault::invalid(format!("{} does not exist; add --size to make it, for example --size 20GiB", path.display()))
+        Fault::invalid(format!(
+            "{} does not exist; add --size to make it, for example --size 20GiB",
+            path.display()
+        ))
     })?;
     if size < LEAST_SIZE {
         return Err(Fault::out_of_range(format!("a pool of {size} is too small; use {LEAST_SIZE} or more")));
@@ -243,7 +262,12 @@ fn make_file(path: &Path, size: Option<Bytes>) -> Result<Origin, Fault> {
     made.map(|()| Origin::MadeNow).map_err(|error| at(path, "cannot make the file", &error))
 }
 
-/// Type of what a device carries, by its magic numbers.
+/// The directory as the kernel's table of mounts calls it.
+fn absolute(dir: &Path) -> Result<PathBuf, Fault> {
+    dir.canonicalize().map_err(|error| at(dir, "cannot find the directory", &error))
+}
+
+/// Type of what a device carries, by its magic numbers, or by not being blank.
 fn signature(device: &Path) -> Result<Option<String>, Fault> {
     let output = Command::new("blkid")
         .args(["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE"])
@@ -253,11 +277,29 @@ fn signature(device: &Path) -> Result<Option<String>, Fault> {
     let text = String::from_utf8_lossy(&output.stdout);
     match (output.status.code(), text.lines().next()) {
         (Some(0), Some(kind)) => Ok(Some(kind.trim().to_owned())),
-        // 2: nothing was found.
-        (Some(0 | 2), _) => Ok(None),
+        // 2: nothing was found that is known. It may still be somebody's notes.
+        (Some(0 | 2), _) => {
+            let blank = is_blank(device).map_err(|error| at(device, "cannot read", &error))?;
+            Ok((!blank).then(|| "data of an unknown kind".to_owned()))
+        }
         // 8: contradicting signatures. Anything else: an error.
         _ => Ok(Some(format!("something that blkid cannot tell ({})", output.status))),
     }
+}
+
+/// Whether the start and the end of a device are zeros.
+fn is_blank(device: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(device)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    for start in [0, size.saturating_sub(BLANK_BYTES)] {
+        file.seek(SeekFrom::Start(start))?;
+        let mut looked_at = Vec::new();
+        file.by_ref().take(BLANK_BYTES).read_to_end(&mut looked_at)?;
+        if looked_at.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn make_filesystem(backend: BackendKind, device: &Path) -> Result<(), Fault> {
@@ -271,102 +313,29 @@ fn make_filesystem(backend: BackendKind, device: &Path) -> Result<(), Fault> {
     command(program, &arguments)
 }
 
-/// One line of `pool list`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row {
-    id: String,
-    dir: PathBuf,
-    backend: String,
-    total_bytes: u64,
-    available_bytes: u64,
-    volumes: usize,
-    cuts: usize,
-    read_only: bool,
-}
-
-impl Row {
-    fn new(dir: PathBuf, pool: &PoolSummary) -> Self {
-        Self {
-            id: pool.record.id.to_string(),
-            dir,
-            backend: pool.record.backend.clone(),
-            total_bytes: pool.space.total.0,
-            available_bytes: pool.space.available.0,
-            volumes: pool.volumes,
-            cuts: pool.cuts,
-            read_only: pool.access == Access::ReadOnly,
-        }
-    }
-}
-
-fn list(args: &ListArgs) -> Result<(), Fault> {
-    let rows = if args.dirs.is_empty() {
-        mounted_pools()?
-    } else {
-        let look = |dir: &PathBuf| Ok(Row::new(dir.clone(), &inspect(&LinuxHost, dir)?));
-        args.dirs.iter().map(look).collect::<Result<_, Fault>>()?
-    };
-    match args.output {
-        Format::Json => print_json(&rows),
-        Format::Text if rows.is_empty() => {
-            print("no pool is mounted; make one: stillpoint pool create --dir DIR --file PATH --size 20GiB")
-        }
-        Format::Text => print(&table(&rows)),
-    }
-}
-
-/// Every mounted filesystem with a pool's record at its root.
-fn mounted_pools() -> Result<Vec<Row>, Fault> {
-    let is_pool_kind = |kind: &str| matches!(kind, "btrfs" | "xfs");
-    let mut rows: Vec<Row> = LinuxHost
-        .mounts()?
-        .into_iter()
-        .filter(|mounted| is_pool_kind(&mounted.kind) && mounted.root == Path::new("/"))
-        .filter_map(|mounted| Some(Row::new(mounted.target.clone(), &inspect(&LinuxHost, &mounted.target).ok()?)))
-        .collect();
-    rows.sort_by(|left, right| left.dir.cmp(&right.dir));
-    rows.dedup_by(|left, right| left.dir == right.dir);
-    Ok(rows)
-}
-
-fn table(rows: &[Row]) -> String {
-    let mut table =
-        with_header(&["POOL", "DIRECTORY", "BACKEND", "SIZE", "AVAILABLE", "VOLUMES", "CUTS", "ACCESS"]);
-    for row in rows {
-        table.add_row([
-            row.id.clone(),
-            row.dir.display().to_string(),
-            row.backend.clone(),
-            Bytes(row.total_bytes).to_string(),
-            Bytes(row.available_bytes).to_string(),
-            row.volumes.to_string(),
-            row.cuts.to_string(),
-            if row.read_only { "read-only" } else { "writable" }.to_owned(),
-        ]);
-    }
-    table.to_string()
-}
-
 fn destroy(args: &DestroyArgs) -> Result<(), Fault> {
-    let pool = inspect(&LinuxHost, &args.dir)?;
+    let dir = &absolute(&args.dir)?;
+    let pool = inspect(&LinuxHost, dir)?;
     let what = format!("pool {} with {} volumes and {} cuts", pool.record.id, pool.volumes, pool.cuts);
     if !args.yes {
         return Err(Fault::precondition(format!("this removes {what} for good; add --yes if that is meant")));
     }
-    let source = source_of(&args.dir)?;
+    let source = source_of(dir)?;
     let backing = backing_file(&source).ok_or_else(|| {
         Fault::precondition(format!(
             "{what} is on {}, not in a file; unmount {} and wipe the device by hand",
             source.display(),
-            args.dir.display()
+            dir.display()
         ))
     })?;
-    let used: Vec<String> = volumes_in_use(&args.dir)?;
+    let used: Vec<String> = volumes_in_use(dir)?;
     if !used.is_empty() {
-        return Err(Fault::precondition(format!("volumes are in use ({}); unstage them first", used.join(", "))));
+        return Err(Fault::precondition(format!(
+            "volumes are in use ({}); unstage them first",
+            used.join(", ")
+        )));
     }
-    LinuxHost.unmount(&args.dir)?;
+    LinuxHost.unmount(dir)?;
     LinuxHost.detach(&source)?;
     std::fs::remove_file(&backing).map_err(|error| at(&backing, "cannot remove the file", &error))?;
     print(&format!("{what} removed"))
@@ -380,7 +349,9 @@ fn source_of(dir: &Path) -> Result<PathBuf, Fault> {
         .map_err(|error| missing("findmnt", &error))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let source = text.lines().last().map(str::trim).filter(|source| source.starts_with("/dev/"));
-    source.map(PathBuf::from).ok_or_else(|| Fault::precondition(format!("nothing is mounted at {}", dir.display())))
+    source
+        .map(PathBuf::from)
+        .ok_or_else(|| Fault::precondition(format!("nothing is mounted at {}", dir.display())))
 }
 
 /// The file behind a loop device.
@@ -413,7 +384,9 @@ fn command(program: &'static str, arguments: &[&std::ffi::OsStr]) -> Result<(), 
 }
 
 fn missing(program: &str, error: &std::io::Error) -> Fault {
-    Fault::precondition(format!("cannot run {program}: {error}; install it (btrfs-progs, xfsprogs, util-linux)"))
+    Fault::precondition(format!(
+        "cannot run {program}: {error}; install it (btrfs-progs, xfsprogs, util-linux)"
+    ))
 }
 
 fn at(path: &Path, what: &str, error: &std::io::Error) -> Fault {

@@ -13,9 +13,10 @@ use nix::errno::Errno;
 
 use super::files::is_absent;
 use super::ioctls::{self, LO_DIRECT_IO, LO_READ_ONLY, LoopConfig, LoopInfo};
+use super::mounts::is_mounted;
 use super::{Access, LinuxHost, failed, open_file};
 use crate::domain::Bytes;
-use crate::host::{HostError, LoopDevice, Loops, Mounts, Result};
+use crate::host::{HostError, LoopDevice, Loops, Result};
 
 /// How long a detach waits for others to close the device, such as udev that looks at every new one.
 const DETACH_WAIT: Duration = Duration::from_millis(500);
@@ -67,11 +68,8 @@ impl Loops for LinuxHost {
         let name = device.file_name().unwrap_or_default();
         let sys = Path::new("/sys/block").join(name);
         let backing = backing_file(&sys);
-        let number = match clear(device)? {
-            Some(number) => number,
-            None => return Ok(()),
-        };
-        let mounted = self.mounts()?.iter().any(|mount| mount.device == number);
+        let Some(number) = clear(device)? else { return Ok(()) };
+        let mounted = is_mounted(device, number)?;
         let start = Instant::now();
         while !mounted && backing.is_some() && backing_file(&sys) == backing && start.elapsed() < DETACH_WAIT
         {

@@ -118,6 +118,21 @@ impl Mounts for LinuxHost {
     }
 }
 
+/// Whether a filesystem on this device is mounted. btrfs is mounted under a device number of its own, so the name
+/// of the source is compared too.
+pub(super) fn is_mounted(device: &Path, number: u64) -> Result<bool> {
+    let text = fs::read(MOUNTINFO).map_err(failed("read", Path::new(MOUNTINFO)))?;
+    Ok(text.split(|b| *b == b'\n').any(|line| {
+        parse_line(line).is_some_and(|mounted| mounted.device == number)
+            || source(line).is_some_and(|source| source == device)
+    }))
+}
+
+fn source(line: &[u8]) -> Option<PathBuf> {
+    let mut words = line.split(|b| *b == b' ').skip_while(|word| *word != b"-");
+    words.nth(2).map(unescape)
+}
+
 fn device_is_read_only(device: &Path) -> Result<bool> {
     nix::ioctl_read_bad!(blkroget, 0x125E, libc::c_int);
     let file = open_file("BLKROGET", device, Access::Read)?;
@@ -235,6 +250,7 @@ mod tests {
         assert_eq!(mounted.target, Path::new("/mnt/a\\b\tc"));
         assert_eq!(mounted.kind, "xfs");
         assert!(mounted.read_only, "read-only by its filesystem");
+        assert_eq!(source(line).unwrap(), Path::new("/dev/loop3"));
     }
 
     #[test]

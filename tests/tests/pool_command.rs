@@ -1,0 +1,89 @@
+//! `stillpoint pool` on real files: nothing of anybody's is overwritten, and everything can be repeated.
+
+use std::fs;
+use std::path::Path;
+
+use stillpoint::agent::pool::inspect;
+use stillpoint::backend::BackendKind;
+use stillpoint::cli::pool::{CreateArgs, DestroyArgs, PoolCommand, run};
+use stillpoint::domain::{Bytes, Code, Fault};
+use stillpoint::host::linux::LinuxHost;
+use stillpoint::host::{Loops, Mounts};
+use stillpoint_tests::harness::skip;
+use stillpoint_tests::scratch::{Scratch, why_not};
+
+fn create(scratch: &Scratch, backend: BackendKind, size: Option<Bytes>) -> Result<(), Fault> {
+    run(PoolCommand::Create(CreateArgs {
+        dir: scratch.dir().join("pool"),
+        file: Some(scratch.dir().join("pool.img")),
+        size,
+        device: None,
+        backend,
+        force: false,
+    }))
+}
+
+fn destroy(dir: &Path, yes: bool) -> Result<(), Fault> {
+    run(PoolCommand::Destroy(DestroyArgs { dir: dir.to_owned(), yes }))
+}
+
+#[test]
+fn a_pool_is_made_once_mounted_again_and_destroyed() {
+    const TEST: &str = "a_pool_is_made_once_mounted_again_and_destroyed";
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(reason) = why_not(kind) {
+            return skip(TEST, &reason);
+        }
+        let scratch = Scratch::new("pool-command").unwrap();
+        let (dir, file) = (scratch.dir().join("pool"), scratch.dir().join("pool.img"));
+        create(&scratch, kind, Some(Bytes::gib(1))).unwrap();
+        let made = inspect(&LinuxHost, &dir).unwrap();
+        assert_eq!(made.record.backend, kind.as_str());
+        create(&scratch, kind, Some(Bytes::gib(1))).unwrap();
+
+        // After a reboot the file is there and nothing is mounted.
+        LinuxHost.unmount(&dir).unwrap();
+        create(&scratch, kind, None).unwrap();
+        assert_eq!(inspect(&LinuxHost, &dir).unwrap().record, made.record);
+
+        assert_eq!(destroy(&dir, false).unwrap_err().code, Code::Precondition);
+        assert!(inspect(&LinuxHost, &dir).is_ok(), "nothing is destroyed without --yes");
+        destroy(&dir, true).unwrap();
+        assert!(!file.exists());
+        assert!(inspect(&LinuxHost, &dir).is_err());
+    }
+}
+
+#[test]
+fn what_is_somebodys_is_not_overwritten() {
+    const TEST: &str = "what_is_somebodys_is_not_overwritten";
+    if let Some(reason) = why_not(BackendKind::Btrfs) {
+        return skip(TEST, &reason);
+    }
+    let scratch = Scratch::new("pool-refusals").unwrap();
+    let (dir, file) = (scratch.dir().join("pool"), scratch.dir().join("pool.img"));
+    // Content without any signature that a tool would know.
+    let notes = b"my notes\n".repeat(1 << 20);
+    fs::write(&file, &notes).unwrap();
+    let refusal = create(&scratch, BackendKind::Btrfs, None).unwrap_err();
+    assert!(refusal.message.contains("--force") && refusal.message.contains("unknown kind"), "{refusal}");
+    assert_eq!(fs::read(&file).unwrap(), notes);
+
+    // A filesystem that is no pool.
+    fs::remove_file(&file).unwrap();
+    fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let made = std::process::Command::new("mkfs.xfs").args(["-q", "-K"]).arg(&file).status();
+    assert!(made.unwrap().success());
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        let refusal = create(&scratch, kind, None).unwrap_err();
+        assert!(refusal.message.contains("--force"), "{refusal}");
+    }
+    assert!(LinuxHost.attached(&file).unwrap().is_empty(), "a refusal leaves no loop device");
+    assert!(!LinuxHost.mounts().unwrap().iter().any(|mount| mount.target == dir));
+
+    fs::remove_file(&file).unwrap();
+    assert_eq!(create(&scratch, BackendKind::Btrfs, None).unwrap_err().code, Code::Invalid);
+    let small = create(&scratch, BackendKind::Btrfs, Some(Bytes::mib(10))).unwrap_err();
+    assert_eq!(small.code, Code::OutOfRange);
+    assert!(!file.exists(), "a refusal makes no file");
+}
