@@ -21,7 +21,7 @@ use stillpoint::identity::pki;
 use stillpoint::identity::tls::{Credentials, TlsFiles, only_the_controller};
 use stillpoint::proto::agent::agent_server::AgentServer;
 use stillpoint_tests::harness::RunDir;
-use stillpoint_tests::harness::bench::{BLINK, Bench, PATIENCE, needs_root, writable};
+use stillpoint_tests::harness::bench::{BLINK, Bench, PATIENCE, command, needs_root, writable};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -168,6 +168,17 @@ async fn the_same_name_is_the_same_cut_and_other_members_are_refused() -> Result
     let refused = cluster.cuts.take(fewer).await.expect_err("other members");
     assert_eq!(refused.code, Code::AlreadyExists, "{refused}");
     assert!(refused.message.contains("choose another name or delete it"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_outlives_its_volumes_and_is_found_again_under_its_name() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-outlive").await? else { return Ok(()) };
+    let first = cluster.cuts.take(cluster.order("nightly")).await?;
+    let host = &cluster.hosts[0];
+    command("umount", &[host.mounts[0].as_os_str()])?;
+    host.pool.delete_volume(&host.volumes[0])?;
+    assert_eq!(cluster.cuts.take(cluster.order("nightly")).await?, first);
     Ok(())
 }
 

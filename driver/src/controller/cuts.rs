@@ -107,10 +107,11 @@ impl Cuts {
     pub async fn open(&self, order: CutOrder) -> Result<Opened, Fault> {
         let busy = self.make_busy(order.kind, &order.name)?;
         check_volumes(&order)?;
-        let (members, agents) = self.members(&order).await?;
+        // Before the members are looked at: a cut that exists outlives its volumes.
         if let Some(record) = self.settle_earlier(&order).await? {
             return Ok(Opened::Exists(Box::new(record)));
         }
+        let (members, agents) = self.members(&order).await?;
         let volumes = members.iter().map(|member| &member.volume);
         let id = CutId::new(order.kind, &order.name, volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;

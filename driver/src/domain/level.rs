@@ -15,7 +15,7 @@ pub enum Level {
     Group,
     /// As `Group`, and every mounted member was flushed and frozen.
     Filesystem,
-    /// As `Filesystem`, and the application did what its rule says before the cut.
+    /// All members are at one instant, and the application did what its rule says before the cut.
     Application,
 }
 

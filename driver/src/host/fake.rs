@@ -76,7 +76,6 @@ struct World {
     /// Files of volumes that are not attached, by disk and inode of their image.
     shelved: BTreeMap<(u64, u64), Disk>,
     frozen: BTreeSet<u64>,
-    rcu_expedited: bool,
     latency_sensitive: bool,
     clock_us: u64,
     lies: BTreeSet<Lie>,
@@ -175,7 +174,6 @@ impl FakeHost {
         world.loops.clear();
         world.shelved.clear();
         world.frozen.clear();
-        world.rcu_expedited = false;
         world.lies.clear();
         let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
         world.disks.retain(|device, _| kept.contains(device));
@@ -251,11 +249,6 @@ impl FakeHost {
         if let Some(place) = world.locate(target) {
             world.frozen.remove(&place.device);
         }
-    }
-
-    /// What `/sys/kernel/rcu_expedited` says.
-    pub fn rcu_expedited(&self) -> bool {
-        self.world().rcu_expedited
     }
 
     /// Makes it a host on which expediting would hurt.

@@ -250,8 +250,6 @@ pub trait MountHandle: Send + Sync {
 pub trait Freezing {
     /// Opens the root of a mounted filesystem.
     fn open_mount(&self, target: &Path) -> Result<Box<dyn MountHandle>>;
-    /// Sets `/sys/kernel/rcu_expedited`, returns what it was.
-    fn set_rcu_expedited(&self, on: bool) -> Result<bool>;
     /// Whether expediting grace periods would hurt: a real-time kernel or isolated CPUs.
     fn is_latency_sensitive(&self) -> bool;
 }

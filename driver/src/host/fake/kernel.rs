@@ -228,12 +228,6 @@ impl Freezing for FakeHost {
         })
     }
 
-    fn set_rcu_expedited(&self, on: bool) -> Result<bool> {
-        self.call("rcu_expedited", Path::new("/sys/kernel/rcu_expedited"), |world| {
-            Ok(std::mem::replace(&mut world.rcu_expedited, on))
-        })
-    }
-
     fn is_latency_sensitive(&self) -> bool {
         self.world().latency_sensitive
     }

@@ -10,7 +10,6 @@ use nix::unistd::syncfs;
 use super::{LinuxHost, failed, ioctls, open_directory};
 use crate::host::{Freezing, MountHandle, Result};
 
-const RCU_EXPEDITED: &str = "/sys/kernel/rcu_expedited";
 /// Files that say `1` or name CPUs on a kernel or configuration where inter-processor interrupts are unwelcome.
 const SENSITIVE: [&str; 3] =
     ["/sys/kernel/realtime", "/sys/devices/system/cpu/isolated", "/sys/devices/system/cpu/nohz_full"];
@@ -20,13 +19,6 @@ impl Freezing for LinuxHost {
         let root = open_directory("open", target)?;
         let device = root.metadata().map_err(failed("fstat", target))?.dev();
         Ok(Box::new(OpenMount { root, device, target: target.to_owned() }))
-    }
-
-    fn set_rcu_expedited(&self, on: bool) -> Result<bool> {
-        let path = Path::new(RCU_EXPEDITED);
-        let before = fs::read_to_string(path).map_err(failed("read", path))?;
-        fs::write(path, if on { "1" } else { "0" }).map_err(failed("write", path))?;
-        Ok(before.trim() != "0")
     }
 
     fn is_latency_sensitive(&self) -> bool {
