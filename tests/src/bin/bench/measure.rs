@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use stillpoint::domain::Bytes;
+use stillpoint::domain::timeline::{Phase, Timeline};
 use stillpoint_tests::harness::csi::{Volume, from_snapshot, from_volume};
 use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::Rcu;
@@ -41,7 +42,8 @@ pub async fn windows(field: &Field, rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
             .map(|_| serial::round(field, &volumes))
             .collect::<Result<Vec<Duration>>>()?;
         step.done();
-        rows.push(Row { title, own: Samples::times(own), goal, other: Some(Samples::times(serial)) });
+        let (parts, own) = (own.parts(), Samples::times(own.whole));
+        rows.push(Row { title, own, parts, goal, other: Some(Samples::times(serial)) });
     }
     Ok(rows)
 }
@@ -60,15 +62,48 @@ fn plain_goal(group: Group) -> Goal {
     }
 }
 
-async fn own_windows(field: &Field, group: Group, count: u32) -> Result<Vec<Duration>> {
+/// Windows of many cuts, and what they were spent on.
+#[derive(Default)]
+struct Windows {
+    whole: Vec<Duration>,
+    freeze: Vec<Duration>,
+    cut: Vec<Duration>,
+    thaw: Vec<Duration>,
+}
+
+impl Windows {
+    fn add(&mut self, timeline: &Timeline) {
+        self.whole.push(Duration::from_micros(timeline.window_us));
+        for (phase, times) in
+            [(Phase::Freeze, &mut self.freeze), (Phase::Cut, &mut self.cut), (Phase::Thaw, &mut self.thaw)]
+        {
+            times.push(slowest(timeline, phase));
+        }
+    }
+
+    /// Medians of the slowest member.
+    fn parts(&self) -> String {
+        let middle = |times: &[Duration]| Samples::times(times.to_vec()).middle();
+        format!("{} / {} / {}", middle(&self.freeze), middle(&self.cut), middle(&self.thaw))
+    }
+}
+
+/// The longest time that a phase took for any member.
+fn slowest(timeline: &Timeline, phase: Phase) -> Duration {
+    let lanes = timeline.hosts.iter().flat_map(|host| &host.volumes);
+    let spans = lanes.flat_map(|lane| &lane.spans).filter(|span| span.phase == phase);
+    let lengths = spans.map(|span| u64::try_from(span.end_us - span.start_us).unwrap_or(0));
+    Duration::from_micros(lengths.max().unwrap_or(0))
+}
+
+async fn own_windows(field: &Field, group: Group, count: u32) -> Result<Windows> {
     let operator = field.stack.operator();
     let selector = format!("group={}", group.label());
-    let mut windows = Vec::new();
+    let mut windows = Windows::default();
     for round in 0..count {
         let name = format!("{}-{round}", group.label());
         let record = operator.snapshot(&name, &selector, None, Barrier::Together).await?;
-        let timeline = record.timeline.context("a sealed cut has no timeline")?;
-        windows.push(Duration::from_micros(timeline.window_us));
+        windows.add(record.timeline.as_ref().context("a sealed cut has no timeline")?);
         operator.delete(&record.id.to_string()).await?;
     }
     Ok(windows)
@@ -114,6 +149,7 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
     let row = |title: &str, own, other: Option<Duration>| Row {
         title: title.into(),
         own: Samples::times(own),
+        parts: String::new(),
         goal: Goal::MiddleMs(40),
         other: other.map(|time| Samples::times(vec![time])),
     };
@@ -149,6 +185,7 @@ pub fn memory(field: &Field) -> Result<Vec<Row>> {
     let row = |title: &str, kib: u64, goal: u64| Row {
         title: format!("memory of the {title} ({profile} build)"),
         own: Samples::Memory(kib),
+        parts: String::new(),
         goal: Goal::MiB(goal),
         other: None,
     };

@@ -20,6 +20,11 @@ impl Samples {
         Self::Times(times)
     }
 
+    /// The median as text.
+    pub fn middle(&self) -> String {
+        self.percentile(50).map_or(String::new(), |time| format!("{:.2}", time.as_secs_f64() * 1000.0))
+    }
+
     /// The smallest time that is not shorter than this share of all, in percent.
     fn percentile(&self, percent: usize) -> Option<Duration> {
         match self {
@@ -49,6 +54,8 @@ pub struct Row {
     pub title: String,
     /// Ours.
     pub own: Samples,
+    /// What a window is spent on.
+    pub parts: String,
     /// What it should be.
     pub goal: Goal,
     /// The other way, measured in the same run.
@@ -75,7 +82,7 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; 7] {
         let [middle, tail] = match &self.own {
             Samples::Times(_) => [time(self.own.percentile(50)), time(self.own.percentile(99))],
             Samples::Memory(kib) => {
@@ -83,7 +90,7 @@ impl Row {
             }
         };
         let other = self.other.as_ref().map_or(String::new(), |other| time(other.percentile(50)));
-        [self.title.clone(), middle, tail, self.goal(), other, self.ratio()]
+        [self.title.clone(), middle, tail, self.parts.clone(), self.goal(), other, self.ratio()]
     }
 }
 
@@ -97,13 +104,14 @@ fn time(time: Option<Duration>) -> String {
 
 /// The whole table.
 pub fn render(rows: &[Row]) -> String {
-    let mut table = with_header(&["", "p50", "p99", "goal", "other p50", "ratio"]);
+    let mut table = with_header(&["", "p50", "p99", "freeze / cut / thaw", "goal", "other p50", "ratio"]);
     for row in rows {
         table.add_row(row.cells());
     }
-    right_align(&mut table, [1, 2, 4, 5]);
+    right_align(&mut table, [1, 2, 3, 5, 6]);
     format!(
-        "{table}\nother, for windows: a script in this run: fsfreeze -f each, btrfs subvolume snapshot each, fsfreeze -u each"
+        "{table}\nfreeze / cut / thaw: medians of the slowest member, ms. other, for windows: a script in this run:\n\
+         fsfreeze -f each, btrfs subvolume snapshot each, fsfreeze -u each; first freeze to last thaw."
     )
 }
 
@@ -114,7 +122,7 @@ mod tests {
     fn row(times: &[u64], goal: Goal) -> Row {
         let own = Samples::times(times.iter().map(|ms| Duration::from_millis(*ms)).collect());
         let other = Some(Samples::times(vec![Duration::from_millis(200)]));
-        Row { title: "t".into(), own, goal, other }
+        Row { title: "t".into(), own, parts: String::new(), goal, other }
     }
 
     #[test]
