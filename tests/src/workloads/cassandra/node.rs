@@ -85,6 +85,15 @@ impl Layout {
         self.home(node).join("bin")
     }
 
+    /// Where a node finds its volume, the original and the restored one alike, as two pods of one StatefulSet would.
+    /// Cassandra's transaction logs name files by absolute path: restored elsewhere, it would clean up at the path of
+    /// the original and fail over what it then still finds at its own.
+    pub(super) fn seat(&self, node: usize) -> Result<PathBuf> {
+        let seat = self.home(node).join("data");
+        fs::create_dir_all(&seat).with_context(|| format!("cannot make {}", seat.display()))?;
+        Ok(seat)
+    }
+
     fn home(&self, node: usize) -> PathBuf {
         self.directory.join(format!("node-{node}"))
     }
@@ -107,7 +116,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Command line of a node whose data is on `volume`.
+    /// Command line of a node whose data is at `volume`.
     pub(super) fn spec(&self, node: usize, volume: &Path, label: &str) -> Result<Spec> {
         let home = self.home(node);
         let yaml = home.join("cassandra.yaml");

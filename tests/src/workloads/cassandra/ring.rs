@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::cql::{Client, Consistency};
 use super::{Layout, NODES};
+use crate::harness::bench::command;
 use crate::harness::{Process, Step};
 
 const NODE_LIMIT: Duration = Duration::from_mins(3);
@@ -22,14 +23,17 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Starts one node after the other on these volumes and waits until all see all.
+    /// Starts one node after the other on these volumes and waits until all see all. A volume is bound to the node's
+    /// [seat](Layout::seat) while the ring runs.
     pub async fn start(layout: Layout, volumes: &[PathBuf], label: &str, run: &Path) -> Result<Self> {
         ensure!(volumes.len() == NODES, "a ring needs {NODES} volumes, not {}", volumes.len());
         let mut ring = Self { layout, nodes: Vec::new() };
         let step = Step::begin(format!("opening the Cassandra ring ({label})"));
         for (node, volume) in volumes.iter().enumerate() {
             step.detail(&format!("node {} of {NODES}", node + 1));
-            let process = ring.layout.spec(node, volume, label)?.start(run)?;
+            let seat = ring.layout.seat(node)?;
+            command("mount", &["--bind".as_ref(), volume.as_os_str(), seat.as_os_str()])?;
+            let process = ring.layout.spec(node, &seat, label)?.start(run)?;
             ring.nodes.push(process);
             ring.wait_for_node(node).await?;
         }
@@ -99,6 +103,10 @@ impl Ring {
     pub fn stop(mut self) -> Result<()> {
         let stopped: Vec<Result<()>> =
             self.nodes.iter_mut().map(|node| node.stop(Signal::SIGKILL, STOP_LIMIT)).collect();
-        stopped.into_iter().collect()
+        stopped.into_iter().collect::<Result<()>>()?;
+        for node in 0..NODES {
+            command("umount", &[self.layout.seat(node)?.as_os_str()])?;
+        }
+        Ok(())
     }
 }
