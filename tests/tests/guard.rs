@@ -4,15 +4,13 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use stillpoint_guard::{Armed, GuardError, Outcome};
+use stillpoint_tests::harness::bench::{PATIENCE, command, needs_root, until, writable};
 use stillpoint_tests::harness::binaries::binary;
 use stillpoint_tests::harness::rundir::RunDir;
-
-/// Nothing in here may take this long; a filesystem that is still frozen then is thawed by force.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A guard process and one mounted volume image, all below one directory.
 struct Bench {
@@ -25,8 +23,7 @@ struct Bench {
 impl Bench {
     /// `None` where it cannot be built; the reason is printed.
     fn new(label: &str) -> Result<Option<Self>> {
-        if !nix::unistd::geteuid().is_root() {
-            println!("SKIPPED {label}: needs root to mount and freeze");
+        if !needs_root(label) {
             return Ok(None);
         }
         let run = RunDir::new(label)?;
@@ -44,7 +41,7 @@ impl Bench {
             .arg(run.directory("run")?)
             .stderr(Stdio::null())
             .spawn()?;
-        wait_until("the guard's socket", || socket.exists())?;
+        until("the guard's socket", || socket.exists())?;
         Ok(Some(Self { run, guard, socket, mount }))
     }
 
@@ -56,17 +53,8 @@ impl Bench {
         command("fsfreeze", &["-f".as_ref(), self.mount.as_os_str()])
     }
 
-    /// Writes from another process, which blocks while the filesystem is frozen.
     fn is_writable_within(&self, limit: Duration) -> Result<bool> {
-        let mut writer = Command::new("touch").arg(self.mount.join("written")).spawn()?;
-        let end = Instant::now() + limit;
-        while Instant::now() < end {
-            if let Some(status) = writer.try_wait()? {
-                return Ok(status.success());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(false)
+        writable(&self.mount, limit)
     }
 }
 
@@ -78,22 +66,6 @@ impl Drop for Bench {
         let _ = self.guard.wait();
         let _ = &self.run;
     }
-}
-
-fn command(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<()> {
-    let output =
-        Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
-    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        ensure!(Instant::now() < end, "{what} did not come within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 fn arm(socket: &Path, mount: &File, limit: Duration) -> Result<Armed, GuardError> {
