@@ -1,0 +1,1 @@
+//! Tests of the adapters for Kubernetes, over an API server in memory.
