@@ -83,7 +83,8 @@ pub(super) fn status_code(error: &Error) -> Option<u16> {
 /// An error with its causes: the client's own text often leaves out the interesting one.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
-    for text in std::iter::successors(Some(error), |error| (*error).source()).take(8).map(ToString::to_string) {
+    for text in std::iter::successors(Some(error), |error| (*error).source()).take(8).map(ToString::to_string)
+    {
         if !texts.iter().any(|earlier| earlier.contains(&text)) {
             texts.push(text);
         }

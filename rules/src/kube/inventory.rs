@@ -76,7 +76,10 @@ where
             None => return Ok(all),
         }
     }
-    Err(KubeError::Refused { what: what.to_owned(), why: format!("there are more than {}", PAGE as usize * PAGES) })
+    Err(KubeError::Refused {
+        what: what.to_owned(),
+        why: format!("there are more than {}", PAGE as usize * PAGES),
+    })
 }
 
 /// The claim of each volume of this driver that is bound, by volume id.
@@ -96,7 +99,10 @@ pub(super) fn seen(pod: ApiPod, volumes: &BTreeMap<(String, String), String>) ->
     let state = state(&pod);
     let (name, namespace) = (pod.metadata.name?, pod.metadata.namespace?);
     let spec = pod.spec.unwrap_or_default();
-    let claim = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+    let claim = |volume: &k8s_openapi::api::core::v1::Volume| match (
+        &volume.persistent_volume_claim,
+        &volume.ephemeral,
+    ) {
         (Some(claim), _) => Some(claim.claim_name.clone()),
         // The claim of a generic ephemeral volume is called so by definition.
         (None, Some(_)) => Some(format!("{name}-{}", volume.name)),

@@ -32,12 +32,8 @@ use super::report::{self, Before};
 /// A controller that has not renewed its run for this long is taken for dead.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// Pauses before a write that did not reach the API server is made again.
-const AGAIN: [Duration; 4] = [
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// What a run is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +118,16 @@ impl KubeJournal {
         Ok(())
     }
 
+    /// Says that every run of this process is alive. What fails is tried again the next time.
+    pub async fn renew_all(&self) {
+        let cuts: Vec<String> = self.homes().keys().cloned().collect();
+        for cut in cuts {
+            if let Err(error) = self.renew(&cut).await {
+                tracing::warn!(cut, %error, "the lease of a run could not be renewed");
+            }
+        }
+    }
+
     /// Lets go of a run that has ended, after adding what the engine does not know.
     pub async fn end(&self, cut: &str, lanes: Vec<Lane>) -> Result<(), KubeError> {
         let home = self.homes().remove(cut);
@@ -199,7 +205,11 @@ impl KubeJournal {
         let record: Record = match serde_json::from_value::<Record>(record) {
             Ok(record) if record.format == FORMAT => record,
             Ok(record) => {
-                tracing::error!(run = object.spec.cut, format = record.format, "a run of another version cannot be ended");
+                tracing::error!(
+                    run = object.spec.cut,
+                    format = record.format,
+                    "a run of another version cannot be ended"
+                );
                 return Ok(None);
             }
             Err(error) => {
@@ -244,11 +254,7 @@ impl Journal for KubeJournal {
         let home = self.home(&run.name).ok_or_else(|| fail("it was not begun; this is a bug".to_owned()))?;
         let mut object = home.lock().await;
         let earlier = object.status.clone().unwrap_or_default();
-        let before = Before {
-            attempt: earlier.attempt,
-            conditions: earlier.conditions,
-            lanes: Vec::new(),
-        };
+        let before = Before { attempt: earlier.attempt, conditions: earlier.conditions, lanes: Vec::new() };
         let status = report::status(run, &before, &self.holder, Timestamp::now())
             .map_err(|error| fail(error.to_string()))?;
         let mut next = object.clone();

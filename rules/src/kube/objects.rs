@@ -271,20 +271,14 @@ pub fn definitions() -> BTreeMap<&'static str, CustomResourceDefinition> {
     [("rules.yaml", Rule::crd()), ("runs.yaml", Run::crd())].into()
 }
 
-impl Rule {
-    /// The canonical text of this object, as [`crate::text`] reads it: what the API server adds is left out.
-    pub fn text(&self) -> String {
-        let metadata = serde_json::json!({
-            "name": self.metadata.name,
-            "namespace": self.metadata.namespace,
-        });
-        // JSON is YAML.
-        serde_json::json!({
-            "apiVersion": API_VERSION,
-            "kind": "Rule",
-            "metadata": metadata,
-            "spec": self.spec,
-        })
-        .to_string()
-    }
+/// The canonical text of a Rule, as [`crate::text`] reads it: what the API server adds to the object is left out.
+pub fn canonical_text(namespace: &str, name: &str, spec: &serde_json::Value) -> String {
+    // JSON is YAML.
+    serde_json::json!({
+        "apiVersion": API_VERSION,
+        "kind": "Rule",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
+    })
+    .to_string()
 }

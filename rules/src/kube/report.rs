@@ -33,7 +33,12 @@ pub struct Before {
 }
 
 /// The status of a run. `holder` conducts it.
-pub fn status(run: &Run, before: &Before, holder: &str, now: Timestamp) -> Result<RunStatus, serde_json::Error> {
+pub fn status(
+    run: &Run,
+    before: &Before,
+    holder: &str,
+    now: Timestamp,
+) -> Result<RunStatus, serde_json::Error> {
     let ended = run.phase.is_final();
     let record = if ended { None } else { Some(serde_json::to_value(slim(run))?) };
     let mut timeline: Vec<Lane> = run.lanes().into_iter().map(pod_lane).collect();
@@ -49,7 +54,11 @@ pub fn status(run: &Run, before: &Before, holder: &str, now: Timestamp) -> Resul
         failures: lines(&run.failures),
         started_at: Some(run.started_at.to_string()),
         ended_at: run.ended_at.map(|at| at.to_string()),
-        plan: run.plan.iter().flat_map(|plan| plan.to_string().lines().map(str::to_owned).collect::<Vec<_>>()).collect(),
+        plan: run
+            .plan
+            .iter()
+            .flat_map(|plan| plan.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect(),
         pods: results(&run.attempts),
         debts: run.debts.iter().map(debt).collect(),
         cut: run.cut.as_ref().map(|cut| CutStatus {
@@ -71,8 +80,10 @@ pub fn status(run: &Run, before: &Before, holder: &str, now: Timestamp) -> Resul
 /// Whether something is owed to the application and nobody will pay it by himself.
 pub fn unpaid(run: &Run) -> Vec<String> {
     let owed = run.debts.iter().filter(|debt| debt.state != DebtState::Paid);
-    owed.map(|debt| format!("`{}` in {}/{}", command_line(&debt.command.argv), debt.target.namespace, debt.target.pod))
-        .collect()
+    owed.map(|debt| {
+        format!("`{}` in {}/{}", command_line(&debt.command.argv), debt.target.namespace, debt.target.pod)
+    })
+    .collect()
 }
 
 /// The record without what only people read: it must fit beside the report.

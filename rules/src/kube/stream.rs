@@ -98,7 +98,8 @@ pub(super) fn check(target: &PodTarget, pod: Option<ApiPod>) -> Result<(), ExecE
         return Err(changed("it was replaced by another pod of the same name"));
     }
     let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
-    let state = statuses.into_iter().find(|status| status.name == target.container).and_then(|status| status.state);
+    let state =
+        statuses.into_iter().find(|status| status.name == target.container).and_then(|status| status.state);
     let why = match state {
         Some(state) if state.running.is_some() => return Ok(()),
         Some(state) => match (state.waiting, state.terminated) {

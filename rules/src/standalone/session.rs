@@ -18,8 +18,8 @@ use crate::ports::{ExecError, ExecOutcome, Session, SessionRequest};
 
 use super::exec::pod_name;
 use super::inventory::PodDefinition;
-use crate::output::{Output, join};
 use super::process::{GRACE, Process, exit_code, read_all};
+use crate::output::{Output, join};
 
 pub(super) struct LocalSession {
     pod: String,
