@@ -10,6 +10,8 @@
 mod error;
 mod events;
 mod exec;
+#[cfg(feature = "kube-fake")]
+pub mod fake;
 mod inventory;
 mod journal;
 pub mod objects;
@@ -22,5 +24,5 @@ pub use events::{EventKind, Events, ObjectRef};
 pub use inventory::{KubePods, claims_of_volumes};
 pub use journal::{Begun, KubeJournal, LEASE, RunOrder, run_object_name};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "kube-fake"))]
 mod tests;

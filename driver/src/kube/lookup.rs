@@ -312,3 +312,6 @@ fn resource(kind: CutKind) -> ApiResource {
         ..ApiResource::erase::<objects::Run>(&())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,3 @@ pub mod runs;
 pub mod storage;
 
 pub use runs::RuledCuts;
-
-#[cfg(test)]
-mod tests;

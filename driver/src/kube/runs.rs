@@ -444,3 +444,6 @@ impl Snapshots for RuledCuts {
         self.storage.plain().member(snapshot).await
     }
 }
+
+#[cfg(test)]
+mod tests;
