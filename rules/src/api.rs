@@ -81,17 +81,24 @@ pub struct Metadata {
 
 /// The body of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleSpec {
     /// In order going in, in reverse order coming out.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 64)))]
     pub steps: Vec<Step>,
 }
 
 /// One step: some pods and what is done in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Step {
     /// Unique in the rule; a DNS label.
+    #[cfg_attr(
+        feature = "kube",
+        schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
     pub name: String,
     /// Where.
     pub pods: PodSet,
@@ -111,6 +118,7 @@ pub struct Step {
 
 /// What a failing step means for the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// The run fails and nothing is cut.
@@ -124,6 +132,7 @@ pub enum OnFailure {
 
 /// Which pods, and which container in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodSet {
     /// By label. Together with `fromVolumes` it narrows.
@@ -148,6 +157,7 @@ pub struct PodSet {
 
 /// How many of the matching pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Pick {
     /// All of them (with `where`: all that answer yes).
@@ -161,6 +171,7 @@ pub enum Pick {
 
 /// Which labels a pod must have. Everything listed must hold; an empty selector is refused where text is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
     /// Label = value.
@@ -173,6 +184,7 @@ pub struct LabelSelector {
 
 /// One requirement on a label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expression {
     /// The label.
@@ -186,6 +198,7 @@ pub struct Expression {
 
 /// How a label is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum Operator {
     /// Present with one of the values.
     In,

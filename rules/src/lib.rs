@@ -12,7 +12,7 @@
 //! 5. [`run`] is the record that a run leaves: who ran what, when, how it ended, what is still owed.
 //!
 //! ```text
-//! text ─► api ─► plan ─► machine ◄─► engine ─► ports ◄─ standalone | kubernetes (another crate) | tests
+//! text ─► api ─► plan ─► machine ◄─► engine ─► ports ◄─ standalone | kube | tests
 //! ```
 //!
 //! Guarantees: nothing is held before every `before` succeeded; what must be undone is in the journal before the
@@ -20,11 +20,15 @@
 //! never continued by a process that did not see its own quiesce.
 //!
 //! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`]) does no I/O and knows no clock.
-//! Adapters live in [`standalone`]; the storage's side of the ports lives in the driver.
+//! Adapters live in [`standalone`] and, with the feature `kube`, in `kube`; the storage's side of the ports lives in the driver.
 
 pub mod api;
 pub mod engine;
+#[cfg(feature = "kube")]
+pub mod kube;
+mod listen;
 pub mod machine;
+mod output;
 pub mod plan;
 pub mod ports;
 pub mod run;

@@ -4,7 +4,6 @@
 mod exec;
 mod inventory;
 mod journal;
-mod output;
 mod process;
 mod session;
 

@@ -26,6 +26,8 @@ use crate::api::{API_VERSION, Metadata, Rule, RuleSpec, limits};
 pub(crate) use node::{Node, Sink};
 pub use problem::{Problem, TextError};
 pub(crate) use words::clip;
+#[cfg(feature = "kube")]
+pub(crate) use words::clip_to;
 
 /// When a rule runs that was written in a form which does not say it (the short form, Stork's): those forms
 /// leave it to whoever refers to the rule.

@@ -15,6 +15,7 @@ mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -31,6 +32,11 @@ pub use sweep::Swept;
 
 /// Members of one cut.
 pub const MEMBERS_MAX: usize = 1024;
+
+/// How long an attempt that is being given up is waited for: its hosts let go within their deadlines.
+const GIVING_UP_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether that has happened.
+const GIVING_UP_POLL: Duration = Duration::from_millis(20);
 
 /// What shall be cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +147,36 @@ impl Cuts {
             }
         }
         Ok(Opened::Ready(Box::new(open)))
+    }
+
+    /// Ends whatever an earlier attempt under this name has left, waiting for one that is just being given up. Gives
+    /// the cut where it turns out to be sealed, with every host told so; `None`: nothing of it is left on any host of
+    /// these volumes. An error says that this is not known.
+    pub async fn settle(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: &[VolumeId],
+    ) -> Result<Option<CutRecord>, Fault> {
+        let order = CutOrder { kind, name: name.to_owned(), volumes: volumes.to_vec(), barrier: Barrier::Up };
+        let _busy = self.wait_until_free(kind, name).await?;
+        let hash = NameHash::of(name);
+        let pools: BTreeSet<_> = volumes.iter().map(|volume| &volume.pool).collect();
+        for pool in pools {
+            // A silent host must not pass for one that has nothing.
+            self.fleet.agent_of_pool(pool).await?.find_cut(kind, &hash).await?;
+        }
+        self.settle_earlier(&order).await
+    }
+
+    async fn wait_until_free(&self, kind: CutKind, name: &str) -> Result<BusyName, Fault> {
+        let deadline = Instant::now() + GIVING_UP_LIMIT;
+        loop {
+            match self.make_busy(kind, name) {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(GIVING_UP_POLL).await,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The sealed cut of this name.

@@ -150,7 +150,7 @@ impl Controller {
         let order = parse::snapshot_order(request)?;
         let cuts = Arc::clone(&self.cuts);
         let take = |order: SnapshotOrder| async move {
-            snapshots::take(&*cuts, CutKind::Single, &order.name, vec![order.volume]).await
+            snapshots::take(&*cuts, CutKind::Single, &order.name, vec![order.volume], &order.asked).await
         };
         let cut = self.cutting.run(&request.name, order, take).await?;
         let member = cut.members.first().ok_or_else(|| {

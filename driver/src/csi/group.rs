@@ -35,7 +35,7 @@ impl Group {
         let cuts = Arc::clone(&self.cuts);
         let take = |order: GroupOrder| async move {
             let volumes = order.volumes.into_iter().collect();
-            snapshots::take(&*cuts, CutKind::Group, &order.name, volumes).await
+            snapshots::take(&*cuts, CutKind::Group, &order.name, volumes, &order.asked).await
         };
         let cut = self.cutting.run(&request.name, order, take).await?;
         Ok(v1::CreateVolumeGroupSnapshotResponse { group_snapshot: Some(answer::group(&cut)) })

@@ -12,11 +12,35 @@ use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
 
-/// Cuts; [`Cuts`] is the real one.
+/// What the sidecars tell of a snapshot besides its name and volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// The VolumeSnapshot or VolumeGroupSnapshot, where the sidecar passes it on.
+    pub object: Option<SnapshotObject>,
+    /// Parameter `stillpoint.dev/rule` of the class.
+    pub rule: Option<String>,
+}
+
+/// A VolumeSnapshot or VolumeGroupSnapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotObject {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Cuts; [`Cuts`] is the real one, without rules; in Kubernetes `kube::RuledCuts` runs them around it.
 #[async_trait]
 pub trait Cutting: Snapshots {
     /// Takes a cut, or gives the one of this name with the same members.
-    async fn take(&self, kind: CutKind, name: &str, volumes: Vec<VolumeId>) -> Result<CutRecord, Fault>;
+    async fn take(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: Vec<VolumeId>,
+        asked: &Asked,
+    ) -> Result<CutRecord, Fault>;
     /// The sealed cut of this name.
     async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// The sealed cut with this id.
@@ -31,7 +55,20 @@ pub trait Cutting: Snapshots {
 
 #[async_trait]
 impl Cutting for Cuts {
-    async fn take(&self, kind: CutKind, name: &str, volumes: Vec<VolumeId>) -> Result<CutRecord, Fault> {
+    async fn take(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: Vec<VolumeId>,
+        asked: &Asked,
+    ) -> Result<CutRecord, Fault> {
+        if let Some(rule) = &asked.rule {
+            // Taken in silence without its rule, a snapshot would look like more than it is.
+            return Err(Fault::invalid(format!(
+                "the snapshot class asks for rule {rule:?}, and rules of classes need `stillpoint controller` in \
+                 Kubernetes; remove the parameter, or take the snapshot with `stillpoint snapshot --rule`"
+            )));
+        }
         Self::take(self, CutOrder { kind, name: name.to_owned(), volumes, barrier: Barrier::Up }).await
     }
 

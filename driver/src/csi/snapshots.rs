@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ports::Cutting;
+use super::ports::{Asked, Cutting};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutKind, Fault, SnapshotId, VolumeId};
 
@@ -13,9 +13,10 @@ pub async fn take(
     kind: CutKind,
     name: &str,
     volumes: Vec<VolumeId>,
+    asked: &Asked,
 ) -> Result<CutRecord, Fault> {
     let wanted: BTreeSet<VolumeId> = volumes.iter().cloned().collect();
-    match cuts.take(kind, name, volumes).await {
+    match cuts.take(kind, name, volumes, asked).await {
         Err(fault) if fault.code == Code::NotFound => {
             let earlier = cuts.find(kind, name).await?;
             let same = |cut: &CutRecord| {

@@ -20,6 +20,7 @@ use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::text;
 use tokio::sync::mpsc;
 
+use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault};
 use crate::observe::plain::shortened;
@@ -341,27 +342,6 @@ fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a 
     };
     let chosen: BTreeSet<&String> = only.iter().collect();
     chosen.into_iter().map(named).collect()
-}
-
-/// Why a run has made no cut. A step that failed or a plan that could not be made is for people to put right; what
-/// storage refused may pass.
-fn run_fault(run: &Run) -> Fault {
-    let why = match run.failures.as_slice() {
-        [] => "the run ended without a cut and without a reason; report this".to_owned(),
-        failures => failures.join("; "),
-    };
-    let owed = run.debts.iter().filter(|debt| debt.state != stillpoint_rules::run::DebtState::Paid);
-    let owed: Vec<_> = owed.map(|debt| format!("{} in {}", debt.step_name, debt.target.pod)).collect();
-    let why = match owed.as_slice() {
-        [] => why,
-        owed => format!("{why}; STILL OWED to the application, look at it: {}", owed.join(", ")),
-    };
-    let message = format!("no cut was made: {why}");
-    if run.plan.is_none() || run.attempts.iter().any(|attempt| attempt.error.is_some()) {
-        Fault::precondition(message)
-    } else {
-        Fault::aborted(message)
-    }
 }
 
 fn planning_fault(error: PlanningError) -> Fault {

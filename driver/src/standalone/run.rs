@@ -30,12 +30,12 @@ use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
 use crate::controller::volumes::Volumes;
 use crate::csi::{self, socket};
-use crate::domain::Fault;
+use crate::cutter::FleetCutter;
+use crate::domain::{CutKind, Fault};
 use crate::identity::tls::Credentials;
 use crate::proto::operator::operator_server::OperatorServer;
 
 use super::config::{Config, PodSource};
-use super::cutter::FleetCutter;
 use super::fleet_storage::FleetStorage;
 use super::operator::{Engines, Operator};
 use super::selection::VolumeNamesOf;
@@ -97,7 +97,7 @@ impl Controller {
             let ports = Ports {
                 inventory: Arc::clone(&pods) as _,
                 exec: Arc::clone(&pods) as _,
-                cutter: Arc::new(FleetCutter::new(cuts.clone(), barrier)),
+                cutter: Arc::new(FleetCutter::new(cuts.clone(), CutKind::Group, barrier)),
                 journal: Arc::new(journal.clone()),
             };
             Engine::new(ports, EngineLimits::default())

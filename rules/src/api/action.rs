@@ -8,6 +8,7 @@ use super::{Length, defaults, limits};
 
 /// One command that runs to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(try_from = "RawCommand", into = "RawCommand")]
 pub struct Command {
     /// What runs.
@@ -103,14 +104,28 @@ impl Command {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = [{
+        "rule": "has(self.command) != has(self.shell)",
+        "message": "give one of `command: [program, argument]` and `shell: \"…\"`"
+    }]))
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawCommand {
+    /// Program and arguments; no shell in between.
+    #[cfg_attr(feature = "kube", schemars(length(max = 512)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<Vec<String>>,
+    /// One line for `/bin/sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shell: Option<String>,
+    /// It is ended after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Length>,
+    /// Bytes of output kept.
+    #[cfg_attr(feature = "kube", schemars(range(max = 262_144)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     output_limit: Option<u32>,
 }
@@ -154,6 +169,7 @@ impl From<Command> for RawCommand {
 
 /// A session kept open across the cut. Its standard input reaching its end must make it let go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(try_from = "RawHold", into = "RawHold")]
 pub struct Hold {
     /// What is kept open.
@@ -172,6 +188,7 @@ pub struct Hold {
 
 /// A question to a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
     /// The line sent.
@@ -188,19 +205,37 @@ impl Hold {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "kube",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = [{
+        "rule": "has(self.command) != has(self.shell)",
+        "message": "give one of `command: [program, argument]` and `shell: \"…\"`"
+    }]))
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawHold {
+    /// Program and arguments; no shell in between.
+    #[cfg_attr(feature = "kube", schemars(length(max = 512)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<Vec<String>>,
+    /// One line for `/bin/sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shell: Option<String>,
+    /// Lines sent to it at the start.
+    #[cfg_attr(feature = "kube", schemars(length(max = 64)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     send: Vec<String>,
+    /// It holds once a line of its output contains this.
     ready: String,
+    /// Asked after the cut: was it held all along?
     #[serde(default, skip_serializing_if = "Option::is_none")]
     probe: Option<Probe>,
+    /// Lines sent after the cut, before its input is closed.
+    #[cfg_attr(feature = "kube", schemars(length(max = 64)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     finish: Vec<String>,
+    /// From start to end; it is ended after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<Length>,
 }

@@ -8,9 +8,9 @@ use tokio::time::timeout;
 use crate::ports::{ExecError, ExecOutcome, ExecRequest, PodExec, PodTarget, Session, SessionRequest};
 
 use super::inventory::{PodDefinition, StandalonePods};
-use super::output::{Output, join};
 use super::process::{End, Process, exit_code, run_to_end};
 use super::session::LocalSession;
+use crate::output::{Output, join};
 
 #[async_trait]
 impl PodExec for StandalonePods {

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::inventory::PodDefinition;
-use super::output::Output;
+use crate::output::Output;
 
 /// Between the polite signal and the last one.
 pub(super) const GRACE: Duration = Duration::from_secs(1);

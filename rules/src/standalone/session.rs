@@ -4,28 +4,22 @@
 //! killed), or by its watchdog at its limit, whoever still waits for it.
 
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::ChildStdin;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::api::Probe;
+use crate::listen::{Awaited, hear};
 use crate::ports::{ExecError, ExecOutcome, Session, SessionRequest};
 
 use super::exec::pod_name;
 use super::inventory::PodDefinition;
-use super::output::{Output, join};
 use super::process::{GRACE, Process, exit_code, read_all};
-
-/// A line longer than this is looked through in parts.
-const MAX_LINE: usize = 64 * 1024;
-
-/// The text that is being waited for, and who waits.
-type Awaited = Arc<Mutex<Option<(String, oneshot::Sender<()>)>>>;
+use crate::output::{Output, join};
 
 pub(super) struct LocalSession {
     pod: String,
@@ -56,7 +50,7 @@ impl LocalSession {
             .map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
         let awaited = Awaited::default();
         let (stdout, mut stderr) = (process.child.stdout.take(), process.child.stderr.take());
-        let listening = Arc::clone(&awaited);
+        let listening = awaited.clone();
         let limit = request.output_limit;
         let out = Some(tokio::spawn(listen(stdout, listening, Output::new(limit))));
         let err = Some(tokio::spawn(async move {
@@ -76,9 +70,7 @@ impl LocalSession {
 
     /// From now on a line with this text counts.
     fn await_text(&self, text: &str) -> oneshot::Receiver<()> {
-        let (tell, told) = oneshot::channel();
-        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some((text.to_owned(), tell));
-        told
+        self.awaited.expect_text(text)
     }
 
     async fn answered(&mut self, answer: oneshot::Receiver<()>, what: &str) -> Result<(), ExecError> {
@@ -184,34 +176,10 @@ async fn watch(group: Option<nix::unistd::Pid>, deadline: Instant) {
     }
 }
 
-/// Reads to the end, keeps what fits, and tells whoever waits for a text. A text is also found in a line that has
-/// not ended yet: prompts do not end.
+/// As [`hear`], for a task of its own.
 async fn listen(stream: Option<impl AsyncRead + Unpin>, awaited: Awaited, mut output: Output) -> Output {
-    let Some(mut stream) = stream else { return output };
-    let mut chunk = vec![0; 16 * 1024];
-    let mut line = Vec::new();
-    while let Ok(length @ 1..) = stream.read(&mut chunk).await {
-        output.push(&chunk[..length]);
-        for part in chunk[..length].split_inclusive(|byte| *byte == b'\n') {
-            line.extend_from_slice(part);
-            tell(&awaited, &line);
-            if line.ends_with(b"\n") || line.len() > MAX_LINE {
-                line.clear();
-            }
-        }
+    if let Some(mut stream) = stream {
+        hear(&mut stream, &awaited, &mut output).await;
     }
-    // Whoever still waits learns that nothing will come.
-    *awaited.lock().unwrap_or_else(PoisonError::into_inner) = None;
     output
-}
-
-fn tell(awaited: &Awaited, line: &[u8]) {
-    let mut waiting = awaited.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = waiting
-        .as_ref()
-        .is_some_and(|(text, _)| line.windows(text.len().max(1)).any(|part| part == text.as_bytes()));
-    if found && let Some((_, tell)) = waiting.take() {
-        // Nobody waits any more: nobody needs to know.
-        let _ = tell.send(());
-    }
 }

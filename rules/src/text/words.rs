@@ -12,6 +12,17 @@ pub(crate) fn clip(text: &str) -> String {
     short
 }
 
+/// The text, or as much of its beginning as fits in `limit` bytes with the sign that something is missing.
+#[cfg(feature = "kube")]
+pub(crate) fn clip_to(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let room = limit.saturating_sub('…'.len_utf8());
+    let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
 /// `a, b and c`.
 pub(super) fn list_words(words: &[&str]) -> String {
     match words {

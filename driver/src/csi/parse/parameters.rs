@@ -3,13 +3,21 @@
 
 use std::collections::HashMap;
 
+use stillpoint_rules::api::is_dns_subdomain;
+
 use super::{MAP_LIMIT, shown};
 use crate::backend::BackendKind;
+use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::{Fault, Filesystem};
 
 const BACKEND: &str = "stillpoint.dev/backend";
+const RULE: &str = "stillpoint.dev/rule";
+/// What the sidecar calls a VolumeSnapshot in its keys.
+pub const SNAPSHOT: &str = "volumesnapshot";
+/// What the sidecar calls a VolumeGroupSnapshot in its keys.
+pub const GROUP: &str = "volumegroupsnapshot";
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
-/// The sidecars' own keys (names of claims and snapshots, secrets to use): accepted and not looked at.
+/// The sidecars' own keys: of those only the names of snapshots are looked at.
 const SIDECARS: &str = "csi.storage.k8s.io/";
 /// Unknown keys that a message names.
 const NAMED: usize = 5;
@@ -36,9 +44,24 @@ pub fn class_parameters(given: &HashMap<String, String>) -> Result<Parameters, F
     })
 }
 
-/// Parameters of a VolumeSnapshotClass or VolumeGroupSnapshotClass: none but the sidecars' own.
-pub fn snapshot_parameters(given: &HashMap<String, String>) -> Result<(), Fault> {
-    check(given, &[])
+/// Parameters of a VolumeSnapshotClass or VolumeGroupSnapshotClass, with what the sidecar adds about the object of
+/// this `kind` ([`SNAPSHOT`] or [`GROUP`]).
+pub fn snapshot_parameters(given: &HashMap<String, String>, kind: &str) -> Result<Asked, Fault> {
+    check(given, &[RULE])?;
+    let text = |key: &str| given.get(key).filter(|value| !value.is_empty()).cloned();
+    let object = match (text(&format!("{SIDECARS}{kind}/namespace")), text(&format!("{SIDECARS}{kind}/name")))
+    {
+        (Some(namespace), Some(name)) => Some(SnapshotObject { namespace, name }),
+        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    };
+    let rule = given.get(RULE).cloned();
+    if let Some(rule) = rule.as_ref().filter(|rule| !is_dns_subdomain(rule)) {
+        return Err(Fault::invalid(format!(
+            "parameter {RULE}: {:?} is not the name of a Rule; name one that exists in the namespaces of the snapshots",
+            shown(rule)
+        )));
+    }
+    Ok(Asked { object, rule })
 }
 
 fn check(given: &HashMap<String, String>, known: &[&str]) -> Result<(), Fault> {

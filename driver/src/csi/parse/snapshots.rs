@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use stillpoint_csi_proto::v1;
 
-use super::parameters::snapshot_parameters;
+use super::parameters::{GROUP, SNAPSHOT, snapshot_parameters};
 use super::{lookup, name, required, shown};
 use crate::controller::cuts::MEMBERS_MAX;
+use crate::csi::ports::Asked;
 use crate::domain::{Fault, SnapshotId, VolumeId};
 
 /// A snapshot to be taken.
@@ -16,6 +17,8 @@ pub struct SnapshotOrder {
     pub name: String,
     /// Of this volume.
     pub volume: VolumeId,
+    /// What else the sidecar tells.
+    pub asked: Asked,
 }
 
 /// A group to be taken.
@@ -25,6 +28,8 @@ pub struct GroupOrder {
     pub name: String,
     /// Of these volumes.
     pub volumes: BTreeSet<VolumeId>,
+    /// What else the sidecar tells.
+    pub asked: Asked,
 }
 
 /// Which snapshots to list.
@@ -44,8 +49,8 @@ pub enum SnapshotFilter {
 pub fn snapshot_order(request: &v1::CreateSnapshotRequest) -> Result<SnapshotOrder, Fault> {
     let name = name("name", &request.name)?.to_owned();
     required("source_volume_id", &request.source_volume_id)?;
-    snapshot_parameters(&request.parameters)?;
-    Ok(SnapshotOrder { name, volume: lookup("source_volume_id", &request.source_volume_id)? })
+    let asked = snapshot_parameters(&request.parameters, SNAPSHOT)?;
+    Ok(SnapshotOrder { name, volume: lookup("source_volume_id", &request.source_volume_id)?, asked })
 }
 
 /// A group to be taken.
@@ -61,7 +66,7 @@ pub fn group_order(request: &v1::CreateVolumeGroupSnapshotRequest) -> Result<Gro
             ids.len()
         )));
     }
-    snapshot_parameters(&request.parameters)?;
+    let asked = snapshot_parameters(&request.parameters, GROUP)?;
     let mut volumes = BTreeSet::new();
     for id in ids {
         if !volumes.insert(lookup("source_volume_ids", id)?) {
@@ -71,7 +76,7 @@ pub fn group_order(request: &v1::CreateVolumeGroupSnapshotRequest) -> Result<Gro
             )));
         }
     }
-    Ok(GroupOrder { name, volumes })
+    Ok(GroupOrder { name, volumes, asked })
 }
 
 /// Which snapshots to list. What is no id of ours matches nothing.

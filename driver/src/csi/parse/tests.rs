@@ -7,10 +7,11 @@ use stillpoint_csi_proto::v1;
 use v1::volume_capability::access_mode::Mode;
 use v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 
-use super::parameters::snapshot_parameters;
+use super::parameters::{self, GROUP, snapshot_parameters};
 use super::*;
 use crate::backend::BackendKind;
 use crate::controller::orders::{Content, Place, Places, SizeRange, VolumeOrder};
+use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::node::Access;
 use crate::domain::record::Source;
 use crate::domain::{Bytes, Code, Filesystem, HostName};
@@ -187,8 +188,24 @@ fn unknown_parameters_are_refused_by_name_and_the_sidecars_own_are_not() {
     refused(contradiction, Code::Invalid, "both ext4 and xfs");
     let mutable = with(|request| request.mutable_parameters = map(&[("iops", "9")]));
     refused(volume_order(&mutable), Code::Invalid, "\"iops\"");
-    refused(snapshot_parameters(&map(&[("deep", "yes")])), Code::Invalid, "\"deep\"");
-    assert_eq!(snapshot_parameters(&map(&[("csi.storage.k8s.io/volumesnapshot/name", "s")])), Ok(()));
+    refused(snapshot_parameters(&map(&[("deep", "yes")]), parameters::SNAPSHOT), Code::Invalid, "\"deep\"");
+    let half = map(&[("csi.storage.k8s.io/volumesnapshot/name", "s")]);
+    assert_eq!(snapshot_parameters(&half, parameters::SNAPSHOT), Ok(Asked::default()));
+}
+
+#[test]
+fn whose_snapshot_it_is_and_the_rule_of_its_class_are_passed_on() {
+    let given = map(&[
+        ("csi.storage.k8s.io/volumegroupsnapshot/name", "s"),
+        ("csi.storage.k8s.io/volumegroupsnapshot/namespace", "shop"),
+        ("stillpoint.dev/rule", "flush"),
+    ]);
+    let object = SnapshotObject { namespace: "shop".into(), name: "s".into() };
+    let asked = Asked { object: Some(object), rule: Some("flush".into()) };
+    assert_eq!(snapshot_parameters(&given, GROUP), Ok(asked));
+    assert_eq!(snapshot_parameters(&given, parameters::SNAPSHOT).unwrap().object, None);
+    let wrong = map(&[("stillpoint.dev/rule", "other/flush")]);
+    refused(snapshot_parameters(&wrong, GROUP), Code::Invalid, "not the name of a Rule");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::controller::placement::Policy;
 use crate::controller::volumes::model::{Model, host};
 use crate::controller::volumes::{Hosts, Snapshots, Volumes};
-use crate::csi::ports::{Cutting, NodeWork};
+use crate::csi::ports::{Asked, Cutting, NodeWork};
 use crate::csi::{serve_controller, serve_node, socket};
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord, CutState};
@@ -62,7 +62,13 @@ impl ModelCuts {
 
 #[async_trait]
 impl Cutting for ModelCuts {
-    async fn take(&self, kind: CutKind, name: &str, volumes: Vec<VolumeId>) -> Result<CutRecord, Fault> {
+    async fn take(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: Vec<VolumeId>,
+        _: &Asked,
+    ) -> Result<CutRecord, Fault> {
         let id = CutId::new(kind, name, &volumes).unwrap();
         // As the real one: members are looked at before the name is.
         let members = self.members(&id, &volumes).await?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// Head and tail of a stream of bytes.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     half: usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
@@ -12,11 +12,11 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { half: limit / 2, head: Vec::new(), tail: VecDeque::new(), total: 0 }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let room = self.half - self.head.len();
         let (first, rest) = bytes.split_at(room.min(bytes.len()));
@@ -28,7 +28,7 @@ impl Output {
     }
 
     /// Valid UTF-8 and the number of bytes that it lacks.
-    pub(super) fn finish(mut self) -> (String, u64) {
+    pub(crate) fn finish(mut self) -> (String, u64) {
         let kept = (self.head.len() + self.tail.len()) as u64;
         let omitted = self.total - kept;
         if omitted == 0 {
@@ -46,7 +46,7 @@ impl Output {
 }
 
 /// Standard output, then standard error.
-pub(super) fn join(out: Output, err: Output) -> (String, u64) {
+pub(crate) fn join(out: Output, err: Output) -> (String, u64) {
     let ((mut text, omitted), (more, also)) = (out.finish(), err.finish());
     if !text.is_empty() && !more.is_empty() && !text.ends_with('\n') {
         text.push('\n');

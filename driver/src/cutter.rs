@@ -1,7 +1,8 @@
-//! The rules engine's [`Cutter`] over the controller's [`Cuts`].
+//! The rules engine's [`Cutter`] over the controller's [`Cuts`], and what a failed run means to a caller.
 
 use async_trait::async_trait;
 use stillpoint_rules::ports::{CutError, CutReport, CutRequest, Cutter, OpenCut, SealRequest, StorageLevel};
+use stillpoint_rules::run::{DebtState, Run};
 
 use crate::controller::cuts::{self, Barrier, CutOrder, Cuts, Opened, Taken};
 use crate::domain::{Code, CutKind, Fault, Level, VolumeId};
@@ -9,13 +10,14 @@ use crate::domain::{Code, CutKind, Fault, Level, VolumeId};
 /// Takes the cuts of one fleet.
 pub struct FleetCutter {
     cuts: Cuts,
+    kind: CutKind,
     barrier: Barrier,
 }
 
 impl FleetCutter {
-    /// Group cuts, with or without the barrier.
-    pub fn new(cuts: Cuts, barrier: Barrier) -> Self {
-        Self { cuts, barrier }
+    /// Cuts of this kind, with or without the barrier.
+    pub fn new(cuts: Cuts, kind: CutKind, barrier: Barrier) -> Self {
+        Self { cuts, kind, barrier }
     }
 }
 
@@ -24,7 +26,7 @@ impl Cutter for FleetCutter {
     async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError> {
         let volumes = request.volumes.iter().map(|id| id.parse()).collect::<Result<Vec<VolumeId>, _>>();
         let volumes = volumes.map_err(|error| CutError { retry: false, message: error.to_string() })?;
-        let order = CutOrder { kind: CutKind::Group, name: request.name, volumes, barrier: self.barrier };
+        let order = CutOrder { kind: self.kind, name: request.name, volumes, barrier: self.barrier };
         match self.cuts.open(order).await.map_err(cut_error)? {
             Opened::Ready(open) => Ok(Box::new(FleetCut { open, taken: None })),
             // It was looked for before the run began, so somebody else made it meanwhile. The commands that ran
@@ -106,6 +108,27 @@ fn cut_error(fault: Fault) -> CutError {
         | Code::Internal => false,
     };
     CutError { retry, message: fault.message }
+}
+
+/// Why a run has made no cut. A step that failed or a plan that could not be made is for people to put right; what
+/// storage refused may pass.
+pub fn run_fault(run: &Run) -> Fault {
+    let why = match run.failures.as_slice() {
+        [] => "the run ended without a cut and without a reason; report this".to_owned(),
+        failures => failures.join("; "),
+    };
+    let owed = run.debts.iter().filter(|debt| debt.state != DebtState::Paid);
+    let owed: Vec<_> = owed.map(|debt| format!("{} in {}", debt.step_name, debt.target.pod)).collect();
+    let why = match owed.as_slice() {
+        [] => why,
+        owed => format!("{why}; STILL OWED to the application, look at it: {}", owed.join(", ")),
+    };
+    let message = format!("no cut was made: {why}");
+    if run.plan.is_none() || run.attempts.iter().any(|attempt| attempt.error.is_some()) {
+        Fault::precondition(message)
+    } else {
+        Fault::aborted(message)
+    }
 }
 
 #[cfg(test)]

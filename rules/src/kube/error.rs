@@ -1,0 +1,93 @@
+//! Failures of the API server in words.
+
+use kube::client::UpgradeConnectionError;
+use kube::error::Error;
+
+/// Something the API server did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    /// The object does not exist.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// Somebody else changed it meanwhile.
+    #[error("{0} was changed by somebody else meanwhile")]
+    Conflict(String),
+    /// The controller may not.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// It refuses the object.
+    #[error("the API server refuses {what}: {why}")]
+    Refused {
+        /// The object.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+    /// It does not answer, or not now.
+    #[error("the API server could not be asked for {what}: {why}; it is tried again")]
+    Unavailable {
+        /// The object.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+/// The controller may not do something in a namespace; says the command that allows it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the controller may not {what} in namespace {namespace}; whoever administrates it allows that with \
+     `kubectl stillpoint allow -n {namespace}`, or with \
+     `kubectl create rolebinding stillpoint-exec -n {namespace} --clusterrole=stillpoint-exec \
+     --serviceaccount=<Stillpoint's namespace>:stillpoint-controller`"
+)]
+pub struct Forbidden {
+    /// What it may not do.
+    pub what: String,
+    /// Where.
+    pub namespace: String,
+}
+
+impl KubeError {
+    /// What an error of the client means for an object.
+    pub fn of(what: impl Into<String>, error: Error) -> Self {
+        let what = what.into();
+        match status_code(&error) {
+            Some(404) => Self::NotFound(what),
+            Some(409) => Self::Conflict(what),
+            Some(403) => Self::Refused { what, why: format!("{error}; check the controller's ClusterRole") },
+            Some(400 | 401 | 405 | 422) => Self::Refused { what, why: error.to_string() },
+            Some(_) | None => Self::Unavailable { what, why: chain(&error) },
+        }
+    }
+
+    /// Whether the same call may succeed a moment later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::NotFound(_) | Self::Conflict(_) | Self::Forbidden(_) | Self::Refused { .. } => false,
+        }
+    }
+}
+
+/// The HTTP code that the API server gave.
+pub(super) fn status_code(error: &Error) -> Option<u16> {
+    match error {
+        Error::Api(status) => Some(status.code),
+        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code)) => Some(code.as_u16()),
+        // The client's enum grows with its versions; everything else never reached the server or was not understood.
+        _ => None,
+    }
+}
+
+/// An error with its causes: the client's own text often leaves out the interesting one.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for text in std::iter::successors(Some(error), |error| (*error).source()).take(8).map(ToString::to_string)
+    {
+        if !texts.iter().any(|earlier| earlier.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}

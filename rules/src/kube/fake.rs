@@ -1,0 +1,269 @@
+//! For tests: an API server in memory on a socket of this machine. It keeps any object by its path, refuses a write
+//! over a version that is not the newest, and runs the commands of `exec` as processes of this machine, over real
+//! WebSockets. It checks no schema and knows no authorization but what [`FakeCluster::refuse`] tells it.
+
+mod exec;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Bytes of a request's head or body that are read.
+const LIMIT: usize = 4 * 1024 * 1024;
+
+/// A cluster in memory. Cheap to clone; it goes with its last clone's runtime.
+#[derive(Clone)]
+pub struct FakeCluster {
+    shared: Arc<Mutex<State>>,
+    address: std::net::SocketAddr,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Value>,
+    refused: Vec<(String, u16)>,
+    log: Vec<String>,
+    version: u64,
+}
+
+/// A request as far as it matters.
+struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl FakeCluster {
+    /// An empty cluster that answers from now on.
+    pub async fn start() -> std::io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let cluster = Self { shared: Arc::default(), address: listener.local_addr()? };
+        let serving = cluster.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let cluster = serving.clone();
+                tokio::spawn(async move { cluster.serve(stream).await });
+            }
+        });
+        Ok(cluster)
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> Result<kube::Client, kube::Error> {
+        let uri = format!("http://{}", self.address).parse();
+        kube::Client::try_from(kube::Config::new(uri.map_err(|error| kube::Error::Service(Box::new(error)))?))
+    }
+
+    /// Writes an object under its path, whatever was there.
+    pub fn put(&self, path: &str, mut object: Value) {
+        let mut state = self.state();
+        state.complete(path, &mut object);
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    /// The object at a path.
+    pub fn get(&self, path: &str) -> Option<Value> {
+        self.state().objects.get(path).cloned()
+    }
+
+    /// Removes the object at a path.
+    pub fn remove(&self, path: &str) {
+        self.state().objects.remove(path);
+    }
+
+    /// All objects below a path.
+    pub fn below(&self, path: &str) -> Vec<Value> {
+        let state = self.state();
+        state
+            .objects
+            .iter()
+            .filter(|(at, _)| at.starts_with(path))
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// From now on requests whose `METHOD /path` contains this text are answered with this code.
+    pub fn refuse(&self, text: &str, code: u16) {
+        self.state().refused.push((text.to_owned(), code));
+    }
+
+    /// Everything is answered again.
+    pub fn relent(&self) {
+        self.state().refused.clear();
+    }
+
+    /// `METHOD /path` of all requests so far.
+    pub fn log(&self) -> Vec<String> {
+        self.state().log.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn serve(&self, stream: TcpStream) {
+        let mut stream = BufReader::new(stream);
+        while let Some(request) = read(&mut stream).await {
+            let refused = self.note(&request);
+            let is_exec = request.headers.get("upgrade").is_some_and(|upgrade| upgrade == "websocket");
+            let (code, body) = match refused {
+                Some(code) => (code, failure(code, "refused by the test")),
+                None if is_exec => return exec::serve(stream.into_inner(), &request).await,
+                None => self.state().answer(&request),
+            };
+            let text = body.to_string();
+            let head = format!(
+                "HTTP/1.1 {code} Answer\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                text.len()
+            );
+            if stream.write_all(head.as_bytes()).await.is_err()
+                || stream.write_all(text.as_bytes()).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn note(&self, request: &Request) -> Option<u16> {
+        let mut state = self.state();
+        let line = format!("{} {}", request.method, request.path);
+        let refused = state.refused.iter().find(|(text, _)| line.contains(text)).map(|(_, code)| *code);
+        state.log.push(line);
+        refused
+    }
+}
+
+impl State {
+    fn complete(&mut self, path: &str, object: &mut Value) {
+        self.version += 1;
+        let parts: Vec<&str> = path.split('/').collect();
+        let metadata = &mut object["metadata"];
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        if metadata["name"].is_null() {
+            metadata["name"] = json!(parts.last());
+        }
+        if metadata["uid"].is_null() {
+            metadata["uid"] = json!(format!("uid-{}", self.version));
+        }
+        if let Some(at) = parts.iter().position(|part| *part == "namespaces") {
+            metadata["namespace"] = json!(parts.get(at + 1));
+        }
+    }
+
+    fn answer(&mut self, request: &Request) -> (u16, Value) {
+        let path = request.path.trim_end_matches('/');
+        match request.method.as_str() {
+            "GET" => match self.objects.get(path) {
+                Some(object) => (200, object.clone()),
+                None => {
+                    self.listed(path).map_or_else(|| (404, failure(404, "not found")), |list| (200, list))
+                }
+            },
+            "POST" => self.create(path, &request.body),
+            "PUT" => self.replace(path, &request.body),
+            other => (405, failure(405, other)),
+        }
+    }
+
+    /// A path with a name at its end is no list: names are told by the number of parts.
+    fn listed(&self, path: &str) -> Option<Value> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let root = if parts.first() == Some(&"api") { 2 } else { 3 };
+        let (plural, wide) = match parts.get(root..)? {
+            [plural] => (*plural, true),
+            ["namespaces", _, plural] => (*plural, false),
+            _ => return None,
+        };
+        let base = format!("/{}/", parts[..root].join("/"));
+        let fits = |at: &str| {
+            let Some(rest) = at.strip_prefix(&base) else { return false };
+            match rest.split('/').collect::<Vec<_>>().as_slice() {
+                [kind, _] => wide && *kind == plural,
+                ["namespaces", namespace, kind, _] => {
+                    *kind == plural && (wide || parts[root + 1] == *namespace)
+                }
+                _ => false,
+            }
+        };
+        let items: Vec<&Value> =
+            self.objects.iter().filter(|(at, _)| fits(at)).map(|(_, object)| object).collect();
+        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
+    }
+
+    fn create(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
+        let Ok(mut object) = serde_json::from_slice::<Value>(body) else {
+            return (400, failure(400, "no JSON"));
+        };
+        let name = match (object["metadata"]["name"].as_str(), object["metadata"]["generateName"].as_str()) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some(prefix)) => format!("{prefix}{}", self.version),
+            (None, None) => return (422, failure(422, "no name")),
+        };
+        let path = format!("{path}/{name}");
+        if self.objects.contains_key(&path) {
+            return (409, failure(409, "it exists"));
+        }
+        // A subresource is not written with the object.
+        object.as_object_mut().map(|fields| fields.remove("status"));
+        self.complete(&path, &mut object);
+        self.objects.insert(path, object.clone());
+        (201, object)
+    }
+
+    fn replace(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
+        let Ok(given) = serde_json::from_slice::<Value>(body) else { return (400, failure(400, "no JSON")) };
+        let Some(path) = path.strip_suffix("/status") else { return (405, failure(405, "status only")) };
+        let Some(mut object) = self.objects.get(path).cloned() else {
+            return (404, failure(404, "not found"));
+        };
+        if given["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+            return (409, failure(409, "the object has been modified"));
+        }
+        object["status"] = given["status"].clone();
+        self.complete(path, &mut object);
+        self.objects.insert(path.to_owned(), object.clone());
+        (200, object)
+    }
+}
+
+fn failure(code: u16, message: &str) -> Value {
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "InternalError",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": code, "message": message, "reason": reason
+    })
+}
+
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+        if head.len() > LIMIT {
+            return None;
+        }
+    }
+    let head = String::from_utf8(head).ok()?;
+    let mut lines = head.lines();
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let headers: BTreeMap<String, String> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length: usize = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length.min(LIMIT)];
+    stream.read_exact(&mut body).await.ok()?;
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers, body })
+}

@@ -1,0 +1,147 @@
+//! Pods as the API server knows them.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod as ApiPod};
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use crate::ports::{Inventory, InventoryError, Pod, PodState};
+
+use super::error::KubeError;
+
+/// Pods that one answer of the API server brings.
+const PAGE: u32 = 500;
+/// Pages that are read; more pods than that are not looked through for one snapshot.
+const PAGES: usize = 200;
+
+/// Pods of a cluster; also runs commands in them.
+#[derive(Clone)]
+pub struct KubePods {
+    pub(super) client: Client,
+    driver: String,
+}
+
+impl KubePods {
+    /// Pods of this cluster; their volumes are those of this CSI driver.
+    pub fn new(client: Client, driver: impl Into<String>) -> Self {
+        Self { client, driver: driver.into() }
+    }
+
+    /// The claim (`namespace`, `name`) of every volume of the driver, by volume id.
+    pub async fn claims(&self) -> Result<BTreeMap<String, (String, String)>, KubeError> {
+        let volumes = list(&Api::<PersistentVolume>::all(self.client.clone()), "persistent volumes").await?;
+        Ok(claims_of_volumes(&volumes, &self.driver))
+    }
+
+    async fn listed(&self, namespaces: &[String]) -> Result<Vec<ApiPod>, KubeError> {
+        if namespaces.is_empty() {
+            return list(&Api::all(self.client.clone()), "pods").await;
+        }
+        let mut pods = Vec::new();
+        for namespace in namespaces {
+            let api = Api::namespaced(self.client.clone(), namespace);
+            pods.extend(list(&api, &format!("pods of {namespace}")).await?);
+        }
+        Ok(pods)
+    }
+}
+
+#[async_trait]
+impl Inventory for KubePods {
+    async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
+        let fail = |error: KubeError| InventoryError(error.to_string());
+        let (pods, claims) = tokio::try_join!(self.listed(namespaces), self.claims()).map_err(fail)?;
+        let volumes: BTreeMap<(String, String), String> =
+            claims.into_iter().map(|(volume, claim)| (claim, volume)).collect();
+        let mut pods: Vec<Pod> = pods.into_iter().filter_map(|pod| seen(pod, &volumes)).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(pods)
+    }
+}
+
+/// Everything that an API lists, page by page.
+async fn list<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, KubeError>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut all = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    for _ in 0..PAGES {
+        let found = api.list(&page).await.map_err(|error| KubeError::of(what, error))?;
+        all.extend(found.items);
+        match found.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+    Err(KubeError::Refused {
+        what: what.to_owned(),
+        why: format!("there are more than {}", PAGE as usize * PAGES),
+    })
+}
+
+/// The claim of each volume of this driver that is bound, by volume id.
+pub fn claims_of_volumes(volumes: &[PersistentVolume], driver: &str) -> BTreeMap<String, (String, String)> {
+    let claim = |volume: &PersistentVolume| {
+        let spec = volume.spec.as_ref()?;
+        let csi = spec.csi.as_ref().filter(|csi| csi.driver == driver)?;
+        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        let claim = spec.claim_ref.as_ref().filter(|_| phase == Some("Bound"))?;
+        Some((csi.volume_handle.clone(), (claim.namespace.clone()?, claim.name.clone()?)))
+    };
+    volumes.iter().filter_map(claim).collect()
+}
+
+/// A pod as the engine sees it; one without a name or identity was not written by an API server.
+pub(super) fn seen(pod: ApiPod, volumes: &BTreeMap<(String, String), String>) -> Option<Pod> {
+    let state = state(&pod);
+    let (name, namespace) = (pod.metadata.name?, pod.metadata.namespace?);
+    let spec = pod.spec.unwrap_or_default();
+    let claim = |volume: &k8s_openapi::api::core::v1::Volume| match (
+        &volume.persistent_volume_claim,
+        &volume.ephemeral,
+    ) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        // The claim of a generic ephemeral volume is called so by definition.
+        (None, Some(_)) => Some(format!("{name}-{}", volume.name)),
+        (None, None) => None,
+    };
+    let claims = spec.volumes.iter().flatten().filter_map(claim);
+    let mut mounted: Vec<String> =
+        claims.filter_map(|claim| volumes.get(&(namespace.clone(), claim)).cloned()).collect();
+    mounted.sort();
+    mounted.dedup();
+    Some(Pod {
+        uid: pod.metadata.uid?,
+        labels: pod.metadata.labels.unwrap_or_default(),
+        host: spec.node_name.unwrap_or_default(),
+        containers: spec.containers.into_iter().map(|container| container.name).collect(),
+        volumes: mounted,
+        state,
+        namespace,
+        name,
+    })
+}
+
+fn state(pod: &ApiPod) -> PodState {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return PodState::NotReady("it is being deleted".to_owned());
+    }
+    let status = pod.status.clone().unwrap_or_default();
+    match status.phase.as_deref() {
+        Some("Succeeded" | "Failed") => return PodState::Finished,
+        Some("Running") => {}
+        other => return PodState::NotReady(format!("its phase is {}", other.unwrap_or("unknown"))),
+    }
+    let conditions = status.conditions.unwrap_or_default();
+    match conditions.iter().find(|condition| condition.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => PodState::Ready,
+        Some(ready) => {
+            let why = ready.message.clone().or_else(|| ready.reason.clone());
+            PodState::NotReady(why.unwrap_or_else(|| "its condition Ready is not True".to_owned()))
+        }
+        None => PodState::NotReady("it has no condition Ready yet".to_owned()),
+    }
+}

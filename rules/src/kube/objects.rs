@@ -1,0 +1,284 @@
+//! The custom resources of group `stillpoint.dev`. These types are what the API server stores: their schemas are
+//! structural, so no internally tagged enums, and lengths of time are texts.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResource, CustomResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{API_VERSION, Step};
+
+/// The annotation on VolumeSnapshots, VolumeGroupSnapshots and PersistentVolumeClaims, and the parameter of snapshot
+/// classes, that names a Rule in the snapshot's namespace.
+pub const RULE_ANNOTATION: &str = "stillpoint.dev/rule";
+
+/// What to do to an application around a cut.
+#[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "stillpoint.dev",
+    version = "v1alpha1",
+    kind = "Rule",
+    plural = "rules",
+    category = "stillpoint",
+    namespaced,
+    doc = "What to do to an application around a cut: commands in its pods before, during and after it.",
+    printcolumn = r#"{"name":"First step","type":"string","jsonPath":".spec.steps[0].name"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleObjectSpec {
+    /// In order going in, in reverse order coming out. Each name once.
+    #[schemars(
+        length(min = 1, max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub steps: Vec<Step>,
+}
+
+/// One use of a rule around a cut, written by the controller.
+#[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "stillpoint.dev",
+    version = "v1alpha1",
+    kind = "Run",
+    plural = "runs",
+    category = "stillpoint",
+    namespaced,
+    status = "RunStatus",
+    doc = "One use of a Rule around a cut, written by the controller: what was planned, done, reached and is still owed.",
+    printcolumn = r#"{"name":"Snapshot","type":"string","jsonPath":".spec.snapshot.name"}"#,
+    printcolumn = r#"{"name":"Rule","type":"string","jsonPath":".spec.rule"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Level","type":"string","jsonPath":".status.level"}"#,
+    printcolumn = r#"{"name":"Window µs","type":"integer","jsonPath":".status.cut.windowMicros"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.snapshot == oldSelf.snapshot && self.cut == oldSelf.cut",
+    "message": "a Run belongs to one snapshot for ever"
+}]))]
+pub struct RunSpec {
+    /// The snapshot that it is for.
+    pub snapshot: SnapshotRef,
+    /// The Rule, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub rule: String,
+    /// Name of the cut at the driver.
+    #[schemars(length(min = 1, max = 253))]
+    pub cut: String,
+}
+
+/// A VolumeSnapshot or VolumeGroupSnapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotRef {
+    /// `VolumeSnapshot` or `VolumeGroupSnapshot`.
+    #[schemars(length(max = 63))]
+    pub kind: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its identity.
+    #[schemars(length(max = 128))]
+    pub uid: String,
+}
+
+/// What a run has done so far. Lengths in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunStatus {
+    /// `Pending`, `Running`, `Undoing`, `Succeeded` or `Failed`.
+    pub phase: String,
+    /// What it is doing.
+    pub doing: String,
+    /// How many times the rule was begun for this snapshot.
+    pub attempt: u32,
+    /// The level reached: `crash`, `group`, `filesystem` or `application`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// Why the level is not higher.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// One line for people: how it stands or why it failed.
+    pub message: String,
+    /// Why the last attempt failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+    /// When the last attempt began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// What was to be done, line by line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
+    /// What was done in which pod.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodResult>,
+    /// What is owed to the application.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub debts: Vec<DebtStatus>,
+    /// The cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutStatus>,
+    /// What happened when, relative to the first hold requested.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Lane>,
+    /// `Succeeded` and `DebtsPaid`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The controller that conducts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// When that controller last said that it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<String>,
+    /// The whole record, for a controller that has to end what another began; gone once the run has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub record: Option<serde_json::Value>,
+}
+
+/// One action in one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodResult {
+    /// The step.
+    pub step: String,
+    /// `where`, `before`, `hold` or `after`.
+    pub action: String,
+    /// The pod.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its container.
+    pub container: String,
+    /// The node.
+    pub node: String,
+    /// The command, quoted for people.
+    pub command: String,
+    /// When it began.
+    pub started_at: String,
+    /// How long it took.
+    pub duration_micros: u64,
+    /// Exit code, where it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Head and tail of what it printed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// Bytes left out of `output`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted_bytes: Option<u64>,
+    /// Why it counts as failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// An `after` that is owed because its step was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DebtStatus {
+    /// The step.
+    pub step: String,
+    /// The pod.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its container.
+    pub container: String,
+    /// What pays it.
+    pub command: String,
+    /// `owed`, `paid` or `unpaid` (tried and failed: look at the application).
+    pub state: String,
+}
+
+/// The cut of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CutStatus {
+    /// Its id at the driver.
+    pub id: String,
+    /// Whether it is real.
+    pub sealed: bool,
+    /// What storage reached by itself.
+    pub storage_level: String,
+    /// When the first hold was requested.
+    pub hold_requested_at: String,
+    /// First hold requested to last release: nobody was held longer.
+    pub window_micros: u64,
+    /// Between first and last member's cut.
+    pub skew_micros: u64,
+}
+
+/// One pod's or one volume's part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lane {
+    /// `pod <name>` or `volume <name>`.
+    pub of: String,
+    /// The node.
+    pub node: String,
+    /// By start.
+    pub spans: Vec<LaneSpan>,
+}
+
+/// One thing that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneSpan {
+    /// What.
+    pub what: String,
+    /// Start; negative for what came before the first hold.
+    pub start_micros: i64,
+    /// End.
+    pub end_micros: i64,
+    /// Whether it failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
+}
+
+/// One condition, as Kubernetes writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// When `status` last changed.
+    pub last_transition_time: String,
+}
+
+/// An object that the API server neither checks nor prunes.
+fn anything(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
+/// The definitions, by file name.
+pub fn definitions() -> BTreeMap<&'static str, CustomResourceDefinition> {
+    [("rules.yaml", Rule::crd()), ("runs.yaml", Run::crd())].into()
+}
+
+/// The canonical text of a Rule, as [`crate::text`] reads it: what the API server adds to the object is left out.
+pub fn canonical_text(namespace: &str, name: &str, spec: &serde_json::Value) -> String {
+    // JSON is YAML.
+    serde_json::json!({
+        "apiVersion": API_VERSION,
+        "kind": "Rule",
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
+    })
+    .to_string()
+}

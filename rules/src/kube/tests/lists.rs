@@ -1,0 +1,69 @@
+use super::*;
+use crate::ports::{Inventory, PodState};
+
+fn volume(name: &str, driver: &str, claim: &str, phase: &str) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "spec": {
+            "csi": { "driver": driver, "volumeHandle": format!("handle-{name}") },
+            "claimRef": { "namespace": "shop", "name": claim }
+        },
+        "status": { "phase": phase }
+    })
+}
+
+#[tokio::test]
+async fn pods_know_the_volumes_of_our_driver_that_they_mount() {
+    let (cluster, pods) = cluster().await;
+    cluster.put("/api/v1/persistentvolumes/a", volume("a", "csi.stillpoint.dev", "data-db-0", "Bound"));
+    cluster.put("/api/v1/persistentvolumes/b", volume("b", "other.driver", "scratch", "Bound"));
+    cluster.put("/api/v1/persistentvolumes/c", volume("c", "csi.stillpoint.dev", "data-db-0", "Released"));
+    cluster.put("/api/v1/namespaces/other/pods/db-0", ready_pod("db-0", "u9"));
+    let found = pods.pods(&["shop".into()]).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].name.as_str(), found[0].uid.as_str(), found[0].host.as_str()),
+        ("db-0", "u1", "node-a")
+    );
+    assert_eq!(found[0].volumes, ["handle-a"]);
+    assert_eq!(found[0].containers, ["db", "sidecar"]);
+    assert_eq!(found[0].state, PodState::Ready);
+    assert_eq!(pods.pods(&[]).await.unwrap().len(), 2, "no namespace means all of them");
+}
+
+#[tokio::test]
+async fn pods_that_cannot_be_worked_with_say_why() {
+    let (cluster, pods) = cluster().await;
+    let mut pending = ready_pod("db-1", "u2");
+    pending["status"]["phase"] = json!("Pending");
+    let mut unready = ready_pod("db-2", "u3");
+    unready["status"]["conditions"] = json!([{ "type": "Ready", "status": "False", "message": "no route" }]);
+    let mut leaving = ready_pod("db-3", "u4");
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let mut done = ready_pod("db-4", "u5");
+    done["status"]["phase"] = json!("Succeeded");
+    for pod in [pending, unready, leaving, done] {
+        let path = format!("/api/v1/namespaces/shop/pods/{}", pod["metadata"]["name"].as_str().unwrap());
+        cluster.put(&path, pod);
+    }
+    let states: Vec<PodState> =
+        pods.pods(&["shop".into()]).await.unwrap().into_iter().map(|pod| pod.state).collect();
+    assert_eq!(
+        states,
+        [
+            PodState::Ready,
+            PodState::NotReady("its phase is Pending".into()),
+            PodState::NotReady("no route".into()),
+            PodState::NotReady("it is being deleted".into()),
+            PodState::Finished,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn pods_that_cannot_be_listed_fail_in_words() {
+    let (cluster, pods) = cluster().await;
+    cluster.refuse("GET /api/v1/namespaces/shop/pods", 403);
+    let error = pods.pods(&["shop".into()]).await.unwrap_err().to_string();
+    assert!(error.contains("pods of shop") && error.contains("ClusterRole"), "{error}");
+}
