@@ -15,6 +15,8 @@ pub fn install(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
     let crds = layout.cache("manifests/snapshot-crds")?.display().to_string();
     // Applied by the server: these CRDs are larger than the annotation that a client keeps.
     kubectl.run(&["apply", "--server-side", "--force-conflicts", "-k", &crds]).context("cannot apply the snapshot CRDs")?;
+    let dns = binaries::source_directory().join("cluster/manifests/dns.yaml");
+    kubectl.run(&["apply", "-f", &dns.display().to_string()])?;
     let limit = format!("--timeout={}s", LIMIT.as_secs());
     kubectl.run(&["wait", "--for=condition=Established", &limit, "crd", "--all"])?;
     let rbac = layout.cache("manifests/snapshot-controller")?.join("rbac-snapshot-controller.yaml");

@@ -42,7 +42,7 @@ pub fn write(layout: &Layout) -> Result<()> {
         issue(layout, &issuer, &subject)?;
     }
     publish(layout, "service-accounts.key", &KeyPair::generate()?.serialize_pem())?;
-    for user in ["admin", "controller-manager", "scheduler"] {
+    for user in ["admin", "controller-manager", "scheduler", "proxy"] {
         kubeconfig(layout, user)?;
     }
     for node in Place::nodes() {
@@ -68,6 +68,7 @@ fn subjects() -> Vec<Subject> {
         Subject::client("admin", "admin", Some("system:masters")),
         Subject::client("controller-manager", "system:kube-controller-manager", None),
         Subject::client("scheduler", "system:kube-scheduler", None),
+        Subject::client("proxy", "system:kube-proxy", None),
     ];
     all.extend(Place::nodes().map(|node| Subject {
         file: node.to_string(),

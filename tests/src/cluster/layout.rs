@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub const NODES: u8 = 3;
 /// The API server's service address, which every pod knows. It is an address of the control plane's own namespace.
 pub const API_SERVICE: &str = "10.96.0.1";
+/// Where pods ask for names, also an address of the control plane.
+pub const DNS_SERVICE: &str = "10.96.0.10";
 /// Addresses of services.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// Names of services end with this.

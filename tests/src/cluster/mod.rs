@@ -3,7 +3,7 @@
 //! [`tools`] builds Kubernetes, etcd and containerd with Go; [`debian`] unpacks what Debian has; [`images`] writes
 //! container images by hand. [`up`] puts it together: a [`place`] is a network and mount namespace with a
 //! [`cgroups`] directory of its own, [`launch`] starts programs in it, [`network`] connects it, [`certificates`],
-//! [`controlplane`] and [`node`] fill it, [`addons`] brings the snapshot controller. [`kubectl`] asks it, [`down`]
+//! [`controlplane`], [`services`] and [`node`] fill it, [`addons`] brings the snapshot controller. [`kubectl`] asks it, [`down`]
 //! takes it apart.
 //!
 //! # Guarantees
@@ -25,6 +25,7 @@ pub mod layout;
 pub mod network;
 pub mod node;
 pub mod place;
+pub mod services;
 pub mod tools;
 pub mod up;
 

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 
 use super::launch::run_with;
-use super::layout::API_SERVICE;
+use super::layout::{API_SERVICE, DNS_SERVICE};
 use super::{Place, place};
 
 /// Connects the places; `holder` knows who keeps each.
 pub fn connect(holder: impl Fn(Place) -> Result<i32>) -> Result<()> {
     let control_plane = holder(Place::ControlPlane)?;
     let mut links = format!(
-        "link set lo up\naddr add {API_SERVICE}/32 dev lo\nlink add bridge type bridge\n\
+        "link set lo up\naddr add {API_SERVICE}/32 dev lo\naddr add {DNS_SERVICE}/32 dev lo\nlink add bridge type bridge\n\
          addr add {}/24 dev bridge\nlink set bridge up\n",
         Place::ControlPlane.address()
     );

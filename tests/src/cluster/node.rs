@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::cgroups::Cgroups;
 use super::images::{PAUSE, full_name};
 use super::launch::{Launcher, Program, Started, run};
-use super::layout::DOMAIN;
+use super::layout::{DNS_SERVICE, DOMAIN};
 use super::{Layout, Place, place};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -139,6 +139,7 @@ fn kubelet_configuration(layout: &Layout, node: Place) -> Result<String> {
         "oomScoreAdj": 0,
         "resolvConf": "",
         "clusterDomain": DOMAIN,
+        "clusterDNS": [DNS_SERVICE],
         "podLogsDir": "/var/log/pods",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "containerRuntimeEndpoint": format!("unix://{SOCKET}"),

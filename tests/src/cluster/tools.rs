@@ -46,6 +46,7 @@ const MODULES: &[Module] = &[
             kubernetes("etcd", "go.etcd.io/etcd/server/v3"),
             kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
             kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+            kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
             kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
             kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
             sidecar("csi-provisioner", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", "v6.3.0"),
@@ -54,6 +55,7 @@ const MODULES: &[Module] = &[
             sidecar("snapshot-controller", "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller", "v8.6.0"),
         ],
     },
+    Module { directory: "coredns", tags: "", tools: &[kubernetes("coredns", "github.com/coredns/coredns")] },
     Module {
         directory: "containerd",
         tags: "no_btrfs,no_zfs,no_devmapper",

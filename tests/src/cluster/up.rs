@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::launch::Started;
 use super::layout::NODES;
-use super::{Kubectl, Layout, Place, addons, certificates, controlplane, debian, down, images, network, node, place, tools};
+use super::{Kubectl, Layout, Place, addons, certificates, controlplane, debian, down, images, network, node, place, services, tools};
 use crate::harness::Step;
 
 const API_LIMIT: Duration = Duration::from_secs(90);
@@ -64,7 +64,9 @@ fn start(layout: &Layout) -> Result<()> {
 
     let step = Step::begin("starting controllers and kubelets");
     started.extend(controlplane::start_controllers(layout, control_plane)?);
+    started.push(services::start_dns(layout, control_plane)?);
     for node in Place::nodes() {
+        started.push(services::start_proxy(layout, node, holder(node)?)?);
         started.push(node::start_kubelet(layout, node, holder(node)?)?);
     }
     wait_for("three Ready nodes", NODES_LIMIT, &started, || Ok(ready_nodes(&kubectl)? == usize::from(NODES)))?;
