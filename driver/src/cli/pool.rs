@@ -131,7 +131,17 @@ fn bring_up(args: &CreateArgs, carrier: &Carrier) -> Result<String, Fault> {
             found.unwrap_or_default()
         )));
     }
-    command("mount", &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), args.dir.as_ref()])?;
+    command(
+        "mount",
+        &[
+            "-t".as_ref(),
+            kind.as_ref(),
+            "-o".as_ref(),
+            "noatime".as_ref(),
+            device.as_ref(),
+            args.dir.as_ref(),
+        ],
+    )?;
     if !is_new {
         let pool = inspect(&LinuxHost, &args.dir).map_err(|error| {
             Fault::precondition(format!(
@@ -143,7 +153,13 @@ fn bring_up(args: &CreateArgs, carrier: &Carrier) -> Result<String, Fault> {
     }
     let record = Pool::make(&LinuxHost, args.backend, &args.dir)?;
     let space = inspect(&LinuxHost, &args.dir)?.space;
-    Ok(format!("pool {} made at {}: {kind}, {}, {} available", record.id, args.dir.display(), space.total, space.available))
+    Ok(format!(
+        "pool {} made at {}: {kind}, {}, {} available",
+        record.id,
+        args.dir.display(),
+        space.total,
+        space.available
+    ))
 }
 
 /// What carries a pool's filesystem.
@@ -173,7 +189,8 @@ enum Origin {
 impl Carrier {
     fn open(args: &CreateArgs) -> Result<Self, Fault> {
         if let Some(device) = &args.device {
-            let meta = std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
+            let meta =
+                std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
             if !meta.file_type().is_block_device() {
                 return Err(Fault::invalid(format!(
                     "{} is not a block device; use --file for a pool in a file",
@@ -185,7 +202,8 @@ impl Carrier {
         let Some(path) = &args.file else { return Err(Fault::invalid("name --file or --device")) };
         let origin = if path.exists() { Origin::Found } else { make_file(path, args.size)? };
         let file = BackingFile { path: path.clone(), origin };
-        let attached = LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
+        let attached =
+            LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
         match attached {
             Ok(device) => Ok(Self { shown: path.clone(), device: device.path, file: Some(file) }),
             Err(error) => {
@@ -234,7 +252,10 @@ impl BackingFile {
 
 fn make_file(path: &Path, size: Option<Bytes>) -> Result<Origin, Fault> {
     let size = size.ok_or_else(|| {
-        Fault::invalid(format!("{} does not exist; add --size to make it, for example --size 20GiB", path.display()))
+        Fault::invalid(format!(
+            "{} does not exist; add --size to make it, for example --size 20GiB",
+            path.display()
+        ))
     })?;
     if size < LEAST_SIZE {
         return Err(Fault::out_of_range(format!("a pool of {size} is too small; use {LEAST_SIZE} or more")));
@@ -323,7 +344,9 @@ fn mounted_pools() -> Result<Vec<Row>, Fault> {
         .mounts()?
         .into_iter()
         .filter(|mounted| is_pool_kind(&mounted.kind) && mounted.root == Path::new("/"))
-        .filter_map(|mounted| Some(Row::new(mounted.target.clone(), &inspect(&LinuxHost, &mounted.target).ok()?)))
+        .filter_map(|mounted| {
+            Some(Row::new(mounted.target.clone(), &inspect(&LinuxHost, &mounted.target).ok()?))
+        })
         .collect();
     rows.sort_by(|left, right| left.dir.cmp(&right.dir));
     rows.dedup_by(|left, right| left.dir == right.dir);
@@ -364,7 +387,10 @@ fn destroy(args: &DestroyArgs) -> Result<(), Fault> {
     })?;
     let used: Vec<String> = volumes_in_use(&args.dir)?;
     if !used.is_empty() {
-        return Err(Fault::precondition(format!("volumes are in use ({}); unstage them first", used.join(", "))));
+        return Err(Fault::precondition(format!(
+            "volumes are in use ({}); unstage them first",
+            used.join(", ")
+        )));
     }
     LinuxHost.unmount(&args.dir)?;
     LinuxHost.detach(&source)?;
@@ -380,7 +406,9 @@ fn source_of(dir: &Path) -> Result<PathBuf, Fault> {
         .map_err(|error| missing("findmnt", &error))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let source = text.lines().last().map(str::trim).filter(|source| source.starts_with("/dev/"));
-    source.map(PathBuf::from).ok_or_else(|| Fault::precondition(format!("nothing is mounted at {}", dir.display())))
+    source
+        .map(PathBuf::from)
+        .ok_or_else(|| Fault::precondition(format!("nothing is mounted at {}", dir.display())))
 }
 
 /// The file behind a loop device.
@@ -413,7 +441,9 @@ fn command(program: &'static str, arguments: &[&std::ffi::OsStr]) -> Result<(), 
 }
 
 fn missing(program: &str, error: &std::io::Error) -> Fault {
-    Fault::precondition(format!("cannot run {program}: {error}; install it (btrfs-progs, xfsprogs, util-linux)"))
+    Fault::precondition(format!(
+        "cannot run {program}: {error}; install it (btrfs-progs, xfsprogs, util-linux)"
+    ))
 }
 
 fn at(path: &Path, what: &str, error: &std::io::Error) -> Fault {

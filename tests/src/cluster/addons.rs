@@ -14,7 +14,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub fn install(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
     let crds = layout.cache("manifests/snapshot-crds")?.display().to_string();
     // Applied by the server: these CRDs are larger than the annotation that a client keeps.
-    kubectl.run(&["apply", "--server-side", "--force-conflicts", "-k", &crds]).context("cannot apply the snapshot CRDs")?;
+    kubectl
+        .run(&["apply", "--server-side", "--force-conflicts", "-k", &crds])
+        .context("cannot apply the snapshot CRDs")?;
     let dns = binaries::source_directory().join("cluster/manifests/dns.yaml");
     kubectl.run(&["apply", "-f", &dns.display().to_string()])?;
     let limit = format!("--timeout={}s", LIMIT.as_secs());
@@ -22,7 +24,9 @@ pub fn install(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
     let rbac = layout.cache("manifests/snapshot-controller")?.join("rbac-snapshot-controller.yaml");
     kubectl.run(&["apply", "-f", &rbac.display().to_string()])?;
     let own = binaries::source_directory().join("cluster/manifests/snapshot-controller.yaml");
-    kubectl.run(&["apply", "-f", &own.display().to_string()]).context("cannot install the snapshot controller")?;
+    kubectl
+        .run(&["apply", "-f", &own.display().to_string()])
+        .context("cannot install the snapshot controller")?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use super::layout::{API_SERVICE, DOMAIN};
@@ -34,14 +35,17 @@ pub fn write(layout: &Layout) -> Result<()> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "stillpoint-cluster");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let certificate = params.self_signed(&key)?;
     publish(layout, "ca.crt", &certificate.pem())?;
     let issuer = Issuer::new(params, key);
     for subject in subjects() {
         issue(layout, &issuer, &subject)?;
     }
-    publish(layout, "service-accounts.key", &KeyPair::generate()?.serialize_pem())?;
+    let tokens = KeyPair::generate()?;
+    publish(layout, "service-accounts.key", &tokens.serialize_pem())?;
+    publish(layout, "service-accounts.pub", &tokens.public_key_pem())?;
     for user in ["admin", "controller-manager", "scheduler", "proxy"] {
         kubeconfig(layout, user)?;
     }
@@ -91,7 +95,8 @@ fn issue(layout: &Layout, issuer: &Issuer<'_, KeyPair>, subject: &Subject) -> Re
         params.distinguished_name.push(DnType::OrganizationName, group);
     }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate()?;
     publish(layout, &format!("{}.crt", subject.file), &params.signed_by(&key, issuer)?.pem())?;
     publish(layout, &format!("{}.key", subject.file), &key.serialize_pem())

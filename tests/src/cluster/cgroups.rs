@@ -81,7 +81,10 @@ impl Cgroups {
             if left.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "processes of {place} sleep in the kernel and do not die: {left:?}");
+            ensure!(
+                Instant::now() < end,
+                "processes of {place} sleep in the kernel and do not die: {left:?}"
+            );
             for pid in left {
                 // Gone meanwhile is what we want.
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -119,7 +122,8 @@ fn inherit(version: Version, parent: &Path, path: &Path) -> Result<()> {
         Version::V1 => {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let Ok(value) = fs::read_to_string(parent.join(file)) else { continue };
-                fs::write(path.join(file), value).with_context(|| format!("cannot fill {}", path.join(file).display()))?;
+                fs::write(path.join(file), value)
+                    .with_context(|| format!("cannot fill {}", path.join(file).display()))?;
             }
         }
         Version::V2 => {

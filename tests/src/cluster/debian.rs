@@ -20,7 +20,8 @@ const PACKAGES: &[(&str, &str)] = &[
 /// Unpacks what is missing.
 pub fn unpack(layout: &Layout) -> Result<()> {
     let root = layout.debian();
-    let missing: Vec<_> = PACKAGES.iter().filter(|(_, file)| !root.join(file).is_file()).map(|(name, _)| *name).collect();
+    let missing: Vec<_> =
+        PACKAGES.iter().filter(|(_, file)| !root.join(file).is_file()).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -43,6 +44,7 @@ pub fn unpack(layout: &Layout) -> Result<()> {
 
 fn download(into: &Path, packages: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    run(command.arg("download").args(packages).current_dir(into)).context("cannot download packages of Debian")?;
+    run(command.arg("download").args(packages).current_dir(into))
+        .context("cannot download packages of Debian")?;
     Ok(())
 }

@@ -35,9 +35,15 @@ pub fn down(layout: &Layout) -> Result<()> {
     cgroups.kill(Place::ControlPlane, None)?;
     cgroups.remove()?;
     let stuck = detach_files_below(&[layout.run()])?;
-    ensure!(stuck.is_empty(), "loop devices of {} are still in use: {}", layout.run().display(), stuck.join(", "));
+    ensure!(
+        stuck.is_empty(),
+        "loop devices of {} are still in use: {}",
+        layout.run().display(),
+        stuck.join(", ")
+    );
     if layout.run().exists() {
-        fs::remove_dir_all(layout.run()).with_context(|| format!("cannot remove {}", layout.run().display()))?;
+        fs::remove_dir_all(layout.run())
+            .with_context(|| format!("cannot remove {}", layout.run().display()))?;
     }
     Ok(())
 }
@@ -51,7 +57,11 @@ pub fn exists(layout: &Layout) -> Result<bool> {
 /// Continues [`release`] inside a node, by this same program.
 fn release_inside(holder: i32) -> Result<()> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
-    let own = if own.ends_with("stillpoint-cluster") { own } else { crate::harness::binaries::binary("stillpoint-cluster")? };
+    let own = if own.ends_with("stillpoint-cluster") {
+        own
+    } else {
+        crate::harness::binaries::binary("stillpoint-cluster")?
+    };
     run(place::enter(holder).arg(own).arg("release"))?;
     Ok(())
 }
@@ -94,7 +104,11 @@ fn detach_files_below(roots: &[&Path]) -> Result<Vec<String>> {
         let _busy = Command::new("losetup").arg("-d").arg(&device.path).output();
     }
     let left = loops()?;
-    Ok(left.iter().filter(|device| files.contains(&device.backing)).map(|device| device.path.clone()).collect())
+    Ok(left
+        .iter()
+        .filter(|device| files.contains(&device.backing))
+        .map(|device| device.path.clone())
+        .collect())
 }
 
 /// Device and inode of a file: paths are no proof, every node has the same ones.
@@ -106,7 +120,13 @@ struct Loop {
 }
 
 fn loops() -> Result<Vec<Loop>> {
-    let text = run(Command::new("losetup").args(["--list", "--noheadings", "--raw", "-O", "NAME,BACK-MAJ:MIN,BACK-INO"]))?;
+    let text = run(Command::new("losetup").args([
+        "--list",
+        "--noheadings",
+        "--raw",
+        "-O",
+        "NAME,BACK-MAJ:MIN,BACK-INO",
+    ]))?;
     Ok(text.lines().filter_map(parse_loop).collect())
 }
 
@@ -127,7 +147,9 @@ fn identities(roots: &[&Path]) -> BTreeSet<Identity> {
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() {
                 open.push(entry.path());
-            } else if kind.is_file() && let Ok(meta) = entry.metadata() {
+            } else if kind.is_file()
+                && let Ok(meta) = entry.metadata()
+            {
                 found.insert((meta.dev(), meta.ino()));
             }
         }

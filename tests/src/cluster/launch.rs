@@ -28,7 +28,11 @@ pub struct Program {
 
 impl Program {
     /// A program and its arguments; the name is that of its log and its pid file.
-    pub fn new<A: AsRef<OsStr>>(name: &str, path: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+    pub fn new<A: AsRef<OsStr>>(
+        name: &str,
+        path: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         Self { name: name.into(), path: path.into(), args }
     }
@@ -55,7 +59,10 @@ impl<'a> Launcher<'a> {
 
     /// Starts a program inside the place, which `holder` keeps.
     pub fn inside(&self, holder: i32, program: &Program) -> Result<Started> {
-        self.start(&["nsenter".into(), "-t".into(), holder.to_string(), "-n".into(), "-m".into(), "--".into()], program)
+        self.start(
+            &["nsenter".into(), "-t".into(), holder.to_string(), "-n".into(), "-m".into(), "--".into()],
+            program,
+        )
     }
 
     fn start(&self, enter: &[String], program: &Program) -> Result<Started> {
@@ -132,6 +139,7 @@ pub fn run_with(command: &mut Command, input: &str) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     bail!("{shown} {}: {}\n{}", args.join(" "), output.status, said.trim_end())
 }

@@ -98,7 +98,10 @@ impl Layout {
         let path = self.run.with_extension("lock");
         let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            anyhow::anyhow!("{} is held ({errno}): another command works on this cluster; wait for it", path.display())
+            anyhow::anyhow!(
+                "{} is held ({errno}): another command works on this cluster; wait for it",
+                path.display()
+            )
         })
     }
 }

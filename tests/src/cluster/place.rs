@@ -69,12 +69,17 @@ pub fn make(layout: &Layout, place: Place) -> Result<i32> {
 
 fn node_mounts(layout: &Layout, place: Place, holder: i32) -> Result<()> {
     let directory = layout.directory(place.to_string())?;
-    script(holder, NODE_MOUNTS, &[&directory.display().to_string()]).context("cannot make the node's mounts")?;
+    script(holder, NODE_MOUNTS, &[&directory.display().to_string()])
+        .context("cannot make the node's mounts")?;
     for (setting, value) in KERNEL_SETTINGS {
         let file = layout.directory(format!("{place}/settings"))?.join(setting.replace('/', "."));
         std::fs::write(&file, format!("{value}\n"))?;
         let target = format!("/proc/sys/{setting}");
-        script(holder, r#"[ ! -e "$2" ] || mount --bind "$1" "$2""#, &[&file.display().to_string(), &target])?;
+        script(
+            holder,
+            r#"[ ! -e "$2" ] || mount --bind "$1" "$2""#,
+            &[&file.display().to_string(), &target],
+        )?;
     }
     Ok(())
 }

@@ -18,7 +18,8 @@ pub fn start_dns(layout: &Layout, holder: i32) -> Result<Started> {
     );
     fs::write(&corefile, text)?;
     let args = ["-conf".into(), corefile.display().to_string()];
-    Launcher::new(layout, Place::ControlPlane)?.inside(holder, &Program::new("coredns", layout.tool("coredns"), args))
+    Launcher::new(layout, Place::ControlPlane)?
+        .inside(holder, &Program::new("coredns", layout.tool("coredns"), args))
 }
 
 /// Starts kube-proxy on a node.

@@ -49,10 +49,22 @@ const MODULES: &[Module] = &[
             kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
             kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
             kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-            sidecar("csi-provisioner", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", "v6.3.0"),
+            sidecar(
+                "csi-provisioner",
+                "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
+                "v6.3.0",
+            ),
             sidecar("csi-resizer", "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer", "v2.2.0"),
-            sidecar("csi-snapshotter", "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter", "v8.6.0"),
-            sidecar("snapshot-controller", "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller", "v8.6.0"),
+            sidecar(
+                "csi-snapshotter",
+                "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
+                "v8.6.0",
+            ),
+            sidecar(
+                "snapshot-controller",
+                "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller",
+                "v8.6.0",
+            ),
         ],
     },
     Module { directory: "coredns", tags: "", tools: &[kubernetes("coredns", "github.com/coredns/coredns")] },
@@ -61,7 +73,10 @@ const MODULES: &[Module] = &[
         tags: "no_btrfs,no_zfs,no_devmapper",
         tools: &[
             kubernetes("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
-            kubernetes("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+            kubernetes(
+                "containerd-shim-runc-v2",
+                "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+            ),
             kubernetes("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
         ],
     },
@@ -85,7 +100,14 @@ pub fn build(layout: &Layout) -> Result<()> {
     copy_manifests(layout, &go)
 }
 
-fn build_tool(layout: &Layout, go: &Path, directory: &Path, tags: &str, tool: &Tool, stamp: &str) -> Result<()> {
+fn build_tool(
+    layout: &Layout,
+    go: &Path,
+    directory: &Path,
+    tags: &str,
+    tool: &Tool,
+    stamp: &str,
+) -> Result<()> {
     let built = layout.cache("built")?.join(tool.name);
     let target = layout.tool(tool.name);
     if target.is_file() && fs::read_to_string(&built).is_ok_and(|text| text == stamp) {
@@ -131,7 +153,11 @@ fn copy_manifests(layout: &Layout, go: &Path) -> Result<()> {
     let directory = binaries::source_directory().join("cluster/kubernetes");
     for (module, below, into) in [
         (format!("{SNAPSHOTTER}/client/v8"), "config/crd", "manifests/snapshot-crds"),
-        (format!("{SNAPSHOTTER}/v8"), "deploy/kubernetes/snapshot-controller", "manifests/snapshot-controller"),
+        (
+            format!("{SNAPSHOTTER}/v8"),
+            "deploy/kubernetes/snapshot-controller",
+            "manifests/snapshot-controller",
+        ),
     ] {
         let root = run(command(go, &directory).args(["list", "-m", "-f", "{{.Dir}}", &module]))?;
         let into = layout.cache(into)?;

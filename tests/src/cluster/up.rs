@@ -6,7 +6,10 @@ use anyhow::{Context, Result, bail};
 
 use super::launch::Started;
 use super::layout::NODES;
-use super::{Kubectl, Layout, Place, addons, certificates, controlplane, debian, down, images, network, node, place, services, tools};
+use super::{
+    Kubectl, Layout, Place, addons, certificates, controlplane, debian, down, images, network, node, place,
+    services, tools,
+};
 use crate::harness::Step;
 
 const API_LIMIT: Duration = Duration::from_secs(90);
@@ -37,7 +40,8 @@ pub fn up(layout: &Layout) -> Result<Kubectl> {
 /// Whether the API server answers and all nodes are Ready.
 pub fn is_healthy(layout: &Layout) -> bool {
     Place::all().all(|place| place::holder(layout, place).is_some())
-        && Kubectl::of(layout).is_ok_and(|kubectl| ready_nodes(&kubectl).is_ok_and(|ready| ready == usize::from(NODES)))
+        && Kubectl::of(layout)
+            .is_ok_and(|kubectl| ready_nodes(&kubectl).is_ok_and(|ready| ready == usize::from(NODES)))
 }
 
 fn start(layout: &Layout) -> Result<()> {
@@ -57,7 +61,9 @@ fn start(layout: &Layout) -> Result<()> {
         started.push(node::start_containerd(layout, node, holder(node)?)?);
     }
     let kubectl = Kubectl::of(layout)?;
-    wait_for("the API server", API_LIMIT, &started, || kubectl.run(&["get", "--raw", "/readyz"]).map(|_| true))?;
+    wait_for("the API server", API_LIMIT, &started, || {
+        kubectl.run(&["get", "--raw", "/readyz"]).map(|_| true)
+    })?;
     step.done();
 
     load(layout)?;
@@ -69,7 +75,12 @@ fn start(layout: &Layout) -> Result<()> {
         started.push(services::start_proxy(layout, node, holder(node)?)?);
         started.push(node::start_kubelet(layout, node, holder(node)?)?);
     }
-    wait_for("three Ready nodes", NODES_LIMIT, &started, || Ok(ready_nodes(&kubectl)? == usize::from(NODES)))?;
+    wait_for(
+        "three Ready nodes",
+        NODES_LIMIT,
+        &started,
+        || Ok(ready_nodes(&kubectl)? == usize::from(NODES)),
+    )?;
     step.done();
     Ok(())
 }
@@ -103,7 +114,12 @@ fn ready_nodes(kubectl: &Kubectl) -> Result<usize> {
 }
 
 /// Polls until something is so; fails early when a program has ended, and late with the last error.
-fn wait_for(what: &str, limit: Duration, started: &[Started], mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+fn wait_for(
+    what: &str,
+    limit: Duration,
+    started: &[Started],
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let end = Instant::now() + limit;
     loop {
         let last = is_so();

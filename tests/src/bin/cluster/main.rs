@@ -53,7 +53,10 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Command::Build = arguments.command {
         return tools::build(&layout);
     }
-    ensure!(nix::unistd::geteuid().is_root(), "namespaces, mounts and cgroups need root; run it by make, which uses sudo");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "namespaces, mounts and cgroups need root; run it by make, which uses sudo"
+    );
     match arguments.command {
         Command::Build => Ok(()),
         Command::Up => {

@@ -34,7 +34,8 @@ pub fn full_name(name: &str) -> String {
 pub fn import(layout: &Layout, image: &Image) -> Result<bool> {
     let mut results = Vec::new();
     std::thread::scope(|scope| {
-        let imports: Vec<_> = Place::nodes().map(|node| scope.spawn(move || import_into(layout, node, image))).collect();
+        let imports: Vec<_> =
+            Place::nodes().map(|node| scope.spawn(move || import_into(layout, node, image))).collect();
         results.extend(imports.into_iter().map(std::thread::ScopedJoinHandle::join));
     });
     let mut any = false;

@@ -22,7 +22,20 @@ impl Rootfs {
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
         }
-        for directory in ["etc", "tmp", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "run", "var", "proc", "sys", "dev", "root"] {
+        for directory in [
+            "etc",
+            "tmp",
+            "usr/bin",
+            "usr/sbin",
+            "usr/lib",
+            "usr/lib64",
+            "run",
+            "var",
+            "proc",
+            "sys",
+            "dev",
+            "root",
+        ] {
             fs::create_dir_all(root.join(directory))?;
         }
         // As in Debian: libraries are found under both names.
@@ -30,7 +43,10 @@ impl Rootfs {
             symlink(format!("usr/{name}"), root.join(name))?;
         }
         fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        )?;
         fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
         fs::write(root.join("etc/nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files dns\n")?;
         Ok(Self { root })
@@ -101,7 +117,8 @@ impl Rootfs {
 /// A program on the path or among the administrator's.
 pub fn which(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let places: Vec<PathBuf> =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
     let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
     let found = found.with_context(|| format!("{name} is not installed; run: make setup"))?;
     fs::canonicalize(&found).with_context(|| format!("cannot resolve {}", found.display()))
@@ -139,7 +156,9 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let rootfs = Rootfs::new(scratch.path().join("root")).unwrap();
         rootfs.program("mkfs.btrfs").unwrap();
-        let version = run(Command::new("chroot").arg(rootfs.path()).args(["/usr/bin/mkfs.btrfs", "--version"])).unwrap();
+        let version =
+            run(Command::new("chroot").arg(rootfs.path()).args(["/usr/bin/mkfs.btrfs", "--version"]))
+                .unwrap();
         assert!(version.contains("btrfs-progs"), "{version}");
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::Image;
 use super::oci::{Start, pack};
 use super::rootfs::Rootfs;
-use super::Image;
 use crate::cluster::{Layout, tools};
 use crate::harness::binaries;
 
@@ -20,8 +20,26 @@ pub const STILLPOINT: &str = "stillpoint:dev";
 
 /// What Stillpoint runs on a node, and what helps to look around there.
 const NODE_PROGRAMS: &[&str] = &[
-    "mkfs.btrfs", "btrfs", "mkfs.xfs", "xfs_growfs", "xfs_io", "xfs_db", "xfs_repair", "mkfs.ext4", "resize2fs", "e2fsck",
-    "tune2fs", "mount", "umount", "losetup", "blkid", "findmnt", "lsblk", "blockdev", "fsfreeze", "nsenter",
+    "mkfs.btrfs",
+    "btrfs",
+    "mkfs.xfs",
+    "xfs_growfs",
+    "xfs_io",
+    "xfs_db",
+    "xfs_repair",
+    "mkfs.ext4",
+    "resize2fs",
+    "e2fsck",
+    "tune2fs",
+    "mount",
+    "umount",
+    "losetup",
+    "blkid",
+    "findmnt",
+    "lsblk",
+    "blockdev",
+    "fsfreeze",
+    "nsenter",
 ];
 
 /// Packs pause, busybox and the sidecars unless they are there.
@@ -59,7 +77,8 @@ pub fn stillpoint(layout: &Layout) -> Result<Image> {
 fn from_busybox(name: &str, busybox: &Path, entrypoint: &[&str], into: &Path) -> Result<Image> {
     let rootfs = Rootfs::new(into.join(format!("{}.root", name.replace(':', "_"))))?;
     rootfs.busybox(busybox)?;
-    let start = Start { entrypoint: entrypoint.iter().map(ToString::to_string).collect(), ..Start::default() };
+    let start =
+        Start { entrypoint: entrypoint.iter().map(ToString::to_string).collect(), ..Start::default() };
     finish(name, &rootfs, &start, into)
 }
 
