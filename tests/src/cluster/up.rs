@@ -1,5 +1,6 @@
 //! Brings a cluster up, from nothing to three Ready nodes.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -99,10 +100,10 @@ fn load(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Packs Stillpoint from the binaries beside this program and imports it; whether it is another than before.
-pub fn load_stillpoint(layout: &Layout) -> Result<bool> {
+/// Packs Stillpoint from the binaries in a directory and imports it; whether it is another than before.
+pub fn load_stillpoint(layout: &Layout, binaries: &Path) -> Result<bool> {
     let step = Step::begin("packing and importing stillpoint:dev");
-    let image = images::stock::stillpoint(layout)?;
+    let image = images::stock::stillpoint(layout, binaries)?;
     let changed = images::import(layout, &image)?;
     step.done_with(if changed { "new" } else { "unchanged" });
     Ok(changed)

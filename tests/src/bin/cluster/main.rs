@@ -1,12 +1,13 @@
 //! `stillpoint-cluster`: a real Kubernetes of three nodes on this machine. Needs root, Go and Debian's packages.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use stillpoint_tests::cluster::{Kubectl, Layout, down, tools, up};
-use stillpoint_tests::harness::Step;
+use stillpoint_tests::harness::{Step, binaries};
 
 /// A real Kubernetes of three nodes on this machine.
 #[derive(Debug, Parser)]
@@ -24,7 +25,11 @@ enum Command {
     /// Build what is missing and nothing else.
     Build,
     /// Bring the cluster up, with Stillpoint's image from the binaries beside this program.
-    Up,
+    Up {
+        /// Where stillpoint and stillpoint-guard are [default: beside this program].
+        #[arg(long, env = "STILLPOINT_BINARIES")]
+        binaries: Option<PathBuf>,
+    },
     /// Remove the cluster and everything it made.
     Down,
     /// Run kubectl as the administrator.
@@ -59,10 +64,11 @@ fn run(arguments: Arguments) -> Result<()> {
     );
     match arguments.command {
         Command::Build => Ok(()),
-        Command::Up => {
+        Command::Up { binaries } => {
+            let binaries = binaries.map_or_else(binaries::profile_directory, Ok)?;
             let _lock = layout.lock()?;
             let kubectl = up::up(&layout)?;
-            up::load_stillpoint(&layout)?;
+            up::load_stillpoint(&layout, &binaries)?;
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
             println!("{}", next_steps());
             Ok(())

@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Image;
 use super::oci::{Start, pack};
 use super::rootfs::Rootfs;
 use crate::cluster::{Layout, tools};
-use crate::harness::binaries;
 
 /// What keeps a pod's network: a program that sleeps.
 pub const PAUSE: &str = "pause:stillpoint";
@@ -56,12 +55,13 @@ pub fn stock(layout: &Layout) -> Result<Vec<Image>> {
     Ok(images)
 }
 
-/// Packs Stillpoint from the binaries beside this program.
-pub fn stillpoint(layout: &Layout) -> Result<Image> {
+/// Packs Stillpoint from the binaries in a directory.
+pub fn stillpoint(layout: &Layout, binaries: &Path) -> Result<Image> {
     let into = layout.directory("images")?;
     let rootfs = Rootfs::new(into.join("stillpoint.root"))?;
     for name in ["stillpoint", "stillpoint-guard"] {
-        let binary = binaries::binary(name)?;
+        let binary = binaries.join(name);
+        ensure!(binary.is_file(), "{} is not built; run: cargo build --workspace --bins", binary.display());
         rootfs.file(&binary, &format!("usr/bin/{name}"))?;
         rootfs.libraries(&binary)?;
     }
