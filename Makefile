@@ -3,19 +3,20 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench clean
+.PHONY: help setup build demo test lint bench cluster cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
 export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # Runs programs as root: directly, through sudo, or not at all (then tests that need root say so and are skipped).
 AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E env PATH=$$PATH"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E env PATH=$$PATH"; fi)
+CLUSTER ?= dev
 HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # cargo builds as you and runs what it built as root.
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
 
 help:  ## Show this.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
@@ -39,6 +40,16 @@ lint:  ## Format, clippy, dependencies, generated files.
 
 bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
 	$(AS_ROOT) target/release/stillpoint-bench
+
+cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUSTER=name for another beside it.
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up
+
+cluster-down:  ## Remove the cluster and everything it made.
+	@[ -x target/release/stillpoint-cluster ] || $(MAKE) --no-print-directory build
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster down
+
+kubectl:  ## Ask the cluster: make kubectl ARGS='get pods -A'.
+	@$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster kubectl $(ARGS)
 
 clean:  ## Remove what was built. What a demo left is removed by the next demo.
 	$(CARGO) clean

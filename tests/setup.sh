@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # tool that must exist : package that has it
-wanted="mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs losetup:mount java:openjdk-17-jre-headless mvn:maven"
+wanted="mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs losetup:mount nft:nftables ip:iproute2 java:openjdk-17-jre-headless mvn:maven"
 
 missing=""
 for pair in $wanted; do

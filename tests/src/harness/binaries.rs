@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 /// `target/<profile>`: the directory of the running binary, or its parent for a test in `deps/`.
-fn profile_directory() -> Result<PathBuf> {
+pub fn profile_directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     let directory = own.parent().context("this program is in no directory")?;
     let is_deps = directory.file_name().is_some_and(|name| name == "deps");

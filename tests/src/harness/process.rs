@@ -367,7 +367,7 @@ pub fn end_recorded(run: &Path) {
 }
 
 /// Start time in clock ticks since boot: field 22 of `/proc/<pid>/stat`; `None` when it has ended.
-fn start_time(pid: u32) -> Option<u64> {
+pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(')')?.1;
     let mut fields = after_name.split_whitespace();

@@ -1,0 +1,93 @@
+//! `stillpoint-cluster`: a real Kubernetes of three nodes on this machine. Needs root, Go and Debian's packages.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use stillpoint_tests::cluster::{Kubectl, Layout, down, tools, up};
+use stillpoint_tests::harness::{Step, binaries};
+
+/// A real Kubernetes of three nodes on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "stillpoint-cluster", version)]
+struct Arguments {
+    /// Which cluster, for several beside each other.
+    #[arg(long, env = "CLUSTER", default_value = "dev")]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build what is missing and nothing else.
+    Build,
+    /// Bring the cluster up, with Stillpoint's image from the binaries beside this program.
+    Up {
+        /// Where stillpoint and stillpoint-guard are [default: beside this program].
+        #[arg(long, env = "STILLPOINT_BINARIES")]
+        binaries: Option<PathBuf>,
+    },
+    /// Remove the cluster and everything it made.
+    Down,
+    /// Run kubectl as the administrator.
+    Kubectl {
+        /// What kubectl gets.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Part of `down`, inside a node.
+    #[command(hide = true)]
+    Release,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nFAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let layout = Layout::new(&arguments.name)?;
+    if let Command::Build = arguments.command {
+        return tools::build(&layout);
+    }
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "namespaces, mounts and cgroups need root; run it by make, which uses sudo"
+    );
+    match arguments.command {
+        Command::Build => Ok(()),
+        Command::Up { binaries } => {
+            let binaries = binaries.map_or_else(binaries::profile_directory, Ok)?;
+            let _lock = layout.lock()?;
+            let kubectl = up::up(&layout)?;
+            up::load_stillpoint(&layout, &binaries)?;
+            print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
+            println!("{}", next_steps());
+            Ok(())
+        }
+        Command::Down => {
+            let _lock = layout.lock()?;
+            let step = Step::begin(format!("removing the cluster {:?}", layout.name()));
+            down::down(&layout)?;
+            step.done();
+            Ok(())
+        }
+        Command::Kubectl { arguments } => {
+            let error = Kubectl::of(&layout)?.command().args(arguments).exec();
+            Err(error).context("cannot run kubectl")
+        }
+        Command::Release => down::release(),
+    }
+}
+
+fn next_steps() -> &'static str {
+    "\nTry:\n  make kubectl ARGS='apply -k deploy/kustomize'\n  make kubectl ARGS='get pods -A'\n  make cluster-down"
+}
