@@ -92,14 +92,13 @@ impl KubeJournal {
             Standing::Held(by) => return Ok(Begun::Held { by }),
             Standing::Orphaned => return Ok(Begun::Orphaned),
         }
-        let earlier_cut =
-            object.status.as_ref().and_then(|status| status.cut.as_ref()).map(|cut| cut.id.clone());
         let mut object = object;
+        let earlier = object.status.as_ref().filter(|_| object.spec.cut == order.cut);
+        let earlier_cut = earlier.and_then(|status| status.cut.as_ref()).map(|cut| cut.id.clone());
         let status = object.status.get_or_insert_default();
         status.attempt += 1;
         // The lanes of an earlier attempt's volumes are not this one's.
         status.timeline.clear();
-        object.spec.rule.clone_from(&order.rule);
         self.homes().insert(order.cut.clone(), Arc::new(AsyncMutex::new(object)));
         Ok(Begun::Ready { earlier_cut })
     }

@@ -49,7 +49,7 @@ pub struct RuleObjectSpec {
     status = "RunStatus",
     doc = "One use of a Rule around a cut, written by the controller: what was planned, done, reached and is still owed.",
     printcolumn = r#"{"name":"Snapshot","type":"string","jsonPath":".spec.snapshot.name"}"#,
-    printcolumn = r#"{"name":"Rule","type":"string","jsonPath":".spec.rule"}"#,
+    printcolumn = r#"{"name":"Rule","type":"string","jsonPath":".status.rule"}"#,
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Level","type":"string","jsonPath":".status.level"}"#,
     printcolumn = r#"{"name":"Window µs","type":"integer","jsonPath":".status.cut.windowMicros"}"#,
@@ -64,7 +64,7 @@ pub struct RuleObjectSpec {
 pub struct RunSpec {
     /// The snapshot that it is for.
     pub snapshot: SnapshotRef,
-    /// The Rule, in the same namespace.
+    /// The Rule of the first attempt, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub rule: String,
     /// Name of the cut at the driver.
@@ -93,6 +93,9 @@ pub struct SnapshotRef {
 pub struct RunStatus {
     /// `Pending`, `Running`, `Undoing`, `Succeeded` or `Failed`.
     pub phase: String,
+    /// The Rule of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// What it is doing.
     pub doing: String,
     /// How many times the rule was begun for this snapshot.

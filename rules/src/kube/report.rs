@@ -46,6 +46,7 @@ pub fn status(
     timeline.truncate(LANES);
     Ok(RunStatus {
         phase: phase(run.phase).to_owned(),
+        rule: run.rule.clone(),
         doing: doing(run),
         attempt: before.attempt,
         level: run.level.map(|level| level_word(level).to_owned()),
