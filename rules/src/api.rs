@@ -91,7 +91,13 @@ pub struct RuleSpec {
 
 /// One step: some pods and what is done in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "kube",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = [
+        { "rule": "has(self.before) || has(self.hold) || has(self.after)", "message": "the step does nothing; add `before`, `hold` or `after`" }
+    ]))
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Step {
     /// Unique in the rule; a DNS label.
@@ -132,7 +138,14 @@ pub enum OnFailure {
 
 /// Which pods, and which container in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "kube",
+    derive(schemars::JsonSchema),
+    schemars(extend("x-kubernetes-validations" = [
+        { "rule": "has(self.selector) || (has(self.fromVolumes) && self.fromVolumes)", "message": "no pods are meant; give `selector` or `fromVolumes: true`" },
+        { "rule": "!has(self.pick) || self.pick != 'leader' || has(self.where)", "message": "`pick: leader` needs `where` to ask who the leader is" }
+    ]))
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodSet {
     /// By label. Together with `fromVolumes` it narrows.

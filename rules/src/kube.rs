@@ -24,5 +24,6 @@ pub use events::{EventKind, Events, ObjectRef};
 pub use inventory::{KubePods, claims_of_volumes};
 pub use journal::{Begun, KubeJournal, LEASE, RunOrder, run_object_name};
 
-#[cfg(all(test, feature = "kube-fake"))]
+#[cfg(test)]
+#[cfg(feature = "kube-fake")]
 mod tests;

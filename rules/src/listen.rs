@@ -12,7 +12,9 @@ const MAX_LINE: usize = 64 * 1024;
 
 /// The text that is being waited for, and who waits.
 #[derive(Clone, Default)]
-pub(crate) struct Awaited(Arc<Mutex<Option<(String, oneshot::Sender<()>)>>>);
+pub(crate) struct Awaited(Arc<Mutex<Option<Waiting>>>);
+
+type Waiting = (String, oneshot::Sender<()>);
 
 impl Awaited {
     /// From now on a line with this text counts.

@@ -309,7 +309,6 @@ fn resource(kind: CutKind) -> ApiResource {
         api_version: format!("{group}/v1"),
         kind: kind_word(kind).to_owned(),
         plural: plural.to_owned(),
-        ..ApiResource::erase::<objects::Run>(&())
     }
 }
 

@@ -134,13 +134,10 @@ impl RuledCuts {
         if self.storage.plain().find(kind, name).await?.is_some() {
             return self.existing(kind, name, volumes).await;
         }
-        match self.order(kind, name, volumes, asked).await? {
-            Some(order) => self.run(order).await,
-            None => {
-                let without = Asked { rule: None, ..asked.clone() };
-                self.storage.plain().take(kind, name, volumes.to_vec(), &without).await
-            }
+        if let Some(order) = self.order(kind, name, volumes, asked).await? {
+            return self.run(order).await;
         }
+        self.storage.plain().take(kind, name, volumes.to_vec(), &Asked::default()).await
     }
 
     /// A cut that exists, once every host knows that it does.

@@ -37,9 +37,8 @@ pub enum KubeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the controller may not {what} in namespace {namespace}; whoever administrates it allows that with \
-     `kubectl stillpoint allow -n {namespace}`, or with \
      `kubectl create rolebinding stillpoint-exec -n {namespace} --clusterrole=stillpoint-exec \
-     --serviceaccount=<Stillpoint's namespace>:stillpoint-controller`"
+     --serviceaccount=stillpoint-system:stillpoint-controller`"
 )]
 pub struct Forbidden {
     /// What it may not do.
@@ -72,12 +71,11 @@ impl KubeError {
 
 /// The HTTP code that the API server gave.
 pub(super) fn status_code(error: &Error) -> Option<u16> {
-    match error {
-        Error::Api(status) => Some(status.code),
-        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code)) => Some(code.as_u16()),
-        // The client's enum grows with its versions; everything else never reached the server or was not understood.
-        _ => None,
+    // Everything else never reached the server or was not understood.
+    if let Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(code)) = error {
+        return Some(code.as_u16());
     }
+    if let Error::Api(status) = error { Some(status.code) } else { None }
 }
 
 /// An error with its causes: the client's own text often leaves out the interesting one.

@@ -271,7 +271,31 @@ fn anything(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// The definitions, by file name.
 pub fn definitions() -> BTreeMap<&'static str, CustomResourceDefinition> {
-    [("rules.yaml", Rule::crd()), ("runs.yaml", Run::crd())].into()
+    [("rules.yaml", known_formats(Rule::crd())), ("runs.yaml", known_formats(Run::crd()))].into()
+}
+
+/// The API server knows no unsigned numbers and warns of each: their bounds say the same.
+fn known_formats(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    let Ok(mut value) = serde_json::to_value(&definition) else { return definition };
+    replace_formats(&mut value);
+    serde_json::from_value(value).unwrap_or(definition)
+}
+
+fn replace_formats(value: &mut serde_json::Value) {
+    if let Some(format) =
+        value.get_mut("format").filter(|format| format.as_str().is_some_and(|f| f.starts_with("uint")))
+    {
+        *format = "int64".into();
+    }
+    let inner: Vec<&mut serde_json::Value> = match value {
+        serde_json::Value::Object(fields) => fields.values_mut().collect(),
+        serde_json::Value::Array(items) => items.iter_mut().collect(),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => Vec::new(),
+    };
+    inner.into_iter().for_each(replace_formats);
 }
 
 /// The canonical text of a Rule, as [`crate::text`] reads it: what the API server adds to the object is left out.

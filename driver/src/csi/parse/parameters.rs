@@ -52,7 +52,7 @@ pub fn snapshot_parameters(given: &HashMap<String, String>, kind: &str) -> Resul
     let object = match (text(&format!("{SIDECARS}{kind}/namespace")), text(&format!("{SIDECARS}{kind}/name")))
     {
         (Some(namespace), Some(name)) => Some(SnapshotObject { namespace, name }),
-        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+        (Some(_) | None, None) | (None, Some(_)) => None,
     };
     let rule = given.get(RULE).cloned();
     if let Some(rule) = rule.as_ref().filter(|rule| !is_dns_subdomain(rule)) {
