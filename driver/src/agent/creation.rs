@@ -113,7 +113,8 @@ pub fn create_pool(order: &PoolOrder) -> Result<PoolReady, Fault> {
             "a memory pool is made by the agent that has it; set kernel: memory in the agent's configuration",
         ));
     }
-    std::fs::create_dir_all(&order.dir).map_err(|error| at(&order.dir, "cannot make the directory", &error))?;
+    std::fs::create_dir_all(&order.dir)
+        .map_err(|error| at(&order.dir, "cannot make the directory", &error))?;
     let dir = absolute(&order.dir)?;
     if let Ok(pool) = inspect(&LinuxHost, &dir) {
         return Ok(PoolReady { id: pool.record.id, dir, deed: Deed::Nothing });
@@ -148,14 +149,7 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &Carrier) -> Result<PoolRead
     }
     command(
         "mount",
-        &[
-            "-t".as_ref(),
-            kind.as_ref(),
-            "-o".as_ref(),
-            "noatime".as_ref(),
-            device.as_ref(),
-            dir.as_ref(),
-        ],
+        &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
     )?;
     if !is_new {
         let pool = inspect(&LinuxHost, dir).map_err(|error| {

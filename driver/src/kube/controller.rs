@@ -22,6 +22,7 @@ use super::authority::{ClusterSecret, TrustMap, load_or_make};
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
+use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
 use crate::controller::cuts::Cuts;
 use crate::controller::fleet::Fleet;
@@ -40,6 +41,8 @@ use crate::proto::enrol::enrolment_server::EnrolmentServer;
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is made sure that agents find this controller.
 const PUBLISH_EVERY: Duration = Duration::from_mins(1);
+/// How often runs are looked for that controllers that are gone have left.
+const SETTLE_EVERY: Duration = Duration::from_mins(1);
 /// Between two attempts to reach the API server at the start.
 const START_PAUSE: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,9 @@ pub struct ControllerArgs {
     /// Address of this pod, at which agents enrol.
     #[arg(long, value_name = "IP", env = "STILLPOINT_POD_IP", hide_env_values = true)]
     pub pod_ip: IpAddr,
+    /// Name of this pod, for the leases of runs.
+    #[arg(long, value_name = "NAME", env = "STILLPOINT_POD", hide_env_values = true)]
+    pub pod: String,
     /// Socket for the sidecars.
     #[arg(
         long,
@@ -147,6 +153,7 @@ pub struct Controller {
     roll: Roll,
     seen: Lines,
     cuts: Cuts,
+    ruled: Arc<RuledCuts>,
     volumes: Arc<Volumes>,
 }
 
@@ -164,7 +171,9 @@ impl Controller {
         let cuts = Cuts::new(fleet.clone(), limits);
         let volumes =
             Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default()));
-        Ok(Self { authority, credentials, fleet, roll, seen, cuts, volumes })
+        let holder = holder(&args.pod)?;
+        let ruled = Arc::new(RuledCuts::new(client.clone(), &holder, cuts.clone(), Arc::clone(&volumes)));
+        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes })
     }
 
     /// Steps 3 to 5. A part that ends by itself is an error.
@@ -188,7 +197,7 @@ impl Controller {
         tracing::info!(csi = %args.csi_socket.display(), enrol = %own, hosts = self.fleet.hosts().len(), "serving");
 
         let mut parts = JoinSet::new();
-        let (volumes, cuts, stop) = (self.volumes, Arc::new(self.cuts.clone()), until(stopped.clone()));
+        let (volumes, cuts, stop) = (self.volumes, Arc::clone(&self.ruled) as _, until(stopped.clone()));
         parts.spawn(async move {
             let served = csi::serve_controller(csi_listener, volumes, cuts, stop).await;
             served.map_err(|error| ended("CSI", &error))
@@ -200,6 +209,7 @@ impl Controller {
             health::serve(probes, readiness, stop).await.map_err(|error| ended("health", &error))
         });
         parts.spawn(sweep(self.cuts, stopped.clone()));
+        parts.spawn(settle_runs(self.ruled, stopped.clone()));
         let (roll, seen) = (self.roll, self.seen);
         parts.spawn(while_running(stopped.clone(), async move { roll.keep_following(seen).await }));
         let (authority, lifetime, fleet) = (self.authority, args.lifetime(), self.fleet);
@@ -212,6 +222,31 @@ impl Controller {
         let _ = std::fs::remove_file(&args.csi_socket);
         outcome
     }
+}
+
+/// The name of this process among all that ever run rules: a container that is started again is another one.
+fn holder(pod: &str) -> Result<String, Fault> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|error| Fault::internal(format!("no random numbers: {error}")))?;
+    Ok(format!("{pod}-{:08x}", u32::from_be_bytes(random)))
+}
+
+/// Pays what runs of controllers that are gone still owe, now and then; at the end stops and undoes the own ones.
+async fn settle_runs(ruled: Arc<RuledCuts>, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
+    let paying = async {
+        loop {
+            if let Err(fault) = ruled.recover().await {
+                tracing::warn!(%fault, "cannot look for runs that other controllers have left");
+            }
+            tokio::time::sleep(SETTLE_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = until(stopped) => {}
+        () = paying => {}
+    }
+    ruled.shutdown("the controller was told to stop").await;
+    Ok(())
 }
 
 /// Serves enrolments over TLS, with the newest certificate.

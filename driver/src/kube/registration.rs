@@ -1,11 +1,15 @@
 //! Introduces the driver to the kubelet: a socket in the kubelet's directory of plugins, on which it asks who we are.
 //!
 //! # Flow
-//! 1. `<kubelet>/plugins_registry/csi.stillpoint.dev-reg.sock` appears; the kubelet sees it and calls `GetInfo`.
+//! 1. `<kubelet>/plugins_registry/csi.stillpoint.dev@reg.sock` appears; the kubelet sees it and calls `GetInfo`.
 //! 2. It connects to the CSI socket, asks for the node's name and topology and writes them into its CSINode object.
 //! 3. It tells the outcome. A refusal is logged, and the socket made anew after [`AGAIN_AFTER`]: the kubelet looks only at
 //!    sockets that appear.
 //! 4. At the end the socket is removed, and the kubelet forgets the driver.
+//!
+//! Why the `@`: the kubelet's gRPC client sends the path of this socket as `:authority`, with each slash as `%2F`. That is
+//! no host name, and our HTTP/2 library refuses it (PROTOCOL_ERROR), but before an `@` stands the user, in which it is
+//! allowed. The kubelet does not care for the name of the file. For the CSI socket it sends `localhost`.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -40,7 +44,7 @@ impl KubeletPaths {
     /// Those under this directory, which must have the same path for the kubelet and for us.
     pub fn under(kubelet: &Path) -> Self {
         Self {
-            registration: kubelet.join("plugins_registry").join(format!("{DRIVER_NAME}-reg.sock")),
+            registration: kubelet.join("plugins_registry").join(format!("{DRIVER_NAME}@reg.sock")),
             csi: kubelet.join("plugins").join(DRIVER_NAME).join("csi.sock"),
         }
     }
@@ -114,7 +118,7 @@ pub async fn stay_registered(paths: KubeletPaths, stop: impl Future<Output = ()>
                 return Err(Fault::internal(format!("the registration server ended: {why}")));
             }
             Ended::Refused(why) => {
-                tracing::warn!(%why, "the kubelet does not take this driver; it is asked again")
+                tracing::warn!(%why, "the kubelet does not take this driver; it is asked again");
             }
         }
         tokio::select! {
@@ -134,7 +138,11 @@ enum Ended {
 mod tests {
     use super::*;
     use crate::proto::registration::registration_client::RegistrationClient;
+    use hyper_util::rt::TokioIo;
+    use tokio::net::UnixStream;
     use tokio::sync::oneshot;
+    use tonic::codegen::http::Uri;
+    use tonic::transport::Endpoint;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -145,6 +153,20 @@ mod tests {
             }
         };
         tokio::time::timeout(PATIENCE, there).await.unwrap();
+    }
+
+    /// `:authority` as the kubelet sends it for this socket.
+    fn authority(socket: &Path) -> String {
+        socket.display().to_string().replace('/', "%2F")
+    }
+
+    #[test]
+    fn the_kubelets_authority_is_one_that_our_library_accepts() {
+        use tonic::codegen::http::uri::Authority;
+        let ours = KubeletPaths::under(Path::new("/var/lib/kubelet")).registration;
+        assert!(authority(&ours).parse::<Authority>().is_ok(), "{}", authority(&ours));
+        let usual = ours.with_file_name("csi.stillpoint.dev-reg.sock");
+        assert!(authority(&usual).parse::<Authority>().is_err(), "then the usual name would do");
     }
 
     #[tokio::test]
@@ -158,8 +180,15 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(kubelet.path().join("plugins_registry")).unwrap().flatten().collect();
         assert_eq!(names.len(), 1, "the kubelet would try everything else that lies there: {names:?}");
-        let url = format!("unix:{}", paths.registration.display());
-        let mut client = RegistrationClient::connect(url).await.unwrap();
+        let socket = paths.registration.clone();
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        });
+        let as_the_kubelet = format!("http://{}", authority(&paths.registration));
+        let channel =
+            Endpoint::from_shared(as_the_kubelet).unwrap().connect_with_connector(connect).await.unwrap();
+        let mut client = RegistrationClient::new(channel);
         let info = client.get_info(InfoRequest {}).await.unwrap().into_inner();
         assert_eq!((info.r#type.as_str(), info.name.as_str()), ("CSIPlugin", "csi.stillpoint.dev"));
         assert_eq!(
