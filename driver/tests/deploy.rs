@@ -1,6 +1,9 @@
 //! The manifests in deploy/kustomize, as far as they can be checked without a cluster: each is well-formed, nobody may do
 //! more than the table in docs/kubernetes.md says, and what they set is what the program reads.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
+#![allow(clippy::case_sensitive_file_extension_comparisons)] // our own files
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -180,13 +180,13 @@ fn asks_for_only(params: &CertificateParams, allowed: &str) -> bool {
 /// The names of a request, for a message.
 fn names(params: &CertificateParams) -> String {
     const SHOWN: usize = 4;
+    #[allow(clippy::wildcard_enum_match_arm)] // not our enum, and growing
     let names: Vec<String> = params
         .subject_alt_names
         .iter()
         .take(SHOWN)
         .map(|name| match name {
             SanType::DnsName(name) => name.as_str().chars().take(100).collect(),
-            #[allow(clippy::wildcard_enum_match_arm)] // not our enum, and growing
             _ => "something that is no DNS name".to_owned(),
         })
         .collect();
