@@ -1,8 +1,10 @@
-//! Compiles the agent's and the operator's API; protox reads the .proto files, so no protoc is needed.
+//! Compiles our own protos and what the kubelet asks of plugins; protox reads the .proto files, so no protoc is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["proto/agent.proto", "proto/operator.proto"], ["proto"])?;
+    let protos =
+        ["agent", "enrol", "health", "operator", "registration"].map(|name| format!("proto/{name}.proto"));
+    let files = protox::compile(protos, ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -6,6 +6,8 @@ use clap::{Args as Group, Parser, Subcommand};
 
 use crate::cli::output::{Format, TimelineFormat};
 use crate::cli::pool::PoolCommand;
+use crate::kube::agent::NodeAgentArgs;
+use crate::kube::controller::ControllerArgs;
 use crate::observe::log::LogFormat;
 
 const EXIT_CODES: &str = "\
@@ -44,6 +46,10 @@ pub struct Args {
 pub enum Command {
     /// Serve one host: its pools, its volumes, its part of every round.
     Agent(ConfigArgs),
+    /// Serve one node of a Kubernetes cluster: an agent that enrols and registers with the kubelet.
+    NodeAgent(NodeAgentArgs),
+    /// Serve a Kubernetes cluster: CSI for the sidecars, and enrolment of the agents.
+    Controller(ControllerArgs),
     /// Serve a fixed list of agents: CSI controller, rules engine and the socket of the commands below.
     Standalone(ConfigArgs),
     /// Make, show and remove the pools of this machine.
@@ -220,7 +226,7 @@ impl Command {
     /// Services log what they do; commands only what is wrong.
     pub const fn log_level(&self) -> &'static str {
         match self {
-            Self::Agent(_) | Self::Standalone(_) => "info",
+            Self::Agent(_) | Self::NodeAgent(_) | Self::Controller(_) | Self::Standalone(_) => "info",
             Self::Pool(_)
             | Self::Pki(_)
             | Self::Snapshot(_)

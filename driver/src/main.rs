@@ -8,6 +8,7 @@ use stillpoint::agent;
 use stillpoint::args::{Args, Command};
 use stillpoint::cli::{cuts, exit, pki, pool, rule, snapshot, volumes};
 use stillpoint::domain::Fault;
+use stillpoint::kube;
 use stillpoint::observe::log;
 use stillpoint::standalone;
 
@@ -34,6 +35,8 @@ fn run(args: Args) -> Result<(), Fault> {
 async fn dispatch(command: Command) -> Result<(), Fault> {
     match command {
         Command::Agent(args) => agent::run::run(&args.config).await,
+        Command::NodeAgent(args) => kube::agent::run(args).await,
+        Command::Controller(args) => kube::controller::run(args).await,
         Command::Standalone(args) => standalone::run::run(&args.config).await,
         Command::Pool(command) => pool::run(command),
         Command::Pki(command) => pki::run(command),

@@ -1,4 +1,4 @@
-//! Generated bindings of the agent's and the operator's API. Proto types stop at the adapters that use them.
+//! Generated bindings of our own protos, and of what the kubelet asks of plugins. Proto types stop at the adapters that use them.
 #![allow(missing_docs, clippy::pedantic)]
 
 /// `proto/agent.proto`.
@@ -8,4 +8,16 @@ pub mod agent {
 /// `proto/operator.proto`.
 pub mod operator {
     tonic::include_proto!("stillpoint.operator.v1");
+}
+/// `proto/enrol.proto`.
+pub mod enrol {
+    tonic::include_proto!("stillpoint.enrol.v1");
+}
+/// `proto/registration.proto`.
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
+}
+/// `proto/health.proto`.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
 }

@@ -17,14 +17,13 @@ use stillpoint::domain::timeline::Phase;
 use stillpoint::domain::{Code, CutKind, HostName, Level, VolumeId};
 use stillpoint::host::Freezing;
 use stillpoint::host::linux::LinuxHost;
-use stillpoint::identity::pki;
-use stillpoint::identity::tls::{Credentials, TlsFiles, only_the_controller};
+use stillpoint::identity::tls::{Callers, Credentials, TlsFiles, only_the_controller};
+use stillpoint::identity::{acceptor, pki};
 use stillpoint::proto::agent::agent_server::AgentServer;
 use stillpoint_tests::harness::RunDir;
 use stillpoint_tests::harness::bench::{BLINK, Bench, PATIENCE, command, needs_root, writable};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
@@ -114,11 +113,11 @@ async fn serve(bench: &Bench, name: &HostName, pki_dir: &Path) -> Result<(JoinHa
     let credentials = Credentials::of_agent(&files(pki_dir, &format!("agents/{name}")), name)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
+    let incoming = acceptor::incoming(listener, acceptor::fixed(credentials), Callers::WithCertificate);
     let server = Server::builder()
-        .tls_config(credentials.server())?
         .layer(InterceptorLayer::new(only_the_controller))
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(incoming);
     Ok((tokio::spawn(async move { drop(server.await) }), address))
 }
 

@@ -36,8 +36,9 @@ pub struct AgentConfig {
     pub host: HostName,
     /// Where the agent API listens.
     pub listen: SocketAddr,
-    /// Own certificates.
-    pub tls: TlsFiles,
+    /// Own certificates; only an agent that enrols has none here.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
     /// Pool directories.
     pub pools: Vec<PathBuf>,
     /// The agent's own directory.
@@ -126,11 +127,16 @@ impl AgentConfig {
     /// Reads YAML.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_yaml::from_str(text).map_err(|why| ConfigError::Syntax(why.to_string()))?;
+        if config.tls.is_none() {
+            let why = "tls is missing; give ca, cert and key as `stillpoint pki agent` makes them";
+            return Err(ConfigError::Value(why.into()));
+        }
         config.check()?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let value = |why: String| Err(ConfigError::Value(why));
         if self.pools.is_empty() {
             return value(
@@ -142,7 +148,10 @@ impl AgentConfig {
         if different.len() != self.pools.len() {
             return value("pools names the same directory twice".into());
         }
-        let files = [("tls.ca", &self.tls.ca), ("tls.cert", &self.tls.cert), ("tls.key", &self.tls.key)];
+        let files = self
+            .tls
+            .iter()
+            .flat_map(|tls| [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)]);
         let sockets = [("csiSocket", &self.csi_socket), ("guardSocket", &self.guard_socket)];
         let sockets = sockets.iter().filter_map(|(field, path)| Some((*field, path.as_ref()?)));
         let pools = self.pools.iter().map(|pool| ("pools", pool));
@@ -199,6 +208,7 @@ stateDir: /var/lib/agent
             ("node_1", GOOD.replace("node-1", "node_1")),
             ("listen", GOOD.replace("127.0.0.1:9700", "everywhere")),
             ("key", GOOD.replace(", key: /c/a.key", "")),
+            ("tls is missing", GOOD.replace("tls: {ca: /c/ca.crt, cert: /c/a.crt, key: /c/a.key}\n", "")),
             ("tls.cert", GOOD.replace("/c/a.crt", "a.crt")),
             ("pools", GOOD.replace("[/pool]", "[]")),
             ("pools", GOOD.replace("[/pool]", "[/pool, /pool]")),

@@ -1,10 +1,12 @@
 //! One host: its pools, the volumes in use on it, and its part of a round.
 //!
-//! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`locks`] keeps
-//! operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees, [`round`] cuts.
-//! [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process around it.
+//! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`creation`] makes one,
+//! [`locks`] keeps operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees,
+//! [`round`] cuts. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
+//! around it.
 
 pub mod config;
+pub mod creation;
 #[cfg(test)]
 mod fixtures;
 pub mod local;

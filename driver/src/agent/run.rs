@@ -22,7 +22,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::local::LocalHost;
@@ -40,7 +39,8 @@ use crate::domain::{Bytes, Fault, HostName};
 use crate::host::Host;
 use crate::host::fake::FakeHost;
 use crate::host::linux::LinuxHost;
-use crate::identity::tls::{Credentials, TlsError, only_the_controller};
+use crate::identity::acceptor::{self, Renewed};
+use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
 use crate::proto::agent::agent_server::AgentServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
@@ -62,6 +62,11 @@ pub enum RunError {
     /// Its certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// No certificates.
+    #[error(
+        "tls is missing in the configuration; give ca, cert and key as `stillpoint pki agent` makes them"
+    )]
+    NoCertificate,
     /// Its pools.
     #[error(transparent)]
     Pools(#[from] OpenError),
@@ -110,6 +115,7 @@ impl From<RunError> for Fault {
             RunError::Pools(OpenError::Pool { source, .. }) => Self::new(source.code(), message),
             RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
             RunError::Tls(_)
+            | RunError::NoCertificate
             | RunError::Pools(OpenError::Twice { .. })
             | RunError::Directory { .. }
             | RunError::Listen { .. }
@@ -145,7 +151,19 @@ pub async fn run(path: &Path) -> Result<(), Fault> {
 
 /// As [`run`], until `stop` is done.
 pub async fn serve(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), RunError> {
-    let credentials = Credentials::of_agent(&config.tls, &config.host)?;
+    let files = config.tls.as_ref().ok_or(RunError::NoCertificate)?;
+    let credentials = Credentials::of_agent(files, &config.host)?;
+    serve_with(config, acceptor::fixed(credentials), |_| {}, stop).await
+}
+
+/// As [`serve`], with certificates that are renewed. `serving` is told once the sockets are bound, which is before
+/// there is a first certificate: the CSI node service needs none.
+pub async fn serve_with(
+    config: AgentConfig,
+    credentials: Renewed,
+    serving: impl FnOnce(&HostName),
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let opened = config.clone();
     let agent = tokio::task::spawn_blocking(move || Agent::open(&opened, kernel(&opened)?))
         .await
@@ -154,7 +172,8 @@ pub async fn serve(config: AgentConfig, stop: impl Future<Output = ()>) -> Resul
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let csi = config.csi_socket.as_deref().map(socket::bind).transpose()?;
-    agent.serve(Listeners { api, csi }, &credentials, stop).await
+    serving(&config.host);
+    agent.serve(Listeners { api, csi }, credentials, stop).await
 }
 
 /// The kernel that the configuration names; the one in memory comes with its pools.
@@ -211,12 +230,12 @@ impl Agent {
     pub async fn serve(
         self,
         listeners: Listeners,
-        credentials: &Credentials,
+        credentials: Renewed,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let (stopping, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
-        let api = self.api(listeners.api, credentials, ended(stopped.clone()))?;
+        let api = self.api(listeners.api, credentials, ended(stopped.clone()));
         tasks.spawn(async move { api.await.map_err(|why| server("agent API", &why)) });
         if let Some(listener) = listeners.csi {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
@@ -247,19 +266,17 @@ impl Agent {
     fn api(
         &self,
         listener: TcpListener,
-        credentials: &Credentials,
+        credentials: Renewed,
         stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static, RunError> {
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
         let server = Server::builder()
-            .tls_config(credentials.server())
-            .map_err(|why| server("agent API", &why))?
             .http2_keepalive_interval(Some(PING_EVERY))
             .http2_keepalive_timeout(Some(PING_LIMIT))
             .layer(InterceptorLayer::new(only_the_controller))
             .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Ok(server.serve_with_incoming_shutdown(incoming, stop))
+        let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
+        server.serve_with_incoming_shutdown(incoming, stop)
     }
 }
 
@@ -332,7 +349,8 @@ fn never_hold(host: &dyn Host, state_dir: &Path) -> Vec<u64> {
     [Path::new("/"), state_dir].into_iter().filter_map(device).collect()
 }
 
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+/// Signals are taken from here on; the future ends at the first.
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {

@@ -3,17 +3,22 @@
 //! Guarantees: a [`Fault`] from here names the host; NOT_FOUND means that every host was asked and none has it,
 //! while a host that is silent makes it UNAVAILABLE, so that nobody concludes from silence that something does
 //! not exist. Every call ends: connecting, asking and waiting for the answer have limits.
+//!
+//! The set of agents is given once ([`Fleet::new`]), or grows while agents enrol ([`Fleet::discovered`]). For the second
+//! the guarantee needs more: a fleet that knows no agent yet says UNAVAILABLE, a fleet that changed while all were asked
+//! says UNAVAILABLE, and an agent stays a member, however silent, until somebody [dismisses](Fleet::dismiss) it. An
+//! [`Agent`] that was taken from the fleet keeps its connection when the fleet changes, so rounds go on.
 
 pub mod agent;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
-use crate::domain::{Fault, HostInfo, HostName, PoolId};
+use crate::domain::{Code, Fault, HostInfo, HostName, PoolId};
 use crate::identity::tls::Credentials;
 
 pub use agent::Agent;
@@ -83,11 +88,33 @@ impl Homes {
     }
 }
 
-/// A static list of agents. Cheap to clone; connections are made at first use and made again after a loss.
+/// How the set of agents came to be: what the fleet may conclude from it, and what people should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Listed,
+    Discovered,
+}
+
+#[derive(Debug)]
+struct Member {
+    address: AgentAddress,
+    agent: Agent,
+}
+
+#[derive(Debug)]
+struct Members {
+    by_host: BTreeMap<HostName, Member>,
+    credentials: Credentials,
+    /// Counts changes, so that who asked all hosts knows whether they were all.
+    generation: u64,
+}
+
+/// The agents. Cheap to clone, clones share one set; connections are made at first use and made again after a loss.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    agents: Arc<BTreeMap<HostName, Agent>>,
+    members: Arc<Mutex<Members>>,
     homes: Homes,
+    origin: Origin,
 }
 
 impl Fleet {
@@ -96,36 +123,103 @@ impl Fleet {
         agents: impl IntoIterator<Item = AgentAddress>,
         credentials: &Credentials,
     ) -> Result<Self, FleetError> {
-        let homes = Homes::default();
-        let mut known = BTreeMap::new();
+        let fleet = Self::of(Origin::Listed, credentials.clone());
         for agent in agents {
-            let channel = endpoint(&agent, credentials)?.connect_lazy();
-            let client = Agent::new(agent.host.clone(), channel, homes.clone());
-            if known.insert(agent.host.clone(), client).is_some() {
+            if fleet.members().by_host.contains_key(&agent.host) {
                 return Err(FleetError::Twice(agent.host));
             }
+            fleet.admit(agent)?;
         }
-        if known.is_empty() {
+        if fleet.members().by_host.is_empty() {
             return Err(FleetError::Empty);
         }
-        Ok(Self { agents: Arc::new(known), homes })
+        Ok(fleet)
+    }
+
+    /// A fleet without agents, to be [admitted](Self::admit) as they are found.
+    pub fn discovered(credentials: Credentials) -> Self {
+        Self::of(Origin::Discovered, credentials)
+    }
+
+    fn of(origin: Origin, credentials: Credentials) -> Self {
+        let members = Members { by_host: BTreeMap::new(), credentials, generation: 0 };
+        Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin }
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes this agent a member, or moves it to another address. One that is at its address already is left alone.
+    pub fn admit(&self, address: AgentAddress) -> Result<(), FleetError> {
+        let mut members = self.members();
+        if members.by_host.get(&address.host).is_some_and(|member| member.address == address) {
+            return Ok(());
+        }
+        let agent = self.connect(&address, &members.credentials)?;
+        members.generation += 1;
+        members.by_host.insert(address.host.clone(), Member { address, agent });
+        Ok(())
+    }
+
+    /// Forgets the agent of a host that will not come back; its volumes count as lost from here on.
+    pub fn dismiss(&self, host: &HostName) {
+        let mut members = self.members();
+        if members.by_host.remove(host).is_some() {
+            members.generation += 1;
+            self.homes.forget(host);
+        }
+    }
+
+    /// Talks to all agents with these certificates from here on; what is under way goes on with the old ones.
+    pub fn renew(&self, credentials: Credentials) -> Result<(), FleetError> {
+        let mut members = self.members();
+        let agents: Vec<Agent> = members
+            .by_host
+            .values()
+            .map(|member| self.connect(&member.address, &credentials))
+            .collect::<Result<_, _>>()?;
+        for (member, agent) in members.by_host.values_mut().zip(agents) {
+            member.agent = agent;
+        }
+        members.credentials = credentials;
+        Ok(())
+    }
+
+    fn connect(&self, address: &AgentAddress, credentials: &Credentials) -> Result<Agent, FleetError> {
+        let channel = endpoint(address, credentials)?.connect_lazy();
+        Ok(Agent::new(address.host.clone(), channel, self.homes.clone()))
     }
 
     /// All hosts, sorted.
     pub fn hosts(&self) -> Vec<HostName> {
-        self.agents.keys().cloned().collect()
+        self.members().by_host.keys().cloned().collect()
+    }
+
+    /// Where the agents are, sorted by host.
+    pub fn addresses(&self) -> Vec<AgentAddress> {
+        self.members().by_host.values().map(|member| member.address.clone()).collect()
     }
 
     /// All agents, sorted by host.
     pub fn agents(&self) -> Vec<Agent> {
-        self.agents.values().cloned().collect()
+        self.members().by_host.values().map(|member| member.agent.clone()).collect()
     }
 
     /// The agent of this host; NOT_FOUND when the fleet has no such host.
     pub fn agent(&self, host: &HostName) -> Result<Agent, Fault> {
-        self.agents.get(host).cloned().ok_or_else(|| {
-            let known = self.agents.keys().map(HostName::as_str).collect::<Vec<_>>().join(", ");
-            Fault::not_found(format!("host {host} is not one of {known}; add it to the list of agents"))
+        let members = self.members();
+        if let Some(member) = members.by_host.get(host) {
+            return Ok(member.agent.clone());
+        }
+        let known = members.by_host.keys().map(HostName::as_str).collect::<Vec<_>>().join(", ");
+        Err(match self.origin {
+            Origin::Listed => {
+                Fault::not_found(format!("host {host} is not one of {known}; add it to the list of agents"))
+            }
+            Origin::Discovered => Fault::not_found(format!(
+                "host {host} is not one of the hosts whose agent has enrolled ({known}); is the agent's pod on it running?"
+            )),
         })
     }
 
@@ -148,8 +242,24 @@ impl Fleet {
         if let Some(host) = self.homes.of(pool) {
             return self.agent(&host);
         }
-        let host = home_among(pool, &self.survey().await)?;
-        self.agent(&host)
+        let before = self.generation()?;
+        let home = home_among(pool, &self.survey().await);
+        if home.as_ref().is_err_and(|fault| fault.code == Code::NotFound) && self.generation()? != before {
+            return Err(Fault::unavailable(format!(
+                "the set of hosts changed while all were asked for pool {pool}; ask again"
+            )));
+        }
+        self.agent(&home?)
+    }
+
+    fn generation(&self) -> Result<u64, Fault> {
+        let members = self.members();
+        if members.by_host.is_empty() {
+            return Err(Fault::unavailable(
+                "no agent has enrolled yet, so nobody knows what exists; look at the pods of the agents if this lasts",
+            ));
+        }
+        Ok(members.generation)
     }
 }
 

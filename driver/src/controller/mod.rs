@@ -1,6 +1,6 @@
 //! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
 //! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
-//! [`clock`]).
+//! [`clock`]). [`process`] is what every controller process has around them.
 
 pub mod clock;
 pub mod cuts;
@@ -9,5 +9,6 @@ pub mod lanes;
 pub mod orders;
 pub mod paging;
 pub mod placement;
+pub mod process;
 pub mod round;
 pub mod volumes;

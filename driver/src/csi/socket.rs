@@ -1,5 +1,6 @@
 //! Unix sockets that only their owner may use.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
 /// Longest socket path that the kernel takes (`sun_path` less its end, and less our temporary suffix).
-const PATH_LIMIT: usize = 103;
+const PATH_LIMIT: usize = 102;
 
 /// Why a socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +46,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     }
     let io = |source| SocketError::Io { path: path.into(), source };
     check_free(path)?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let temporary = Path::new(&temporary);
+    let temporary = &draft(path);
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
         Ok(()) | Err(_) => {}
@@ -56,6 +55,14 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     fs::set_permissions(temporary, fs::Permissions::from_mode(0o600)).map_err(io)?;
     fs::rename(temporary, path).map_err(io)?;
     Ok(listener)
+}
+
+/// A hidden name beside it: the kubelet would try to use every other socket that appears in its directory.
+fn draft(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
 }
 
 fn check_free(path: &Path) -> Result<(), SocketError> {

@@ -3,12 +3,14 @@
 //!
 //! | who | name in its certificate | who may connect to it |
 //! |---|---|---|
-//! | controller | `controller.stillpoint` | nobody, it only calls |
+//! | controller | `controller.stillpoint` | agents, to enrol (Kubernetes only; see `kube::enrol`) |
 //! | agent of host `a` | `a.agent.stillpoint` | the controller |
 //!
 //! An agent's certificate is good for both directions, because agents stream blocks to each other; the agent API
 //! itself answers nobody but the controller.
 
+pub mod acceptor;
+pub mod authority;
 pub mod pki;
 pub mod tls;
 

@@ -1,18 +1,24 @@
 //! TLS on both ends of the agent API, and the check of the caller's name.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
 use serde::{Deserialize, Serialize};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use tonic::{Request, Status};
 use webpki::{EndEntityCert, KeyUsage};
 
+use super::authority::Pair;
 use super::{CONTROLLER, agent_name};
 use crate::domain::{Fault, HostName};
 use crate::wire::status_of;
@@ -69,13 +75,48 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
+    /// A certificate that was made just now and does not hold.
+    #[error(
+        "{what} of {name} cannot be used: {why}; are the clocks of both machines right, and is the authority still the same?"
+    )]
+    Issued {
+        /// Which of the texts.
+        what: &'static str,
+        /// What it was to be used as.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Who may call a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Only a peer with a certificate of our authority gets through the handshake. Use it together with
+    /// [`only_the_controller`].
+    WithCertificate,
+    /// Anybody: the service behind it finds out who it is.
+    Anybody,
 }
 
 /// The certificates of one process, read and checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Credentials {
-    ca: Certificate,
-    identity: Identity,
+    ca: String,
+    pair: Pair,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// Which of three texts is wrong, and how.
+enum Misfit {
+    Ca(String),
+    Key(String),
+    Certificate(String),
 }
 
 impl Credentials {
@@ -89,37 +130,93 @@ impl Credentials {
         Self::load(files, &agent_name(host))
     }
 
-    fn load(files: &TlsFiles, name: &str) -> Result<Self, TlsError> {
-        refuse_open_key(&files.key)?;
-        let (ca, cert, key) = (read(&files.ca)?, read(&files.cert)?, read(&files.key)?);
-        authority_valid_until(&ca).map_err(|why| TlsError::Broken { path: files.ca.clone(), why })?;
-        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|why| TlsError::Broken {
-            path: files.key.clone(),
-            why: format!("there is no private key in it ({why})"),
-        })?;
-        let unfit = |why: String| TlsError::Unfit { path: files.cert.clone(), name: name.into(), why };
-        let certificate = certificate(&cert).map_err(unfit)?;
-        check(&certificate, name, &ca, UnixTime::now()).map_err(|why| unfit(words(&why)))?;
-        Ok(Self { ca: Certificate::from_pem(ca), identity: Identity::from_pem(cert, key) })
+    /// Those that the authority `ca` has just issued to the agent of `host`.
+    pub fn issued_to_agent(ca: &str, pair: &Pair, host: &HostName) -> Result<Self, TlsError> {
+        Self::issued(ca, pair, &agent_name(host))
     }
 
-    /// For an agent's server: a peer without a certificate of our authority does not get through the handshake.
-    /// Use it together with [`only_the_controller`].
-    pub fn server(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(self.identity.clone())
-            .client_ca_root(self.ca.clone())
-            .timeout(HANDSHAKE_LIMIT)
+    /// Those that the authority `ca` has just issued to the controller.
+    pub fn issued_to_controller(ca: &str, pair: &Pair) -> Result<Self, TlsError> {
+        Self::issued(ca, pair, CONTROLLER)
+    }
+
+    fn issued(ca: &str, pair: &Pair, name: &str) -> Result<Self, TlsError> {
+        Self::assemble(ca.to_owned(), pair.clone(), name).map_err(|misfit| {
+            let (what, why) = match misfit {
+                Misfit::Ca(why) => ("the authority's certificate", why),
+                Misfit::Key(why) => ("the key", why),
+                Misfit::Certificate(why) => ("the certificate", why),
+            };
+            TlsError::Issued { what, name: name.into(), why }
+        })
+    }
+
+    fn load(files: &TlsFiles, name: &str) -> Result<Self, TlsError> {
+        refuse_open_key(&files.key)?;
+        let pair = Pair { certificate: read(&files.cert)?, key: read(&files.key)? };
+        Self::assemble(read(&files.ca)?, pair, name).map_err(|misfit| match misfit {
+            Misfit::Ca(why) => TlsError::Broken { path: files.ca.clone(), why },
+            Misfit::Key(why) => TlsError::Broken { path: files.key.clone(), why },
+            Misfit::Certificate(why) => TlsError::Unfit { path: files.cert.clone(), name: name.into(), why },
+        })
+    }
+
+    fn assemble(ca: String, pair: Pair, name: &str) -> Result<Self, Misfit> {
+        authority_valid_until(&ca).map_err(Misfit::Ca)?;
+        PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
+            .map_err(|why| Misfit::Key(format!("there is no private key in it ({why})")))?;
+        let leaf = certificate(&pair.certificate).map_err(Misfit::Certificate)?;
+        check(&leaf, name, &ca, UnixTime::now()).map_err(|why| Misfit::Certificate(words(&why)))?;
+        Ok(Self { ca, pair })
+    }
+
+    /// For a server.
+    pub fn server(&self, callers: Callers) -> Result<Arc<ServerConfig>, TlsError> {
+        let unfit = |why: String| TlsError::Issued { what: "the certificate", name: "a server".into(), why };
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|why| unfit(why.to_string()))?;
+        let builder = match callers {
+            Callers::Anybody => builder.with_no_client_auth(),
+            Callers::WithCertificate => {
+                let mut roots = RootCertStore::empty();
+                roots.add(certificate(&self.ca).map_err(unfit)?).map_err(|why| unfit(why.to_string()))?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|why| unfit(why.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let key =
+            PrivateKeyDer::from_pem_slice(self.pair.key.as_bytes()).map_err(|why| unfit(why.to_string()))?;
+        let chain = vec![certificate(&self.pair.certificate).map_err(unfit)?];
+        let mut config = builder.with_single_cert(chain, key).map_err(|why| unfit(why.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
     }
 
     /// For a connection to the agent of `host`: no other peer will do, whatever its address.
     pub fn client(&self, host: &HostName) -> ClientTlsConfig {
         ClientTlsConfig::new()
-            .identity(self.identity.clone())
-            .ca_certificate(self.ca.clone())
+            .identity(Identity::from_pem(&self.pair.certificate, &self.pair.key))
+            .ca_certificate(Certificate::from_pem(&self.ca))
             .domain_name(agent_name(host))
             .timeout(HANDSHAKE_LIMIT)
     }
+}
+
+/// For a connection to the controller by an agent that has no certificate yet: `ca` tells whether it is the controller.
+pub fn to_the_controller(ca: &str) -> Result<ClientTlsConfig, TlsError> {
+    authority_valid_until(ca).map_err(|why| TlsError::Issued {
+        what: "the authority's certificate",
+        name: CONTROLLER.into(),
+        why,
+    })?;
+    Ok(ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .domain_name(CONTROLLER)
+        .timeout(HANDSHAKE_LIMIT))
 }
 
 /// Interceptor of the agent API: answers nobody but the controller. The handshake has proven that the peer's

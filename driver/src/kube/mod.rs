@@ -1,10 +1,26 @@
-//! Stillpoint in Kubernetes.
+//! Stillpoint in Kubernetes: the same use cases as `standalone`, wired to the API server.
 //!
+//! Controller: [`controller`] puts the parts together, [`authority`] keeps the certificate authority in a Secret and tells
+//! agents where to enrol, [`enrol`] lets agents in ([`tokens`] asks who they are), [`hosts`] remembers where they are.
 //! [`runs`]: rules inside the CSI call, so that any tool that asks for a snapshot gets what the application needs;
 //! [`lookup`]: which rule that is.
+//! Agent: [`agent`] is its process; it has no permission in the cluster and never talks to the API server. [`renewal`]
+//! gets its certificates, [`registration`] introduces it to the kubelet. Both: [`health`] answers probes.
+//!
+//! What decides is pure; what talks to the API server is behind small traits with a double in the tests.
 
+pub mod agent;
+pub mod api;
+pub mod authority;
+pub mod controller;
+pub mod enrol;
+pub mod health;
+pub mod hosts;
 pub mod lookup;
+pub mod registration;
+pub mod renewal;
 pub mod runs;
 pub mod storage;
+pub mod tokens;
 
 pub use runs::RuledCuts;

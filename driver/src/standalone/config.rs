@@ -29,7 +29,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// Agents in one list: one round has one stream to each.
 const AGENTS_LIMIT: usize = 256;
 /// Path of a unix socket: `sun_path` less its end and the temporary name that it is published by.
-const SOCKET_PATH_LIMIT: usize = 103;
+const SOCKET_PATH_LIMIT: usize = 102;
 /// Soft limit: the controller gives a round up. Milliseconds.
 const SOFT_MS: (u64, u64, u64) = (50, 2_000, 29_000);
 /// Hard limit: the guard thaws alone. Nobody is ever held longer than its maximum. Milliseconds.

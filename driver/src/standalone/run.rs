@@ -4,21 +4,19 @@
 //! 1. Read the configuration and the certificates; lock the state directory; read the inventory.
 //! 2. Bind both sockets. CSI is served from here on.
 //! 3. Pay what runs of a dead controller still owe to applications, then serve the operator's socket.
-//! 4. Meanwhile, every [`SWEEP_EVERY`], settle cuts that dead controllers have left.
-//! 5. At the end (SIGTERM, SIGINT) runs are stopped and undone, and calls under way get [`GOODBYE_LIMIT`].
+//! 4. Meanwhile, every minute, settle cuts that dead controllers have left.
+//! 5. At the end (SIGTERM, SIGINT) runs are stopped and undone, and calls under way get 20 s.
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use stillpoint_rules::engine::{Engine, Limits as EngineLimits, Ports};
 use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::standalone::StandalonePods;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -28,8 +26,9 @@ use crate::cli::client::MESSAGE_LIMIT;
 use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
+use crate::controller::process::{self, bind, ended, sweep, together, until};
 use crate::controller::volumes::Volumes;
-use crate::csi::{self, socket};
+use crate::csi;
 use crate::cutter::FleetCutter;
 use crate::domain::{CutKind, Fault};
 use crate::identity::tls::Credentials;
@@ -42,32 +41,11 @@ use super::selection::VolumeNamesOf;
 use super::service::Service;
 use super::storage::Storage;
 
-/// How often cuts that dead controllers have left are looked for.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-/// A cut that is younger may still be under way in another controller: longer than any round.
-const SWEEP_GRACE: Duration = Duration::from_mins(5);
-/// How long calls under way may take after the controller was told to end.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(20);
-
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: &Path) -> Result<(), Fault> {
     let config = Config::read(config).map_err(|error| Fault::invalid(error.to_string()))?;
     let controller = Controller::open(&config)?;
-    let (stop, stopped) = watch::channel(false);
-    let signals = wait_for_signal()?;
-    let serving = controller.serve(&config, stopped);
-    tokio::pin!(serving);
-    tokio::select! {
-        ended = &mut serving => return ended,
-        () = signals => {}
-    }
-    tracing::info!("told to stop: runs are stopped and undone, calls under way are finished");
-    stop.send_replace(true);
-    if let Ok(ended) = tokio::time::timeout(GOODBYE_LIMIT, serving).await {
-        return ended;
-    }
-    tracing::warn!("not everything ended within {GOODBYE_LIMIT:?}; what runs owe is paid at the next start");
-    Ok(())
+    process::until_signal(|stopped| controller.serve(&config, stopped)).await
 }
 
 /// A controller that is put together and does not serve yet.
@@ -127,18 +105,7 @@ impl Controller {
         });
         parts.spawn(serve_operator(operator_listener, Arc::clone(&self.operator), stopped.clone()));
         parts.spawn(sweep(self.cuts.clone(), stopped.clone()));
-        let mut outcome = Ok(());
-        while let Some(part) = parts.join_next().await {
-            let part = part.unwrap_or_else(|error| {
-                Err(Fault::internal(format!("a part of the controller died: {error}")))
-            });
-            if part.is_err() || !*stopped.borrow() {
-                // One part without the others would look alive and be half dead.
-                outcome =
-                    part.and_then(|()| Err(Fault::internal("a part of the controller ended by itself")));
-                break;
-            }
-        }
+        let outcome = together(parts, stopped).await;
         for path in [&config.csi_socket, &config.operator_socket] {
             // A socket that is left behind is replaced at the next start.
             let _ = fs::remove_file(path);
@@ -174,18 +141,6 @@ fn lock(state_dir: &Path) -> Result<Flock<File>, Fault> {
     })
 }
 
-fn bind(path: &Path) -> Result<UnixListener, Fault> {
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|error| {
-            Fault::precondition(format!(
-                "cannot make the directory {} of a socket: {error}",
-                parent.display()
-            ))
-        })?;
-    }
-    socket::bind(path).map_err(|error| Fault::precondition(error.to_string()))
-}
-
 async fn serve_operator(
     listener: UnixListener,
     operator: Arc<Operator>,
@@ -210,48 +165,4 @@ async fn serve_operator(
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
         .map_err(|error| ended("operator", &error))
-}
-
-async fn sweep(cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
-    let stop = until(stopped);
-    tokio::pin!(stop);
-    loop {
-        tokio::select! {
-            () = &mut stop => return Ok(()),
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
-        }
-        let swept = cuts.sweep(SWEEP_GRACE).await;
-        for id in &swept.voided {
-            tracing::info!(cut = %id, "removed a cut that was never sealed");
-        }
-        for id in &swept.rolled_forward {
-            tracing::info!(cut = %id, "sealed a cut on the hosts that did not know of it yet");
-        }
-        for (id, fault) in &swept.left {
-            tracing::warn!(cut = %id, %fault, "cannot settle a cut yet");
-        }
-    }
-}
-
-/// Until the process is told to stop.
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that nobody can tell any more: stop.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-fn ended(what: &str, error: &tonic::transport::Error) -> Fault {
-    Fault::internal(format!("the {what} server ended: {error}"))
-}
-
-/// Signals are taken from here on; the future ends at the first.
-fn wait_for_signal() -> Result<impl Future<Output = ()>, Fault> {
-    let take =
-        |kind| signal(kind).map_err(|error| Fault::internal(format!("cannot wait for signals: {error}")));
-    let (mut terminate, mut interrupt) = (take(SignalKind::terminate())?, take(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -4,4 +4,4 @@
 pub mod convert;
 pub mod status;
 
-pub use status::{fault_of, status_of};
+pub use status::{fault_of, status_of, transport_fault};

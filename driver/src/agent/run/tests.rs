@@ -43,7 +43,7 @@ fn config(directory: &Path, listen: SocketAddr) -> AgentConfig {
     AgentConfig {
         host: host_name(),
         listen,
-        tls: files(directory, "agents/node-1"),
+        tls: Some(files(directory, "agents/node-1")),
         pools: vec!["/pool".into()],
         state_dir: directory.join("state"),
         run_dir: directory.join("run"),
@@ -66,11 +66,13 @@ impl Running {
         let address = api.local_addr().unwrap().to_string();
         let csi = Some(socket::bind(config.csi_socket.as_ref().unwrap()).unwrap());
         let kernel: Arc<dyn Host> = Arc::new(host.clone());
-        let credentials = Credentials::of_agent(&config.tls, &config.host).unwrap();
+        let credentials = Credentials::of_agent(config.tls.as_ref().unwrap(), &config.host).unwrap();
         let agent = Agent::open(&config, kernel).unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
-            agent.serve(Listeners { api, csi }, &credentials, async { drop(stopped.await) }).await
+            agent
+                .serve(Listeners { api, csi }, acceptor::fixed(credentials), async { drop(stopped.await) })
+                .await
         });
         let controller = Credentials::of_controller(&files(directory.path(), "controller")).unwrap();
         let fleet = Fleet::new([AgentAddress { host: host_name(), address }], &controller).unwrap();

@@ -5,15 +5,14 @@ use std::path::Path;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::domain::{Bytes, Code, CutKind, NameHash, PoolInfo, VolumeId};
-use crate::identity::pki;
-use crate::identity::tls::{TlsFiles, only_the_controller};
+use crate::identity::tls::{Callers, TlsFiles, only_the_controller};
+use crate::identity::{acceptor, pki};
 use crate::proto::agent as proto;
 use crate::proto::agent::agent_server::{Agent as Api, AgentServer};
 use crate::wire::convert;
@@ -104,12 +103,11 @@ async fn serve(dir: &Path, name: &str) -> Served {
     let agent = AgentServer::new(Scripted(info.clone()));
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(async move {
+        let incoming = acceptor::incoming(listener, acceptor::fixed(credentials), Callers::WithCertificate);
         Server::builder()
-            .tls_config(credentials.server())
-            .unwrap()
             .layer(InterceptorLayer::new(only_the_controller))
             .add_service(agent)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(stopped.await) })
+            .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) })
             .await
             .unwrap();
     });
@@ -162,6 +160,76 @@ async fn a_pool_that_moved_is_found_again_after_its_old_host_failed() {
     let fault = agent.volume(&VolumeId::new(pool(1), "data")).await.unwrap_err();
     assert_eq!(fault.code, Code::Unavailable, "{fault}");
     assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("b"));
+}
+
+/// A discovered fleet that knows nobody, with the certificates to know these two.
+async fn discovered() -> (tempfile::TempDir, Fleet, [(AgentAddress, Served); 2]) {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    pki::init(dir, &[host("a"), host("b")]).unwrap();
+    let (a, b) = (serve(dir, "a").await, serve(dir, "b").await);
+    let controller = Credentials::of_controller(&files(dir, "controller")).unwrap();
+    let at =
+        |name: &str, served: &Served| AgentAddress { host: host(name), address: served.address.to_string() };
+    let agents = [(at("a", &a), a), (at("b", &b), b)];
+    (scratch, Fleet::discovered(controller), agents)
+}
+
+#[tokio::test]
+async fn a_fleet_that_knows_nobody_yet_does_not_conclude_that_nothing_exists() {
+    let (_scratch, fleet, [(a, served), _]) = discovered().await;
+    let fault = fleet.agent_of_pool(&pool(1)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "{fault}");
+    served.has(&[pool(1)]);
+    fleet.admit(a).unwrap();
+    assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("a"));
+    assert_eq!(fleet.agent_of_pool(&pool(9)).await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_silent_member_stays_one_until_it_is_dismissed() {
+    let (_scratch, fleet, [(a, served_a), (b, served_b)]) = discovered().await;
+    fleet.admit(a).unwrap();
+    fleet.admit(b).unwrap();
+    served_a.has(&[pool(1)]);
+    served_b.stop().await;
+    assert_eq!(fleet.agent_of_pool(&pool(9)).await.unwrap_err().code, Code::Unavailable);
+    fleet.dismiss(&host("b"));
+    assert_eq!(fleet.agent_of_pool(&pool(9)).await.unwrap_err().code, Code::NotFound);
+    assert_eq!(fleet.hosts(), [host("a")]);
+}
+
+#[tokio::test]
+async fn an_agent_that_moved_is_found_at_its_new_address() {
+    let (scratch, fleet, [(a, served), (b, _served_b)]) = discovered().await;
+    fleet.admit(a).unwrap();
+    fleet.admit(b).unwrap();
+    served.has(&[pool(1)]);
+    fleet.agent_of_pool(&pool(1)).await.unwrap();
+    served.stop().await;
+    let moved = serve(scratch.path(), "a").await;
+    moved.has(&[pool(1)]);
+    fleet.admit(AgentAddress { host: host("a"), address: moved.address.to_string() }).unwrap();
+    let agent = fleet.agent_of_pool(&pool(1)).await.unwrap();
+    assert_eq!(agent.describe().await.unwrap().pools.len(), 1);
+    assert_eq!(fleet.hosts().len(), 2);
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_used_without_losing_a_member() {
+    let (scratch, fleet, [(a, served), _]) = discovered().await;
+    fleet.admit(a).unwrap();
+    served.has(&[pool(1)]);
+    let before = fleet.agent(&host("a")).unwrap();
+    before.describe().await.unwrap();
+    let theirs = tempfile::tempdir().unwrap();
+    pki::init(theirs.path(), &[]).unwrap();
+    fleet.renew(Credentials::of_controller(&files(theirs.path(), "controller")).unwrap()).unwrap();
+    let fault = fleet.agent(&host("a")).unwrap().describe().await.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "another authority's certificate was really used: {fault}");
+    before.describe().await.expect("what was connected goes on");
+    fleet.renew(Credentials::of_controller(&files(scratch.path(), "controller")).unwrap()).unwrap();
+    fleet.agent(&host("a")).unwrap().describe().await.unwrap();
 }
 
 #[tokio::test]

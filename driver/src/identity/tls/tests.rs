@@ -4,13 +4,12 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::{Channel, Endpoint, Server};
 
 use super::*;
 use crate::domain::Code;
-use crate::identity::pki;
+use crate::identity::{acceptor, pki};
 use crate::proto::agent::DescribeRequest;
 use crate::proto::agent::agent_client::AgentClient;
 use crate::wire::fault_of;
@@ -51,12 +50,12 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
+            let incoming =
+                acceptor::incoming(listener, acceptor::fixed(credentials), Callers::WithCertificate);
             Server::builder()
-                .tls_config(credentials.server())
-                .unwrap()
                 .layer(InterceptorLayer::new(only_the_controller))
                 .add_routes(Routes::default())
-                .serve_with_incoming(TcpListenerStream::new(listener))
+                .serve_with_incoming(incoming)
                 .await
                 .unwrap();
         });

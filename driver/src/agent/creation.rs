@@ -1,0 +1,351 @@
+//! Makes a pool, or mounts one that exists: `stillpoint pool create`, and the start of an agent in Kubernetes.
+//!
+//! | what it finds | what it does |
+//! |---|---|
+//! | the directory is a pool already | says so |
+//! | the file or device carries a pool of the backend | mounts it |
+//! | the file or device carries anything else, also what nobody knows | refuses, unless it may be overwritten |
+//! | nothing: its start and end are zeros | makes the filesystem, mounts it, makes the pool |
+//!
+//! What was made is removed again when a later step fails.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::pool::{Pool, inspect};
+use crate::backend::BackendKind;
+use crate::domain::{Bytes, Fault, PoolId};
+use crate::host::linux::LinuxHost;
+use crate::host::{Loops, Mounts};
+
+/// A pool smaller than this holds nothing but its own bookkeeping.
+const LEAST_SIZE: Bytes = Bytes::gib(1);
+
+/// So much of a device's start and end must be zeros for it to count as blank.
+const BLANK_BYTES: u64 = 4 << 20;
+
+/// A pool that is to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOrder {
+    /// Directory at which it is mounted; made if missing.
+    pub dir: PathBuf,
+    /// What holds it.
+    pub carrier: CarrierChoice,
+    /// Its filesystem.
+    pub backend: BackendKind,
+    /// What becomes of a filesystem that is on the carrier already.
+    pub existing: Existing,
+}
+
+/// What holds a pool's filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CarrierChoice {
+    /// A sparse file: for a first try.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Its size where it is to be made.
+        size: Option<Bytes>,
+    },
+    /// A block device: for production.
+    Device(PathBuf),
+}
+
+/// What becomes of a filesystem that is on the carrier already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// A pool is mounted, anything else is refused.
+    Keep,
+    /// It is overwritten.
+    Overwrite,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolReady {
+    /// The pool.
+    pub id: PoolId,
+    /// Where it is mounted.
+    pub dir: PathBuf,
+    /// How that came to be.
+    pub deed: Deed,
+}
+
+/// How a pool came to be ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// It was mounted already.
+    Nothing,
+    /// It existed and was mounted.
+    Mounted,
+    /// It was made.
+    Made {
+        /// Its filesystem.
+        backend: BackendKind,
+        /// Its size.
+        total: Bytes,
+        /// What volumes may use of it.
+        available: Bytes,
+    },
+}
+
+impl fmt::Display for PoolReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, dir) = (&self.id, self.dir.display());
+        match &self.deed {
+            Deed::Nothing => write!(f, "{dir} is pool {id} already"),
+            Deed::Mounted => write!(f, "pool {id} mounted at {dir}"),
+            Deed::Made { backend, total, available } => {
+                write!(f, "pool {id} made at {dir}: {backend}, {total}, {available} available")
+            }
+        }
+    }
+}
+
+/// Makes it so. Needs root, blocks.
+pub fn create_pool(order: &PoolOrder) -> Result<PoolReady, Fault> {
+    if order.backend == BackendKind::Memory {
+        return Err(Fault::invalid(
+            "a memory pool is made by the agent that has it; set kernel: memory in the agent's configuration",
+        ));
+    }
+    std::fs::create_dir_all(&order.dir)
+        .map_err(|error| at(&order.dir, "cannot make the directory", &error))?;
+    let dir = absolute(&order.dir)?;
+    if let Ok(pool) = inspect(&LinuxHost, &dir) {
+        return Ok(PoolReady { id: pool.record.id, dir, deed: Deed::Nothing });
+    }
+    let carrier = Carrier::open(&order.carrier)?;
+    match bring_up(order, &dir, &carrier) {
+        Ok(ready) => {
+            carrier.keep();
+            Ok(ready)
+        }
+        Err(fault) => {
+            carrier.undo(&dir);
+            Err(fault)
+        }
+    }
+}
+
+/// Mounts what is there, or makes it.
+fn bring_up(order: &PoolOrder, dir: &Path, carrier: &Carrier) -> Result<PoolReady, Fault> {
+    let kind = order.backend.as_str();
+    let device = &carrier.device;
+    let found = signature(device)?;
+    let is_new = found.is_none() || order.existing == Existing::Overwrite;
+    if is_new {
+        make_filesystem(order.backend, device)?;
+    } else if found.as_deref() != Some(kind) {
+        return Err(Fault::precondition(format!(
+            "{} carries {}; name an empty one, or allow it to be overwritten (--force)",
+            carrier.shown.display(),
+            found.unwrap_or_default()
+        )));
+    }
+    command(
+        "mount",
+        &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
+    )?;
+    if !is_new {
+        let pool = inspect(&LinuxHost, dir).map_err(|error| {
+            Fault::precondition(format!(
+                "{} carries a {kind} filesystem that is no pool ({error}); name an empty one, or allow it to be overwritten (--force)",
+                carrier.shown.display()
+            ))
+        })?;
+        return Ok(PoolReady { id: pool.record.id, dir: dir.into(), deed: Deed::Mounted });
+    }
+    let record = Pool::make(&LinuxHost, order.backend, dir)?;
+    let space = inspect(&LinuxHost, dir)?.space;
+    let made = Deed::Made { backend: order.backend, total: space.total, available: space.available };
+    Ok(PoolReady { id: record.id, dir: dir.into(), deed: made })
+}
+
+/// What carries a pool's filesystem.
+struct Carrier {
+    /// What was named.
+    shown: PathBuf,
+    /// The block device.
+    device: PathBuf,
+    /// The file behind it, if it is one.
+    file: Option<BackingFile>,
+}
+
+struct BackingFile {
+    path: PathBuf,
+    origin: Origin,
+}
+
+/// Where a backing file comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Made by this command, so removed when it fails.
+    MadeNow,
+    /// It was there before.
+    Found,
+}
+
+impl Carrier {
+    fn open(choice: &CarrierChoice) -> Result<Self, Fault> {
+        let (path, size) = match choice {
+            CarrierChoice::Device(device) => return Self::of_device(device),
+            CarrierChoice::File { path, size } => (path, *size),
+        };
+        let origin = if path.exists() { Origin::Found } else { make_file(path, size)? };
+        let file = BackingFile { path: path.clone(), origin };
+        let attached =
+            LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
+        match attached {
+            Ok(device) => Ok(Self { shown: path.clone(), device: device.path, file: Some(file) }),
+            Err(error) => {
+                file.remove_if_new();
+                Err(Fault::precondition(format!(
+                    "cannot attach {} as a loop device with direct I/O: {error}; put the file on a local filesystem",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    fn of_device(device: &Path) -> Result<Self, Fault> {
+        let meta =
+            std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
+        if !meta.file_type().is_block_device() {
+            return Err(Fault::invalid(format!(
+                "{} is not a block device; use --file for a pool in a file",
+                device.display()
+            )));
+        }
+        Ok(Self { shown: device.into(), device: device.into(), file: None })
+    }
+
+    /// The kernel lets a loop device go when its filesystem is unmounted.
+    fn keep(&self) {
+        if self.file.is_some()
+            && let Err(error) = LinuxHost.detach(&self.device)
+        {
+            tracing::warn!(%error, "the loop device stays attached after the pool is unmounted");
+        }
+    }
+
+    /// After a failure: what was there before is there again. What resists is named by the next attempt.
+    fn undo(&self, dir: &Path) {
+        let undone = LinuxHost.unmount(dir).and_then(|()| match &self.file {
+            Some(_) => LinuxHost.detach(&self.device),
+            None => Ok(()),
+        });
+        if let Err(error) = undone {
+            tracing::warn!(%error, "not everything could be undone");
+        }
+        if let Some(file) = &self.file {
+            file.remove_if_new();
+        }
+    }
+}
+
+impl BackingFile {
+    fn remove_if_new(&self) {
+        if self.origin == Origin::MadeNow
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "the new file could not be removed");
+        }
+    }
+}
+
+fn make_file(path: &Path, size: Option<Bytes>) -> Result<Origin, Fault> {
+    let size = size.ok_or_else(|| {
+        Fault::invalid(format!(
+            "{} does not exist; give its size to make it, for example --size 20GiB",
+            path.display()
+        ))
+    })?;
+    if size < LEAST_SIZE {
+        return Err(Fault::out_of_range(format!("a pool of {size} is too small; use {LEAST_SIZE} or more")));
+    }
+    let made = File::create_new(path).and_then(|file| file.set_len(size.0));
+    made.map(|()| Origin::MadeNow).map_err(|error| at(path, "cannot make the file", &error))
+}
+
+/// The directory as the kernel's table of mounts calls it.
+pub fn absolute(dir: &Path) -> Result<PathBuf, Fault> {
+    dir.canonicalize().map_err(|error| at(dir, "cannot find the directory", &error))
+}
+
+/// Type of what a device carries, by its magic numbers, or by not being blank.
+fn signature(device: &Path) -> Result<Option<String>, Fault> {
+    let output = Command::new("blkid")
+        .args(["-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE"])
+        .arg(device)
+        .output()
+        .map_err(|error| missing("blkid", &error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match (output.status.code(), text.lines().next()) {
+        (Some(0), Some(kind)) => Ok(Some(kind.trim().to_owned())),
+        // 2: nothing was found that is known. It may still be somebody's notes.
+        (Some(0 | 2), _) => {
+            let blank = is_blank(device).map_err(|error| at(device, "cannot read", &error))?;
+            Ok((!blank).then(|| "data of an unknown kind".to_owned()))
+        }
+        // 8: contradicting signatures. Anything else: an error.
+        _ => Ok(Some(format!("something that blkid cannot tell ({})", output.status))),
+    }
+}
+
+/// Whether the start and the end of a device are zeros.
+fn is_blank(device: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(device)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    for start in [0, size.saturating_sub(BLANK_BYTES)] {
+        file.seek(SeekFrom::Start(start))?;
+        let mut looked_at = Vec::new();
+        file.by_ref().take(BLANK_BYTES).read_to_end(&mut looked_at)?;
+        if looked_at.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn make_filesystem(backend: BackendKind, device: &Path) -> Result<(), Fault> {
+    let (program, options): (_, &[&str]) = match backend {
+        BackendKind::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K", "-d", "single", "-m", "single"]),
+        BackendKind::Xfs => ("mkfs.xfs", &["-f", "-q", "-K", "-m", "reflink=1"]),
+        BackendKind::Memory => return Err(Fault::invalid("a memory pool has no device")),
+    };
+    let mut arguments: Vec<&std::ffi::OsStr> = options.iter().map(std::convert::AsRef::as_ref).collect();
+    arguments.push(device.as_ref());
+    command(program, &arguments)
+}
+
+fn command(program: &'static str, arguments: &[&std::ffi::OsStr]) -> Result<(), Fault> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| missing(program, &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
+    Err(Fault::internal(format!("{program} failed ({}): {said}", output.status)))
+}
+
+/// A program that cannot be run.
+pub fn missing(program: &str, error: &std::io::Error) -> Fault {
+    Fault::precondition(format!(
+        "cannot run {program}: {error}; install it (btrfs-progs, xfsprogs, util-linux)"
+    ))
+}
+
+/// Something that went wrong at a path.
+pub fn at(path: &Path, what: &str, error: &std::io::Error) -> Fault {
+    Fault::precondition(format!("{what} {}: {error}", path.display()))
+}
+
+impl From<crate::host::HostError> for Fault {
+    fn from(error: crate::host::HostError) -> Self {
+        Self::internal(error.to_string())
+    }
+}

@@ -1,0 +1,288 @@
+//! `stillpoint node-agent`: an agent in a pod. As `stillpoint agent`, but its certificates come by enrolment, it makes
+//! its pool where there is none, and it introduces itself to the kubelet.
+//!
+//! # Flow
+//! 1. Make the pool, or mount the one that is there.
+//! 2. Start the agent; pods of this node can use their volumes from here on, whether or not there is a controller.
+//! 3. Register with the kubelet; enrol with a controller and stay enrolled.
+//! 4. At the end (SIGTERM) the kubelet is told first; volumes stay mounted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::health::{self, Readiness};
+use super::registration::{KubeletPaths, stay_registered};
+use super::renewal::Renewal;
+use crate::agent::config::{AgentConfig, Expediting, Kernel};
+use crate::agent::creation::{CarrierChoice, Existing, PoolOrder, create_pool};
+use crate::agent::run::{self, RunError};
+use crate::backend::BackendKind;
+use crate::controller::process::{self, until};
+use crate::domain::{Bytes, Fault, HostName};
+use crate::identity::tls::Credentials;
+
+/// What `stillpoint node-agent` is told. Every option can be given by its environment variable, so by a ConfigMap.
+#[derive(Debug, Clone, Args)]
+pub struct NodeAgentArgs {
+    /// Name of this node.
+    #[arg(long, value_name = "NODE", env = "STILLPOINT_NODE", hide_env_values = true)]
+    pub node: HostName,
+    /// Address of this pod, at which the controller reaches the agent.
+    #[arg(long, value_name = "IP", env = "STILLPOINT_POD_IP", hide_env_values = true)]
+    pub pod_ip: IpAddr,
+    /// Where the agent API listens.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "STILLPOINT_LISTEN",
+        default_value = "0.0.0.0:9700",
+        hide_env_values = true
+    )]
+    pub listen: SocketAddr,
+    /// Where probes are answered.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "STILLPOINT_HEALTH_LISTEN",
+        default_value = "0.0.0.0:9701",
+        hide_env_values = true
+    )]
+    pub health_listen: SocketAddr,
+    /// Directory at which the pool is mounted.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STILLPOINT_POOL",
+        default_value = "/var/lib/stillpoint/pool",
+        hide_env_values = true
+    )]
+    pub pool: PathBuf,
+    /// Block device that holds the pool: for production. Empty: a file.
+    #[arg(
+        long,
+        value_name = "DEV",
+        env = "STILLPOINT_POOL_DEVICE",
+        default_value = "",
+        hide_env_values = true
+    )]
+    pub pool_device: String,
+    /// Sparse file that holds the pool where no device is given.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "STILLPOINT_POOL_FILE",
+        default_value = "/var/lib/stillpoint/pool.img",
+        hide_env_values = true
+    )]
+    pub pool_file: PathBuf,
+    /// Size of a new file.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "STILLPOINT_POOL_SIZE",
+        default_value = "20GiB",
+        hide_env_values = true
+    )]
+    pub pool_size: Bytes,
+    /// Filesystem of a new pool: btrfs or xfs.
+    #[arg(long, env = "STILLPOINT_POOL_BACKEND", default_value = "btrfs", hide_env_values = true)]
+    pub pool_backend: BackendKind,
+    /// The agent's own directory; not on the pool.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STILLPOINT_STATE_DIR",
+        default_value = "/var/lib/stillpoint/state",
+        hide_env_values = true
+    )]
+    pub state_dir: PathBuf,
+    /// Directory that the agents and guards of this node share.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STILLPOINT_RUN_DIR",
+        default_value = "/run/stillpoint",
+        hide_env_values = true
+    )]
+    pub run_dir: PathBuf,
+    /// Socket of the guard.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "STILLPOINT_GUARD_SOCKET",
+        default_value = "/run/stillpoint/guard.sock",
+        hide_env_values = true
+    )]
+    pub guard_socket: PathBuf,
+    /// Directory of the kubelet, the same on the node and in this pod.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STILLPOINT_KUBELET_DIR",
+        default_value = "/var/lib/kubelet",
+        hide_env_values = true
+    )]
+    pub kubelet_dir: PathBuf,
+    /// Directory with the authority's certificate and the addresses of controllers.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STILLPOINT_TRUST",
+        default_value = "/etc/stillpoint/trust",
+        hide_env_values = true
+    )]
+    pub trust: PathBuf,
+    /// The pod's token for audience "stillpoint".
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "STILLPOINT_TOKEN",
+        default_value = "/var/run/secrets/stillpoint/token",
+        hide_env_values = true
+    )]
+    pub token: PathBuf,
+}
+
+impl NodeAgentArgs {
+    fn kubelet(&self) -> KubeletPaths {
+        KubeletPaths::under(&self.kubelet_dir)
+    }
+
+    fn order(&self) -> PoolOrder {
+        let carrier = if self.pool_device.is_empty() {
+            CarrierChoice::File { path: self.pool_file.clone(), size: Some(self.pool_size) }
+        } else {
+            CarrierChoice::Device(self.pool_device.clone().into())
+        };
+        PoolOrder { dir: self.pool.clone(), carrier, backend: self.pool_backend, existing: Existing::Keep }
+    }
+
+    fn config(&self) -> Result<AgentConfig, Fault> {
+        let config = AgentConfig {
+            host: self.node.clone(),
+            listen: self.listen,
+            tls: None,
+            pools: vec![self.pool.clone()],
+            state_dir: self.state_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            csi_socket: Some(self.kubelet().csi),
+            guard_socket: Some(self.guard_socket.clone()),
+            expedite: Expediting::Auto,
+            kernel: Kernel::Linux,
+        };
+        config.check().map_err(|error| Fault::invalid(error.to_string()))?;
+        Ok(config)
+    }
+
+    fn renewal(&self) -> Renewal {
+        Renewal {
+            host: self.node.clone(),
+            address: SocketAddr::new(self.pod_ip, self.listen.port()),
+            trust: self.trust.clone(),
+            token: self.token.clone(),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: NodeAgentArgs) -> Result<(), Fault> {
+    let config = args.config()?;
+    process::until_signal(|stopped| async move {
+        let order = args.order();
+        let made = tokio::task::spawn_blocking(move || create_pool(&order)).await;
+        let made = made.map_err(|error| Fault::internal(format!("making the pool broke off: {error}")))?;
+        tracing::info!("{}", made?);
+        serve(&args, config, stopped).await
+    })
+    .await
+}
+
+/// Steps 2 to 4 of the flow, with this configuration.
+pub async fn serve(
+    args: &NodeAgentArgs,
+    config: AgentConfig,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    let paths = args.kubelet();
+    paths.make_directories()?;
+    let probes = TcpListener::bind(args.health_listen)
+        .await
+        .map_err(|source| Fault::from(RunError::Listen { address: args.health_listen, source }))?;
+    let (renewed, credentials) = watch::channel(None);
+    let (ready, readiness) = watch::channel(Readiness::NotReady);
+    let mut helpers = JoinSet::new();
+    let stop = until(stopped.clone());
+    helpers.spawn(async move {
+        health::serve(probes, readiness, stop).await.map_err(|error| process::ended("health", &error))
+    });
+    let renewal = args.renewal();
+    let enrolled = credentials.clone();
+    helpers.spawn(async move {
+        renewal.keep_fresh(renewed).await;
+        Err(Fault::internal("nobody looks after the certificates any more"))
+    });
+    helpers.spawn(tell_ready(enrolled, ready, until(stopped.clone())));
+    let (bound, is_bound) = tokio::sync::oneshot::channel();
+    let stop = until(stopped.clone());
+    helpers.spawn(async move {
+        match is_bound.await {
+            Ok(()) => stay_registered(paths, stop).await,
+            // The agent did not start and says why.
+            Err(_) => Ok(()),
+        }
+    });
+    // Nobody waits for it where registering has failed, which ends the process.
+    let serving = run::serve_with(
+        config,
+        credentials,
+        move |_| {
+            let _ = bound.send(());
+        },
+        until(stopped.clone()),
+    );
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        died = first_death(&mut helpers, &stopped) => died,
+    };
+    match outcome {
+        // Told to stop: the agent takes its time.
+        Ok(()) => Ok(serving.await?),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Ready once there is a certificate: before that the controller cannot reach this agent.
+async fn tell_ready(
+    mut credentials: watch::Receiver<Option<Credentials>>,
+    ready: watch::Sender<Readiness>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Fault> {
+    tokio::pin!(stop);
+    tokio::select! {
+        // An error means that nobody renews any more, which ends the process anyway.
+        _ = credentials.wait_for(Option::is_some) => { ready.send_replace(Readiness::Ready); }
+        () = &mut stop => return Ok(()),
+    }
+    stop.await;
+    ready.send_replace(Readiness::NotReady);
+    Ok(())
+}
+
+/// No helper ends before the process is told to stop.
+async fn first_death(
+    helpers: &mut JoinSet<Result<(), Fault>>,
+    stopped: &watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    match helpers.join_next().await {
+        Some(Ok(ended)) if *stopped.borrow() => ended,
+        Some(Ok(ended)) => ended.and_then(|()| Err(Fault::internal("a part of the agent ended by itself"))),
+        Some(Err(error)) => Err(Fault::internal(format!("a part of the agent died: {error}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,238 @@
+//! Which hosts there are: a ConfigMap with one line per host that has ever enrolled, and the fleet that follows it.
+//!
+//! # Guarantees
+//! A host is written down before its agent gets a certificate, so before it can have a volume. A controller that starts
+//! knows all of them, also those that are silent: nobody concludes from silence that something does not exist. A host
+//! leaves only when somebody removes its line (`kubectl edit configmap stillpoint-hosts`), which is how a node that will
+//! never come back is given up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use super::api::{api_fault, is_absent, is_conflict};
+use crate::controller::fleet::{AgentAddress, Fleet};
+use crate::domain::{Fault, HostName};
+
+/// Name of the ConfigMap.
+pub const HOSTS: &str = "stillpoint-hosts";
+/// How often lines that people or other controllers have changed are looked for.
+const FOLLOW_EVERY: Duration = Duration::from_secs(30);
+
+/// Hosts and where their agents listen.
+pub type Lines = BTreeMap<String, String>;
+
+/// Where hosts are written down.
+#[async_trait]
+pub trait HostBook: Send + Sync {
+    /// All lines; `None` where the book does not exist.
+    async fn read(&self) -> Result<Option<Lines>, Fault>;
+    /// Writes or replaces these lines and leaves all others alone; makes the book where it does not exist.
+    async fn write(&self, lines: &Lines) -> Result<(), Fault>;
+}
+
+/// The ConfigMap.
+pub struct ClusterHosts {
+    maps: Api<ConfigMap>,
+}
+
+impl ClusterHosts {
+    /// The book in this namespace.
+    pub fn new(client: kube::Client, namespace: &str) -> Self {
+        Self { maps: Api::namespaced(client, namespace) }
+    }
+}
+
+#[async_trait]
+impl HostBook for ClusterHosts {
+    async fn read(&self) -> Result<Option<Lines>, Fault> {
+        match self.maps.get_opt(HOSTS).await {
+            Ok(found) => Ok(found.map(|map| map.data.unwrap_or_default())),
+            Err(error) => Err(api_fault("cannot read ConfigMap stillpoint-hosts", &error)),
+        }
+    }
+
+    async fn write(&self, lines: &Lines) -> Result<(), Fault> {
+        let failed = |error: kube::Error| api_fault("cannot write ConfigMap stillpoint-hosts", &error);
+        let patch = Patch::Merge(json!({ "data": lines }));
+        match self.maps.patch(HOSTS, &PatchParams::default(), &patch).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let metadata = ObjectMeta { name: Some(HOSTS.into()), ..ObjectMeta::default() };
+        let map = ConfigMap { metadata, data: Some(lines.clone()), ..ConfigMap::default() };
+        match self.maps.create(&PostParams::default(), &map).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_conflict(&error) => {
+                let again = self.maps.patch(HOSTS, &PatchParams::default(), &patch).await;
+                again.map(drop).map_err(failed)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// The fleet, as the book has it.
+#[derive(Clone)]
+pub struct Roll {
+    book: Arc<dyn HostBook>,
+    fleet: Fleet,
+}
+
+impl Roll {
+    /// Keeps this fleet in step with this book.
+    pub fn new(book: Arc<dyn HostBook>, fleet: Fleet) -> Self {
+        Self { book, fleet }
+    }
+
+    /// Writes a host down, then makes it a member.
+    pub async fn enter(&self, address: AgentAddress) -> Result<(), Fault> {
+        let known = self.fleet.addresses().contains(&address);
+        if !known {
+            self.book.write(&lines(std::slice::from_ref(&address))).await?;
+        }
+        self.fleet.admit(address).map_err(|error| Fault::invalid(error.to_string()))
+    }
+
+    /// Makes the fleet what the book says. `seen` are the lines of the last time: only what was there and is gone now was
+    /// removed by somebody; what has never been there is being written at this moment.
+    pub async fn follow(&self, seen: &Lines) -> Result<Lines, Fault> {
+        let Some(now) = self.book.read().await? else {
+            let members = lines(&self.fleet.addresses());
+            tracing::warn!(
+                "ConfigMap {HOSTS} is missing; it is written anew from what this controller knows"
+            );
+            self.book.write(&members).await?;
+            return Ok(members);
+        };
+        for (host, address) in &now {
+            let Ok(host) = host.parse::<HostName>() else {
+                tracing::warn!(%host, "a line of ConfigMap {HOSTS} is no host; remove it");
+                continue;
+            };
+            let member = AgentAddress { host, address: address.clone() };
+            if seen.get(member.host.as_str()) != Some(address)
+                && let Err(error) = self.fleet.admit(member)
+            {
+                tracing::warn!(%error, "a line of ConfigMap {HOSTS} cannot be used");
+            }
+        }
+        for gone in seen.keys().filter(|host| !now.contains_key(*host)) {
+            if let Ok(host) = gone.parse() {
+                tracing::warn!(%host, "its line was removed from ConfigMap {HOSTS}: it is not asked any more");
+                self.fleet.dismiss(&host);
+            }
+        }
+        Ok(now)
+    }
+
+    /// Follows the book for ever.
+    pub async fn keep_following(&self, mut seen: Lines) {
+        loop {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+            match self.follow(&seen).await {
+                Ok(now) => seen = now,
+                Err(fault) => tracing::warn!(%fault, "the hosts stay as they were"),
+            }
+        }
+    }
+}
+
+fn lines(addresses: &[AgentAddress]) -> Lines {
+    addresses.iter().map(|agent| (agent.host.to_string(), agent.address.clone())).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::identity::authority::Authority;
+
+    /// A book in memory.
+    #[derive(Default)]
+    pub struct Notebook(pub Mutex<Option<Lines>>);
+
+    #[async_trait]
+    impl HostBook for Notebook {
+        async fn read(&self) -> Result<Option<Lines>, Fault> {
+            Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        }
+        async fn write(&self, lines: &Lines) -> Result<(), Fault> {
+            let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            book.get_or_insert_default().extend(lines.clone());
+            Ok(())
+        }
+    }
+
+    fn stage(lines: &[(&str, &str)]) -> (Arc<Notebook>, Roll, Fleet) {
+        let authority = Authority::from_pair(&Authority::make().unwrap()).unwrap();
+        let fleet = Fleet::discovered(authority.controller(Duration::from_hours(1)).unwrap());
+        let book = Arc::new(Notebook::default());
+        if !lines.is_empty() {
+            *book.0.lock().unwrap() =
+                Some(lines.iter().map(|(host, at)| ((*host).into(), (*at).into())).collect());
+        }
+        (Arc::clone(&book), Roll::new(book, fleet.clone()), fleet)
+    }
+
+    fn address(host: &str, address: &str) -> AgentAddress {
+        AgentAddress { host: host.parse().unwrap(), address: address.into() }
+    }
+
+    fn hosts(fleet: &Fleet) -> Vec<String> {
+        fleet.hosts().iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_starts_knows_every_host_that_ever_enrolled() {
+        let (_, roll, fleet) = stage(&[("a", "10.0.0.1:9700"), ("b", "10.0.0.2:9700")]);
+        roll.follow(&Lines::new()).await.unwrap();
+        assert_eq!(hosts(&fleet), ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_host_is_written_down_when_it_enters_and_again_when_it_moves() {
+        let (book, roll, fleet) = stage(&[]);
+        for at in ["10.0.0.1:9700", "10.0.0.9:9700"] {
+            roll.enter(address("a", at)).await.unwrap();
+            assert_eq!(book.read().await.unwrap().unwrap()["a"], at);
+            assert_eq!(fleet.addresses(), [address("a", at)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_line_that_somebody_removed_removes_a_host() {
+        let (book, roll, fleet) = stage(&[("a", "10.0.0.1:9700"), ("b", "10.0.0.2:9700")]);
+        let seen = roll.follow(&Lines::new()).await.unwrap();
+        // Being written by another thread at this moment: in the fleet, not in what is read.
+        fleet.admit(address("new", "10.0.0.3:9700")).unwrap();
+        book.0.lock().unwrap().as_mut().unwrap().remove("b");
+        roll.follow(&seen).await.unwrap();
+        assert_eq!(hosts(&fleet), ["a", "new"]);
+    }
+
+    #[tokio::test]
+    async fn a_book_that_was_lost_removes_nobody_and_is_written_anew() {
+        let (book, roll, fleet) = stage(&[("a", "10.0.0.1:9700")]);
+        let seen = roll.follow(&Lines::new()).await.unwrap();
+        *book.0.lock().unwrap() = None;
+        roll.follow(&seen).await.unwrap();
+        assert_eq!(hosts(&fleet), ["a"]);
+        assert_eq!(book.read().await.unwrap().unwrap()["a"], "10.0.0.1:9700");
+    }
+
+    #[tokio::test]
+    async fn a_line_that_makes_no_sense_does_not_keep_the_others_away() {
+        let (_, roll, fleet) =
+            stage(&[("Not_a_host", "10.0.0.1:9700"), ("a", "nowhere"), ("b", "10.0.0.2:9700")]);
+        roll.follow(&Lines::new()).await.unwrap();
+        assert_eq!(hosts(&fleet), ["b"]);
+    }
+}
