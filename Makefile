@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench cluster cluster-down kubectl clean
+.PHONY: help setup build demo test lint bench e2e cluster cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
@@ -16,7 +16,7 @@ HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-'
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
 
 help:  ## Show this.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
@@ -40,6 +40,14 @@ lint:  ## Format, clippy, dependencies, generated files.
 
 bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
 	$(AS_ROOT) target/release/stillpoint-bench
+
+e2e: setup build  ## Stillpoint in a real Kubernetes, in a cluster of its own that is gone afterwards.
+	$(CARGO) test --release --locked -p stillpoint-tests --test e2e --no-run
+	@export CLUSTER=e2e; status=0; \
+	$(AS_ROOT) env CLUSTER=e2e target/release/stillpoint-cluster up && \
+	$(RUNNER) $(CARGO) test --release --locked -p stillpoint-tests --test e2e -- --ignored --nocapture --test-threads=1 || status=1; \
+	$(AS_ROOT) env CLUSTER=e2e target/release/stillpoint-cluster down || status=1; \
+	exit $$status
 
 cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUSTER=name for another beside it.
 	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up

@@ -1,14 +1,27 @@
 //! What a cluster has besides Kubernetes: the snapshot CRDs and the snapshot controller.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use super::layout::NODES;
 use super::{Kubectl, Layout};
 use crate::harness::binaries;
 
 /// How long the API server may take to serve a new kind, and a pod to run.
 const LIMIT: Duration = Duration::from_secs(120);
+const NAMESPACE: &str = "stillpoint-system";
+const DRIVER: &str = "csi.stillpoint.dev";
+
+/// Whether the nodes have got another Stillpoint than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// Another.
+    Changed,
+    /// The one that they had.
+    Same,
+}
 
 /// Applies them; pods are not waited for.
 pub fn install(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
@@ -27,6 +40,40 @@ pub fn install(layout: &Layout, kubectl: &Kubectl) -> Result<()> {
     kubectl
         .run(&["apply", "-f", &own.display().to_string()])
         .context("cannot install the snapshot controller")?;
+    Ok(())
+}
+
+/// Installs Stillpoint from a kustomize directory and waits until every node can mount its volumes. When its image is
+/// `Image::Changed`, pods that run already are made anew.
+pub fn stillpoint(kubectl: &Kubectl, manifests: &Path, image: Image) -> Result<()> {
+    let was_there =
+        !kubectl.run(&["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"])?.is_empty();
+    kubectl.run(&["apply", "-k", &manifests.display().to_string()]).context("cannot install Stillpoint")?;
+    match image {
+        Image::Changed if was_there => {
+            kubectl.run(&["-n", NAMESPACE, "delete", "pods", "--all"])?;
+        }
+        Image::Changed | Image::Same => {}
+    }
+    let limit = format!("--timeout={}s", LIMIT.as_secs());
+    // Guards are replaced by hand only, so kubectl does not follow their rollout.
+    for workload in ["deployment/stillpoint-controller", "daemonset/stillpoint-agent"] {
+        kubectl.run(&["-n", NAMESPACE, "rollout", "status", workload, &limit])?;
+    }
+    let end = Instant::now() + LIMIT;
+    while kubectl
+        .get(&["csinodes"], "{.items[*].spec.drivers[*].name}")?
+        .split(' ')
+        .filter(|name| *name == DRIVER)
+        .count()
+        < usize::from(NODES)
+    {
+        ensure!(
+            Instant::now() < end,
+            "not every kubelet knows {DRIVER} after {LIMIT:?}; the agents' logs say why"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub mod place;
 pub mod services;
 pub mod tools;
 pub mod up;
+pub mod workspace;
 
 pub use kubectl::Kubectl;
 pub use layout::{Layout, Place};

@@ -33,6 +33,9 @@ mkdir -p /run/containerd /run/lock /var/log/pods /var/log/containers /var/lib/ku
 mount -t tmpfs -o mode=0755 tmpfs /var/lib/kubelet
 mount -t tmpfs -o mode=0755 tmpfs /var/lib/cni
 mount --bind "$1/stillpoint" /var/lib/stillpoint
+# A peer group of its own: what is mounted below must not appear below $1 too.
+mount --make-private /var/lib/stillpoint
+mount --make-shared /var/lib/stillpoint
 "#;
 
 const FORGET_OTHERS: &str = r#"

@@ -100,13 +100,13 @@ fn load(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Packs Stillpoint from the binaries in a directory and imports it; whether it is another than before.
-pub fn load_stillpoint(layout: &Layout, binaries: &Path) -> Result<bool> {
+/// Packs Stillpoint from the binaries in a directory and imports it.
+pub fn load_stillpoint(layout: &Layout, binaries: &Path) -> Result<addons::Image> {
     let step = Step::begin("packing and importing stillpoint:dev");
     let image = images::stock::stillpoint(layout, binaries)?;
     let changed = images::import(layout, &image)?;
     step.done_with(if changed { "new" } else { "unchanged" });
-    Ok(changed)
+    Ok(if changed { addons::Image::Changed } else { addons::Image::Same })
 }
 
 fn ready_nodes(kubectl: &Kubectl) -> Result<usize> {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, down, tools, up};
-use stillpoint_tests::harness::{Step, binaries};
+use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, tools, up};
+use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ enum Command {
         /// Where stillpoint and stillpoint-guard are [default: beside this program].
         #[arg(long, env = "STILLPOINT_BINARIES")]
         binaries: Option<PathBuf>,
+        /// The kustomize directory that installs Stillpoint [default: deploy/kustomize of this source tree].
+        #[arg(long)]
+        manifests: Option<PathBuf>,
     },
     /// Remove the cluster and everything it made.
     Down,
@@ -64,11 +67,17 @@ fn run(arguments: Arguments) -> Result<()> {
     );
     match arguments.command {
         Command::Build => Ok(()),
-        Command::Up { binaries } => {
-            let binaries = binaries.map_or_else(binaries::profile_directory, Ok)?;
+        Command::Up { binaries, manifests } => {
+            let binaries = binaries.map_or_else(harness::binaries::profile_directory, Ok)?;
             let _lock = layout.lock()?;
             let kubectl = up::up(&layout)?;
-            up::load_stillpoint(&layout, &binaries)?;
+            let image = up::load_stillpoint(&layout, &binaries)?;
+            let manifests = manifests
+                .unwrap_or_else(|| harness::binaries::source_directory().join("../deploy/kustomize"));
+            ensure!(manifests.is_dir(), "{} is not there; give it with --manifests", manifests.display());
+            let step = Step::begin("installing Stillpoint");
+            addons::stillpoint(&kubectl, &manifests, image)?;
+            step.done();
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
             println!("{}", next_steps());
             Ok(())
@@ -89,5 +98,5 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn next_steps() -> &'static str {
-    "\nTry:\n  make kubectl ARGS='apply -k deploy/kustomize'\n  make kubectl ARGS='get pods -A'\n  make cluster-down"
+    "\nTry:\n  make kubectl ARGS='get pods -A'\n  make kubectl ARGS='get storageclass,volumesnapshotclass,volumegroupsnapshotclass'\n  make cluster-down"
 }
