@@ -35,6 +35,9 @@ pub const LEASE: Duration = Duration::from_secs(30);
 const AGAIN: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
+/// Times that a write of this process's own is made again over a version that it did not know.
+const CONFLICTS: usize = 3;
+
 /// What a run is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOrder {
@@ -73,7 +76,18 @@ pub struct KubeJournal {
 }
 
 /// The object of a run that this process conducts.
-type Home = Arc<AsyncMutex<Run>>;
+type Home = Arc<AsyncMutex<Kept>>;
+
+/// An object as the API server has it, as far as this process knows.
+struct Kept {
+    object: Run,
+    /// Which attempt this process makes.
+    attempt: u32,
+}
+
+fn home(object: Run, attempt: u32) -> Home {
+    Arc::new(AsyncMutex::new(Kept { object, attempt }))
+}
 
 impl KubeJournal {
     /// A journal of the controller `holder`.
@@ -92,28 +106,24 @@ impl KubeJournal {
             Standing::Held(by) => return Ok(Begun::Held { by }),
             Standing::Orphaned => return Ok(Begun::Orphaned),
         }
-        let mut object = object;
         let earlier = object.status.as_ref().filter(|_| object.spec.cut == order.cut);
         let earlier_cut = earlier.and_then(|status| status.cut.as_ref()).map(|cut| cut.id.clone());
-        let status = object.status.get_or_insert_default();
-        status.attempt += 1;
-        // The lanes of an earlier attempt's volumes are not this one's.
-        status.timeline.clear();
-        self.homes().insert(order.cut.clone(), Arc::new(AsyncMutex::new(object)));
+        let attempt = object.status.as_ref().map_or(0, |status| status.attempt) + 1;
+        self.homes().insert(order.cut.clone(), home(object, attempt));
         Ok(Begun::Ready { earlier_cut })
     }
 
     /// Says that the run of this cut is alive.
     pub async fn renew(&self, cut: &str) -> Result<(), KubeError> {
         let Some(home) = self.home(cut) else { return Ok(()) };
-        let mut object = home.lock().await;
-        let mut renewed = object.clone();
+        let mut kept = home.lock().await;
+        let mut renewed = kept.object.clone();
         match &mut renewed.status {
             // Not written yet, or ended: nothing to renew.
             Some(status) if status.record.is_some() => status.renewed_at = Some(Timestamp::now().to_string()),
             Some(_) | None => return Ok(()),
         }
-        *object = self.write(renewed).await?;
+        kept.object = self.write_own(&kept.object, renewed).await?;
         Ok(())
     }
 
@@ -131,11 +141,12 @@ impl KubeJournal {
     pub async fn end(&self, cut: &str, lanes: Vec<Lane>) -> Result<(), KubeError> {
         let home = self.homes().remove(cut);
         let Some(home) = home.filter(|_| !lanes.is_empty()) else { return Ok(()) };
-        let mut object = home.lock().await.clone();
+        let kept = home.lock().await;
+        let mut object = kept.object.clone();
         if let Some(status) = &mut object.status {
             status.timeline.extend(lanes);
         }
-        self.write(object).await.map(drop)
+        self.write_own(&kept.object, object).await.map(drop)
     }
 
     async fn find(&self, order: &RunOrder) -> Result<Option<Run>, KubeError> {
@@ -196,6 +207,30 @@ impl KubeJournal {
         }
     }
 
+    /// Writes the next version of a run that this process has. A conflict is none where only this process wrote (an
+    /// answer was lost) or somebody changed labels; it is one where another controller has the run by now.
+    async fn write_own(&self, known: &Run, mut next: Run) -> Result<Run, KubeError> {
+        for _ in 0..CONFLICTS {
+            match self.write(next.clone()).await {
+                Err(KubeError::Conflict(_)) => {}
+                outcome => return outcome,
+            }
+            let (namespace, name) = (next.metadata.namespace.as_deref(), next.metadata.name.as_deref());
+            let what = format!("run {}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
+            let found = self.api(namespace.unwrap_or_default()).get(name.unwrap_or_default()).await;
+            let found = found.map_err(|error| KubeError::of(what.clone(), error))?;
+            if found.status == next.status {
+                return Ok(found);
+            }
+            let holder = found.status.as_ref().and_then(|status| status.holder.as_deref());
+            if holder != Some(&self.holder) && found.status != known.status {
+                return Err(KubeError::Conflict(what));
+            }
+            next.metadata = found.metadata;
+        }
+        Err(KubeError::Conflict(format!("run of {}", next.spec.cut)))
+    }
+
     /// Takes over a run that its controller has left.
     async fn claim(&self, object: &Run) -> Result<Option<Record>, KubeError> {
         let Some(record) = object.status.as_ref().and_then(|status| status.record.clone()) else {
@@ -220,8 +255,10 @@ impl KubeJournal {
         let status = claimed.status.get_or_insert_default();
         status.holder = Some(self.holder.clone());
         status.renewed_at = Some(Timestamp::now().to_string());
+        let attempt = status.attempt;
+        // Strictly over the version that was looked at: a controller that has renewed it meanwhile is alive.
         let claimed = self.write(claimed).await?;
-        self.homes().insert(record.name.clone(), Arc::new(AsyncMutex::new(claimed)));
+        self.homes().insert(record.name.clone(), home(claimed, attempt));
         Ok(Some(record))
     }
 
@@ -251,14 +288,15 @@ impl Journal for KubeJournal {
     async fn persist(&self, run: &Record) -> Result<(), JournalError> {
         let fail = |why: String| JournalError(format!("run of {}: {why}", run.name));
         let home = self.home(&run.name).ok_or_else(|| fail("it was not begun; this is a bug".to_owned()))?;
-        let mut object = home.lock().await;
-        let earlier = object.status.clone().unwrap_or_default();
-        let before = Before { attempt: earlier.attempt, conditions: earlier.conditions, lanes: Vec::new() };
+        let mut kept = home.lock().await;
+        let earlier = kept.object.status.clone().unwrap_or_default();
+        let before = Before { attempt: kept.attempt, conditions: earlier.conditions, lanes: Vec::new() };
         let status = report::status(run, &before, &self.holder, Timestamp::now())
             .map_err(|error| fail(error.to_string()))?;
-        let mut next = object.clone();
+        let mut next = kept.object.clone();
         next.status = Some(status);
-        *object = self.write(next).await.map_err(|error| match error {
+        let written = self.write_own(&kept.object, next).await;
+        kept.object = written.map_err(|error| match error {
             KubeError::Conflict(_) => fail("another controller has taken it over".to_owned()),
             KubeError::NotFound(_) => fail("its object is gone; was the snapshot deleted?".to_owned()),
             KubeError::Forbidden(_) | KubeError::Refused { .. } | KubeError::Unavailable { .. } => {

@@ -134,6 +134,23 @@ fn record_as_stored(left: &Record) -> Record {
 }
 
 #[tokio::test]
+async fn a_lost_answer_and_a_changed_label_do_not_look_like_another_controller() {
+    let (cluster, _) = cluster().await;
+    let journal = KubeJournal::new(cluster.client().unwrap(), "one");
+    journal.begin(&order()).await.unwrap();
+    let mut object = cluster.get(&path()).unwrap();
+    object["metadata"]["labels"] = json!({ "by": "somebody" });
+    cluster.put(&path(), object);
+    journal.persist(&record()).await.unwrap();
+    // As if a renewal had been written and its answer lost.
+    let mut object = cluster.get(&path()).unwrap();
+    object["status"]["renewedAt"] = json!("2030-01-01T00:00:00Z");
+    cluster.put(&path(), object);
+    journal.persist(&record()).await.unwrap();
+    assert_eq!(stored(&cluster).metadata.labels.unwrap()["by"], "somebody");
+}
+
+#[tokio::test]
 async fn a_process_that_starts_again_under_another_name_ends_what_it_left_only_when_the_lease_is_over() {
     let (cluster, _) = cluster().await;
     let before = KubeJournal::new(cluster.client().unwrap(), "pod-1/start-1");
