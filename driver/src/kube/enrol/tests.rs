@@ -21,7 +21,7 @@ use crate::controller::fleet::Fleet;
 use crate::domain::{Code, HostName};
 use crate::identity::acceptor;
 use crate::identity::authority::Wish;
-use crate::identity::tls::{Credentials, to_the_controller};
+use crate::identity::tls::to_the_controller;
 use crate::proto::enrol::enrolment_client::EnrolmentClient;
 use crate::wire::fault_of;
 
