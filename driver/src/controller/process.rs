@@ -35,7 +35,7 @@ where
         ended = &mut serving => return ended,
         () = signals => {}
     }
-    tracing::info!("told to stop: runs are stopped and undone, calls under way are finished");
+    tracing::info!("told to stop: calls under way are finished, runs of rules are stopped and undone");
     stop.send_replace(true);
     if let Ok(ended) = tokio::time::timeout(GOODBYE_LIMIT, serving).await {
         return ended;

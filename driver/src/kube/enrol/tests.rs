@@ -21,7 +21,7 @@ use crate::controller::fleet::Fleet;
 use crate::domain::{Code, HostName};
 use crate::identity::acceptor;
 use crate::identity::authority::Wish;
-use crate::identity::tls::{Credentials, to_the_controller};
+use crate::identity::tls::to_the_controller;
 use crate::proto::enrol::enrolment_client::EnrolmentClient;
 use crate::wire::fault_of;
 
@@ -140,8 +140,8 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// An agent with a pool in memory at this address.
-fn agent(stage: &Stage, listen: SocketAddr, credentials: watch::Receiver<Option<Credentials>>) {
-    let config = AgentConfig {
+fn config(stage: &Stage, listen: SocketAddr) -> AgentConfig {
+    AgentConfig {
         host: host("node-1"),
         listen,
         tls: None,
@@ -152,8 +152,7 @@ fn agent(stage: &Stage, listen: SocketAddr, credentials: watch::Receiver<Option<
         guard_socket: None,
         expedite: Expediting::Never,
         kernel: Kernel::Memory,
-    };
-    tokio::spawn(serve_with(config, credentials, |_| {}, std::future::pending()));
+    }
 }
 
 fn free_address() -> SocketAddr {
@@ -167,7 +166,7 @@ async fn an_agent_enrols_is_found_and_stays_reachable_while_both_sides_renew_the
     let stage = Stage::set(lifetime).await;
     let listen = free_address();
     let (renewed, credentials) = watch::channel(None);
-    agent(&stage, listen, credentials);
+    tokio::spawn(serve_with(config(&stage, listen), credentials, |_| {}, std::future::pending()));
     tokio::spawn(stage.renewal(listen).keep_fresh(renewed));
     eventually("the agent has enrolled", || stage.fleet.hosts() == [host("node-1")]).await;
     assert_eq!(stage.book.0.lock().unwrap().as_ref().unwrap()["node-1"], listen.to_string());
@@ -247,4 +246,59 @@ async fn an_agent_shows_its_token_to_nobody_who_is_not_the_controller() {
     eventually("the real controller is asked", || credentials.borrow().is_some()).await;
     assert_eq!(impostor.tokens.asked.load(Ordering::SeqCst), 0);
     task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_a_pod_serves_its_node_without_a_controller_and_is_ready_once_it_has_enrolled() {
+    use crate::kube::agent::{NodeAgentArgs, serve};
+    use crate::proto::health::HealthCheckRequest;
+    use crate::proto::health::health_client::HealthClient;
+    use clap::{Args, FromArgMatches};
+    use stillpoint_csi_proto::v1;
+
+    let stage = Stage::set(HOUR).await;
+    stage.write("controllers", "\n");
+    let (listen, probes) = (free_address(), free_address());
+    let dir = |name: &str| stage.dir().join(name).display().to_string();
+    let words = [
+        ("--node", "node-1".to_owned()),
+        ("--pod-ip", "127.0.0.1".to_owned()),
+        ("--listen", listen.to_string()),
+        ("--health-listen", probes.to_string()),
+        ("--kubelet-dir", dir("kubelet")),
+        ("--trust", dir("")),
+        ("--token", dir("token")),
+    ];
+    let words = words.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+    let command = NodeAgentArgs::augment_args(clap::Command::new("node-agent").no_binary_name(true));
+    let args = NodeAgentArgs::from_arg_matches(&command.get_matches_from(words)).unwrap();
+    let csi = stage.dir().join("kubelet/plugins/csi.stillpoint.dev/csi.sock");
+    let config = AgentConfig { csi_socket: Some(csi.clone()), ..config(&stage, listen) };
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(async move { serve(&args, config, stopped).await });
+
+    let registration = stage.dir().join("kubelet/plugins_registry/csi.stillpoint.dev@reg.sock");
+    eventually("the kubelet is told", || registration.exists()).await;
+    let mut node = v1::node_client::NodeClient::connect(format!("unix:{}", csi.display())).await.unwrap();
+    let info = node.node_get_info(v1::NodeGetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.node_id, "node-1");
+    let mut health = HealthClient::connect(format!("http://{probes}")).await.unwrap();
+    let mut is_ready = async || {
+        let request = HealthCheckRequest { service: "ready".into() };
+        health.check(request).await.unwrap().into_inner().status == 1
+    };
+    assert!(!is_ready().await, "nobody can reach it yet");
+    stage.write("controllers", &format!("{}\n", stage.address));
+    let wait = async {
+        while !is_ready().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    stage.fleet.agent(&host("node-1")).unwrap().describe().await.unwrap();
+    // Streams that are open do not end by themselves.
+    drop((node, health));
+    stop.send_replace(true);
+    tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+    assert!(!registration.exists() && stage.fleet.agent(&host("node-1")).unwrap().describe().await.is_err());
 }
