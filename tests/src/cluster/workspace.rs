@@ -81,7 +81,7 @@ impl Workspace {
         for node in Place::nodes() {
             let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
-                "find {POOL}/volumes {POOL}/snapshots {POOL}/cuts -mindepth 1 -maxdepth 2; \
+                "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
                  find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true; \
                  losetup --list --noheadings -O BACK-FILE | grep /var/lib/stillpoint/pool/ || true"
             );
