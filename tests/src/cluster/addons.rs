@@ -10,7 +10,7 @@ use super::{Kubectl, Layout};
 use crate::harness::binaries;
 
 /// How long the API server may take to serve a new kind, and a pod to run.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "stillpoint-system";
 const DRIVER: &str = "csi.stillpoint.dev";
 

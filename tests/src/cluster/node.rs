@@ -13,7 +13,7 @@ use super::layout::{DNS_SERVICE, DOMAIN};
 use super::{Layout, Place, place};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
-const CONTAINERD_LIMIT: Duration = Duration::from_secs(60);
+const CONTAINERD_LIMIT: Duration = Duration::from_mins(1);
 
 /// Starts containerd and waits until it answers.
 pub fn start_containerd(layout: &Layout, node: Place, holder: i32) -> Result<Started> {

@@ -136,16 +136,15 @@ fn stamp(directory: &Path, module: &Module) -> Result<String> {
 }
 
 fn linker_flags(tool: &Tool) -> String {
-    let mut flags = "-s -w".to_owned();
+    let mut flags = vec!["-s -w".to_owned()];
     let mut parts = KUBERNETES.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
-        for (name, value) in [("gitVersion", KUBERNETES), ("gitMajor", major), ("gitMinor", minor)] {
-            flags += &format!(" -X {package}.{name}={value}");
-        }
+        let values = [("gitVersion", KUBERNETES), ("gitMajor", major), ("gitMinor", minor)];
+        flags.extend(values.map(|(name, value)| format!("-X {package}.{name}={value}")));
     }
-    tool.version.map(|version| flags += &format!(" -X main.version={version}"));
-    flags
+    flags.extend(tool.version.map(|version| format!("-X main.version={version}")));
+    flags.join(" ")
 }
 
 /// CRDs and permissions of the snapshot controller, from the module that it is built from.

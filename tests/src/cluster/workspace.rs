@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::{Kubectl, Layout, Place, place};
 
 /// Everything that a test waits for happens within this, or never.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(200);
 const POOL: &str = "/var/lib/stillpoint/pool";
 
@@ -65,7 +65,7 @@ impl Workspace {
     /// Deletes the namespace and waits until it, its volumes and its snapshots are gone, also from the pools.
     pub fn close(self) -> Result<()> {
         self.delete()?;
-        self.soon("volumes, snapshots or loop devices are left", || self.leftovers())
+        Self::soon("volumes, snapshots or loop devices are left", || self.leftovers())
     }
 
     fn delete(&self) -> Result<()> {
@@ -81,7 +81,7 @@ impl Workspace {
         for node in Place::nodes() {
             let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
-                "find {POOL}/volumes {POOL}/snapshots {POOL}/cuts -mindepth 1 -maxdepth 2; \
+                "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
                  find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true; \
                  losetup --list --noheadings -O BACK-FILE | grep /var/lib/stillpoint/pool/ || true"
             );
@@ -90,7 +90,7 @@ impl Workspace {
         Ok(left)
     }
 
-    fn soon(&self, what: &str, left: impl Fn() -> Result<String>) -> Result<()> {
+    fn soon(what: &str, left: impl Fn() -> Result<String>) -> Result<()> {
         let end = Instant::now() + LIMIT;
         loop {
             let text = left()?;
