@@ -108,7 +108,7 @@ fn a_raw_block_volume_is_snapshotted_and_restored() {
 }
 
 /// Three pods on three nodes, each with two volumes.
-const SPREAD: &str = r#"
+const SPREAD: &str = r"
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: spread}
@@ -135,7 +135,7 @@ spec:
     spec: {accessModes: [ReadWriteOnce], storageClassName: stillpoint, resources: {requests: {storage: 1Gi}}}
   - metadata: {name: b, labels: {group: spread}}
     spec: {accessModes: [ReadWriteOnce], storageClassName: stillpoint, resources: {requests: {storage: 1Gi}}}
-"#;
+";
 
 const GROUP: &str = "
 apiVersion: groupsnapshot.storage.k8s.io/v1
