@@ -164,6 +164,10 @@ fn six_volumes_on_three_nodes_are_one_group_snapshot() {
 
     space.apply(GROUP).unwrap();
     println!("group snapshot ready: {:?}", space.wait("volumegroupsnapshot/all", READY_TO_USE).unwrap());
+    // The group is ready a little before the last of its members says so too.
+    space
+        .run(&["wait", &format!("--for={READY_TO_USE}"), "--timeout=60s", "volumesnapshots", "--all"])
+        .unwrap();
     let path = r#"jsonpath={range .items[*]}{.metadata.name} {.spec.source.persistentVolumeClaimName} {.status.readyToUse}{"\n"}{end}"#;
     let members = space.run(&["get", "volumesnapshots", "-o", path]).unwrap();
     assert_eq!(members.lines().filter(|line| line.ends_with(" true")).count(), 6, "{members}");
