@@ -1,7 +1,7 @@
 //! The manifests in deploy/kustomize, as far as they can be checked without a cluster: each is well-formed, nobody may do
 //! more than the table in docs/kubernetes.md says, and what they set is what the program reads.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::panic)] // what tests call is a test
 #![allow(clippy::case_sensitive_file_extension_comparisons)] // our own files
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -215,21 +215,21 @@ pub async fn serve(
         .map_err(|source| Fault::from(RunError::Listen { address: args.health_listen, source }))?;
     let (renewed, credentials) = watch::channel(None);
     let (ready, readiness) = watch::channel(Readiness::NotReady);
-    let mut helpers = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let stop = until(stopped.clone());
-    helpers.spawn(async move {
+    tasks.spawn(async move {
         health::serve(probes, readiness, stop).await.map_err(|error| process::ended("health", &error))
     });
     let renewal = args.renewal();
     let enrolled = credentials.clone();
-    helpers.spawn(async move {
+    tasks.spawn(async move {
         renewal.keep_fresh(renewed).await;
         Err(Fault::internal("nobody looks after the certificates any more"))
     });
-    helpers.spawn(tell_ready(enrolled, ready, until(stopped.clone())));
+    tasks.spawn(tell_ready(enrolled, ready, until(stopped.clone())));
     let (bound, is_bound) = tokio::sync::oneshot::channel();
     let stop = until(stopped.clone());
-    helpers.spawn(async move {
+    tasks.spawn(async move {
         match is_bound.await {
             Ok(()) => stay_registered(paths, stop).await,
             // The agent did not start and says why.
@@ -248,7 +248,7 @@ pub async fn serve(
     tokio::pin!(serving);
     let outcome = tokio::select! {
         ended = &mut serving => return Ok(ended?),
-        died = first_death(&mut helpers, &stopped) => died,
+        died = first_death(&mut tasks, &stopped) => died,
     };
     match outcome {
         // Told to stop: the agent takes its time.
@@ -274,12 +274,12 @@ async fn tell_ready(
     Ok(())
 }
 
-/// No helper ends before the process is told to stop.
+/// No task ends before the process is told to stop.
 async fn first_death(
-    helpers: &mut JoinSet<Result<(), Fault>>,
+    tasks: &mut JoinSet<Result<(), Fault>>,
     stopped: &watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    match helpers.join_next().await {
+    match tasks.join_next().await {
         Some(Ok(ended)) if *stopped.borrow() => ended,
         Some(Ok(ended)) => ended.and_then(|()| Err(Fault::internal("a part of the agent ended by itself"))),
         Some(Err(error)) => Err(Fault::internal(format!("a part of the agent died: {error}"))),
