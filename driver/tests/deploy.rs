@@ -209,7 +209,6 @@ fn paths_and_ports_of_the_agents_pod_are_those_that_the_program_uses() {
         ("STILLPOINT_STATE_DIR", Some("Bidirectional")),
         ("STILLPOINT_KUBELET_DIR", Some("Bidirectional")),
         ("STILLPOINT_GUARD_SOCKET", None),
-        ("STILLPOINT_RUN_DIR", None),
         ("STILLPOINT_TRUST", None),
         ("STILLPOINT_TOKEN", None),
     ] {
@@ -229,10 +228,7 @@ fn paths_and_ports_of_the_agents_pod_are_those_that_the_program_uses() {
         assert!(pod["containers"][0]["ports"].to_string().contains(port));
     }
     let guard = &named(&all, "DaemonSet", "stillpoint-guard")["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!(
-        strings(&guard["args"]),
-        ["--socket", &default("STILLPOINT_GUARD_SOCKET"), "--run-dir", &default("STILLPOINT_RUN_DIR")]
-    );
+    assert_eq!(strings(&guard["args"]), ["--socket", &default("STILLPOINT_GUARD_SOCKET")]);
 }
 
 #[test]

@@ -96,11 +96,28 @@ fn assert_nothing_is_left(directory: &Path) {
     assert!(!directory.exists(), "{} is still there", directory.display());
 }
 
+/// Grace periods are expedited for the whole kernel only while somebody holds: the file of the lease says what the
+/// switch was, and is empty when it has been put back.
+fn assert_grace_periods_are_as_before(before: &str) {
+    let lease = || std::fs::read_to_string("/dev/stillpoint-rcu-expedited").unwrap_or_default();
+    let end = Instant::now() + Duration::from_secs(10);
+    while !lease().is_empty() {
+        assert!(Instant::now() < end, "the lease of rcu_expedited is not given back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(rcu_expedited(), before);
+}
+
+fn rcu_expedited() -> String {
+    std::fs::read_to_string("/sys/kernel/rcu_expedited").unwrap_or_default()
+}
+
 #[test]
 fn the_small_demo_proves_what_it_says_and_leaves_nothing() {
     if !can_run("the small demo") {
         return;
     }
+    let switch = rcu_expedited();
     let demo = Demo::start(10);
     let directory = demo.directory();
     let (succeeded, said) = demo.end();
@@ -116,6 +133,7 @@ fn the_small_demo_proves_what_it_says_and_leaves_nothing() {
     std::fs::File::open(picture).unwrap().read_to_string(&mut html).unwrap();
     assert!(html.contains("<svg") && html.contains("ledger-a"));
     assert_nothing_is_left(&directory);
+    assert_grace_periods_are_as_before(&switch);
 }
 
 #[test]
@@ -123,6 +141,7 @@ fn an_interrupted_demo_leaves_nothing() {
     if !can_run("an interrupted demo") {
         return;
     }
+    let switch = rcu_expedited();
     let mut demo = Demo::start(100);
     let directory = demo.directory();
     demo.wait_for_line("freeze");
@@ -131,6 +150,7 @@ fn an_interrupted_demo_leaves_nothing() {
     let (succeeded, _) = demo.end();
     assert!(!succeeded);
     assert_nothing_is_left(&directory);
+    assert_grace_periods_are_as_before(&switch);
 }
 
 #[test]

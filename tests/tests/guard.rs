@@ -37,8 +37,6 @@ impl Bench {
         let guard = Command::new(binary("stillpoint-guard")?)
             .arg("--socket")
             .arg(&socket)
-            .arg("--run-dir")
-            .arg(run.directory("run")?)
             .stderr(Stdio::null())
             .spawn()?;
         until("the guard's socket", || socket.exists())?;

@@ -5,18 +5,22 @@
 //! same time and any of them may die, therefore the count is a `flock`: a lease is a shared lock on one file, the
 //! file keeps what the switch was before, and whoever can turn his lock into an exclusive one was the last and puts
 //! it back. A lock dies with its process; the guard looks again when an agent's connection ends.
+//!
+//! The file must be the same one for all of a kernel's agents and guards, whatever their directories and mount
+//! namespaces: with two files, each would take the other's "on" for what was before and leave it on. So it is in
+//! `/dev`, which everybody sees who may attach loop devices.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
 
 /// The kernel's switch.
 pub const SWITCH: &str = "/sys/kernel/rcu_expedited";
-/// Name of the file in the run directory.
-const FILE: &str = "rcu-expedited";
+/// The lock file.
+const FILE: &str = "/dev/stillpoint-rcu-expedited";
 /// Each attempt fails only when the last other lease ends in the same instant.
 const ATTEMPTS: usize = 16;
 
@@ -35,9 +39,9 @@ pub struct Lease {
 }
 
 impl Expedite {
-    /// The kernel's switch, with the lock file in `run_directory` (the same for all agents and guards of a machine).
-    pub fn new(run_directory: &Path) -> Self {
-        Self { switch: SWITCH.into(), file: run_directory.join(FILE) }
+    /// The switch of the kernel that this process runs on.
+    pub fn of_this_kernel() -> Self {
+        Self { switch: SWITCH.into(), file: FILE.into() }
     }
 
     /// Expedites until the lease is dropped. The first one writes down what the switch was.
@@ -124,7 +128,7 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let switch = directory.join("switch");
         std::fs::write(&switch, "0\n").unwrap();
-        (directory.clone(), Expedite { switch, file: directory.join(FILE) })
+        (directory.clone(), Expedite { switch, file: directory.join("lock") })
     }
 
     fn value(expedite: &Expedite) -> String {

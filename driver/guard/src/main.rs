@@ -1,4 +1,4 @@
-//! `stillpoint-guard --socket PATH [--run-dir DIR]`: see the library's documentation.
+//! `stillpoint-guard --socket PATH`: see the library's documentation.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,29 +6,25 @@ use std::process::ExitCode;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use stillpoint_guard::{expedite::Expedite, server};
 
-const USAGE: &str = "usage: stillpoint-guard --socket PATH [--run-dir DIR]
+const USAGE: &str = "usage: stillpoint-guard --socket PATH
 
 Thaws what a Stillpoint agent froze when the agent dies or its limit passes.
-  --socket PATH   where the agent finds the guard (made with mode 0600)
-  --run-dir DIR   shared by all agents and guards of this machine (default /run/stillpoint)";
+  --socket PATH   where the agent finds the guard (made with mode 0600)";
 
 struct Arguments {
     socket: PathBuf,
-    run_directory: PathBuf,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut socket = None;
-    let mut run_directory = PathBuf::from("/run/stillpoint");
     while let Some(word) = words.next() {
         let mut value = || words.next().map(PathBuf::from).ok_or(format!("{word} needs a value"));
         match word.as_str() {
             "--socket" => socket = Some(value()?),
-            "--run-dir" => run_directory = value()?,
             other => return Err(format!("unknown argument {other}")),
         }
     }
-    Ok(Arguments { socket: socket.ok_or("--socket is missing")?, run_directory })
+    Ok(Arguments { socket: socket.ok_or("--socket is missing")? })
 }
 
 fn main() -> ExitCode {
@@ -49,9 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, String> {
-    std::fs::create_dir_all(&arguments.run_directory)
-        .map_err(|error| format!("{}: {error}", arguments.run_directory.display()))?;
-    let expedite = Expedite::new(&arguments.run_directory);
+    if let Some(directory) = arguments.socket.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    let expedite = Expedite::of_this_kernel();
     expedite.put_back_if_unused().map_err(|error| format!("rcu_expedited: {error}"))?;
     let listener = server::listen_at(&arguments.socket)
         .map_err(|errno| format!("cannot listen at {}: {errno}", arguments.socket.display()))?;

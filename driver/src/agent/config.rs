@@ -7,7 +7,6 @@
 //! tls: {ca: /etc/stillpoint/ca.crt, cert: /etc/stillpoint/node-1.crt, key: /etc/stillpoint/node-1.key}
 //! pools: [/var/lib/stillpoint/pool]
 //! stateDir: /var/lib/stillpoint/state      # the agent's own; may not be on a pool
-//! runDir: /run/stillpoint                  # shared by all agents and guards of this machine; this is the default
 //! csiSocket: /run/stillpoint/csi.sock      # CSI identity and node service; left out: none
 //! guardSocket: /run/stillpoint/guard.sock  # left out: holds are not guarded
 //! expedite: auto                # or never: RCU grace periods around a hold; never makes it 30 ms longer
@@ -43,9 +42,6 @@ pub struct AgentConfig {
     pub pools: Vec<PathBuf>,
     /// The agent's own directory.
     pub state_dir: PathBuf,
-    /// Directory that all agents and guards of this machine share, because the kernel's switches are one per machine.
-    #[serde(default = "run_dir")]
-    pub run_dir: PathBuf,
     /// Unix socket of the CSI node service.
     #[serde(default)]
     pub csi_socket: Option<PathBuf>,
@@ -58,10 +54,6 @@ pub struct AgentConfig {
     /// Which kernel.
     #[serde(default)]
     pub kernel: Kernel,
-}
-
-fn run_dir() -> PathBuf {
-    "/run/stillpoint".into()
 }
 
 /// Whether RCU grace periods are expedited around a hold.
@@ -155,11 +147,8 @@ impl AgentConfig {
         let sockets = [("csiSocket", &self.csi_socket), ("guardSocket", &self.guard_socket)];
         let sockets = sockets.iter().filter_map(|(field, path)| Some((*field, path.as_ref()?)));
         let pools = self.pools.iter().map(|pool| ("pools", pool));
-        for (field, path) in files
-            .into_iter()
-            .chain(sockets)
-            .chain(pools)
-            .chain([("stateDir", &self.state_dir), ("runDir", &self.run_dir)])
+        for (field, path) in
+            files.into_iter().chain(sockets).chain(pools).chain([("stateDir", &self.state_dir)])
         {
             check_path(field, path).map_err(|fault| ConfigError::Value(fault.message))?;
         }
@@ -197,7 +186,7 @@ stateDir: /var/lib/agent
         let full = format!("{GOOD}csiSocket: /run/csi.sock\nguardSocket: /run/guard.sock\nkernel: memory\n");
         let config = AgentConfig::parse(&full).unwrap();
         assert_eq!((config.csi_socket, config.kernel), (Some("/run/csi.sock".into()), Kernel::Memory));
-        assert_eq!((config.run_dir, config.expedite), ("/run/stillpoint".into(), Expediting::Auto));
+        assert_eq!(config.expedite, Expediting::Auto);
     }
 
     #[test]

@@ -201,7 +201,6 @@ impl Agent {
     /// Steps 1 and 2 of the flow. Blocks.
     pub fn open(config: &AgentConfig, host: Arc<dyn Host>) -> Result<Self, RunError> {
         private_directory("stateDir", &config.state_dir)?;
-        private_directory("runDir", &config.run_dir)?;
         let (pools, reports) = Pools::open(&host, &config.pools)?;
         for (pool, report) in reports {
             tracing::info!(%pool, ?report, "pool opened");
@@ -330,7 +329,7 @@ fn expedite(config: &AgentConfig, host: &dyn Host) -> Option<Expedite> {
         (Kernel::Memory, _) | (Kernel::Linux, Expediting::Never) => return None,
         (Kernel::Linux, Expediting::Auto) => {}
     }
-    let expedite = Expedite::new(&config.run_dir);
+    let expedite = Expedite::of_this_kernel();
     if let Err(error) = expedite.put_back_if_unused() {
         tracing::warn!(%error, "rcu_expedited could not be put back; see /sys/kernel/rcu_expedited");
     }

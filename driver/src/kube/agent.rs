@@ -101,15 +101,6 @@ pub struct NodeAgentArgs {
         hide_env_values = true
     )]
     pub state_dir: PathBuf,
-    /// Directory that the agents and guards of this node share.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "STILLPOINT_RUN_DIR",
-        default_value = "/run/stillpoint",
-        hide_env_values = true
-    )]
-    pub run_dir: PathBuf,
     /// Socket of the guard.
     #[arg(
         long,
@@ -169,7 +160,6 @@ impl NodeAgentArgs {
             tls: None,
             pools: vec![self.pool.clone()],
             state_dir: self.state_dir.clone(),
-            run_dir: self.run_dir.clone(),
             csi_socket: Some(self.kubelet().csi),
             guard_socket: Some(self.guard_socket.clone()),
             expedite: Expediting::Auto,

@@ -67,7 +67,7 @@ impl Bench {
         let pool = Arc::new(Pool::open(host.clone(), &pool_dir)?.0);
         let socket = directory.join("guard.sock");
         let guard = Command::new(binary("stillpoint-guard")?)
-            .args([OsStr::new("--socket"), socket.as_os_str(), "--run-dir".as_ref(), directory.as_os_str()])
+            .args([OsStr::new("--socket"), socket.as_os_str()])
             .stderr(Stdio::null())
             .spawn()?;
         let context = RoundContext {

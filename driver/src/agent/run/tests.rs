@@ -46,7 +46,6 @@ fn config(directory: &Path, listen: SocketAddr) -> AgentConfig {
         tls: Some(files(directory, "agents/node-1")),
         pools: vec!["/pool".into()],
         state_dir: directory.join("state"),
-        run_dir: directory.join("run"),
         csi_socket: Some(directory.join("csi.sock")),
         guard_socket: None,
         expedite: Expediting::Auto,

@@ -147,7 +147,6 @@ fn config(stage: &Stage, listen: SocketAddr) -> AgentConfig {
         tls: None,
         pools: vec!["/pool".into()],
         state_dir: stage.dir().join("state"),
-        run_dir: stage.dir().join("run"),
         csi_socket: None,
         guard_socket: None,
         expedite: Expediting::Never,
