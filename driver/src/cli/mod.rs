@@ -7,6 +7,8 @@ pub mod exit;
 pub mod output;
 pub mod pki;
 pub mod pool;
+mod rehearsal;
 pub mod rule;
+pub mod runs;
 pub mod snapshot;
 pub mod volumes;

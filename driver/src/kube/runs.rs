@@ -13,6 +13,7 @@
 //! (`csi::inflight`), controllers exclude each other by the `Run` object, a sealed cut ends it all. A final gRPC code
 //! is given only when nothing of the cut is left on any host.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,12 @@ use async_trait::async_trait;
 use kube::Client;
 use stillpoint_rules::api::Rule;
 use stillpoint_rules::engine::{Control, Engine, Limits, Ports, RunRequest};
+use stillpoint_rules::failure;
 use stillpoint_rules::kube::objects::{Lane, LaneSpan, RULE_ANNOTATION};
 use stillpoint_rules::kube::{
     Begun, EventKind, Events, KubeError, KubeJournal, KubePods, LEASE, ObjectRef, RunOrder, report,
 };
+use stillpoint_rules::machine::Phase as RunPhase;
 use stillpoint_rules::plan::CutVolume;
 use stillpoint_rules::run::Run;
 use tokio::sync::watch;
@@ -80,6 +83,7 @@ impl RuledCuts {
             let ports = Ports {
                 inventory: Arc::new(pods.clone()),
                 exec: Arc::new(pods.clone()),
+                secrets: Arc::new(pods.clone()),
                 cutter: storage.cutter(kind),
                 journal: Arc::new(journal.clone()),
             };
@@ -107,6 +111,9 @@ impl RuledCuts {
             }
         };
         for run in &runs {
+            if run.phase == RunPhase::Overdue {
+                continue;
+            }
             tracing::warn!(
                 run = run.id,
                 verdict = run.verdict(),
@@ -117,6 +124,34 @@ impl RuledCuts {
             }
         }
         Ok(runs)
+    }
+
+    /// Tries again what runs still owe to their applications, and says that they are alive. To be called every few
+    /// seconds.
+    pub async fn collect(&self) {
+        if self.overdue().is_empty() {
+            return;
+        }
+        self.journal.renew_all().await;
+        let (single, group) = tokio::join!(self.single.collect(), self.group.collect());
+        for run in single.into_iter().chain(group) {
+            tracing::warn!(
+                run = run.id,
+                verdict = run.verdict(),
+                "what a run owed to its application is paid"
+            );
+            let id = run.cut.as_ref().filter(|cut| cut.sealed).and_then(|cut| cut.id.parse().ok());
+            let record = match id {
+                Some(id) => self.storage.plain().get(&id).await.ok().flatten(),
+                None => None,
+            };
+            self.let_go(&run.name, record.as_ref().map(lanes).unwrap_or_default()).await;
+        }
+    }
+
+    /// Runs that are over but still owe something to their application.
+    pub fn overdue(&self) -> Vec<Run> {
+        [self.single.overdue(), self.group.overdue()].concat()
     }
 
     /// Stops every run and waits until each is undone. No run begins afterwards.
@@ -206,11 +241,16 @@ impl RuledCuts {
             volumes,
             namespaces: vec![owner.namespace.clone()],
             budget: BUDGET,
+            // Whoever makes a snapshot need not be allowed to run commands, so he chooses no values either.
+            params: BTreeMap::new(),
+            rehearsal: false,
         };
         let run = self.conduct(order.kind, request).await;
         let outcome = self.outcome(&run).await;
-        let lanes = outcome.as_ref().map(lanes).unwrap_or_default();
-        self.let_go(&order.name, lanes).await;
+        if run.phase != RunPhase::Overdue {
+            let lanes = outcome.as_ref().map(lanes).unwrap_or_default();
+            self.let_go(&order.name, lanes).await;
+        }
         self.announce(owner, &run).await;
         outcome
     }
@@ -291,7 +331,7 @@ impl RuledCuts {
     async fn outcome(&self, run: &Run) -> Result<CutRecord, Fault> {
         let Some(cut) = run.cut.as_ref().filter(|cut| cut.sealed) else {
             return Err(match run_fault(run) {
-                fault if run.retry => Fault::aborted(fault.message),
+                fault if run.may_be_repeated() => Fault::aborted(fault.message),
                 fault => fault,
             });
         };
@@ -310,7 +350,7 @@ impl RuledCuts {
 
     async fn announce(&self, owner: &ObjectRef, run: &Run) {
         let rule = run.rule.as_deref().unwrap_or_default();
-        let failures = run.failures.join("; ");
+        let failures = failure::in_words(&run.failures);
         let owed = report::unpaid(run);
         match (run.succeeded(), &run.cut) {
             (true, Some(cut)) => {

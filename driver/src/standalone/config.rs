@@ -54,6 +54,8 @@ pub struct Config {
     pub limits: Limits,
     /// The inventory.
     pub pods: PodSource,
+    /// Where secrets are that rules name: `<directory>/<name>/<key>`.
+    pub secrets: Option<PathBuf>,
 }
 
 /// Where the inventory is.
@@ -125,6 +127,7 @@ impl Config {
             "limits",
             "inventory",
             "pods",
+            "secrets",
         ];
         let root = Section::of("", root, &fields, problems)?;
         let csi_socket = socket(&root, "csiSocket", "/run/stillpoint/csi.sock", base, problems);
@@ -136,6 +139,7 @@ impl Config {
         }
         let state_dir =
             root.text("stateDir", problems).map(|path| base.join(path.unwrap_or("/var/lib/stillpoint")));
+        let secrets = root.text("secrets", problems).map(|path| path.map(|path| base.join(path)));
         let tls = tls(&root, base, problems);
         let agents = agents(&root, problems);
         let without_topology = placement(&root, agents.as_deref(), problems);
@@ -150,6 +154,7 @@ impl Config {
             without_topology: without_topology?,
             limits: limits?,
             pods: pods?,
+            secrets: secrets?,
         })
     }
 }

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::*;
+use crate::failure::{Failure, FailureKind};
 use crate::kube::objects::{Lane, Run};
 use crate::kube::{Begun, KubeError, KubeJournal, ObjectRef, RunOrder, run_object_name};
 use crate::machine::Phase;
@@ -27,7 +30,7 @@ fn record() -> Record {
         step_name: "s".into(),
         target: target(),
         host: "node-a".into(),
-        command: PlannedCommand { argv: vec!["unlock".into()], timeout_ms: 1000, output_limit: 10 },
+        command: PlannedCommand::plain(vec!["unlock".into()], Duration::from_secs(1)),
         state: DebtState::Owed,
     });
     run
@@ -72,13 +75,17 @@ async fn an_ended_run_keeps_its_report_and_lets_go_of_its_lease() {
         action: Action::Before,
         target: target(),
         host: "node-a".into(),
+        number: 1,
         command: "flush".into(),
         started_at: Timestamp::now(),
         duration_us: 5,
         exit_code: Some(0),
+        http_status: None,
+        held_after_us: None,
         output: "x".repeat(1_000_000),
         omitted_bytes: 0,
         error: None,
+        fault: None,
     });
     run.debts[0].state = DebtState::Paid;
     run.phase = Phase::Succeeded;
@@ -203,7 +210,7 @@ async fn a_real_api_server_keeps_a_run_as_it_was_written() {
     let kept: Record = serde_json::from_value(object.status.unwrap().record.unwrap()).unwrap();
     assert_eq!(kept, run, "nothing of the record was dropped");
     run.phase = Phase::Failed;
-    run.failures.push("why".into());
+    run.failures.push(Failure::new(FailureKind::Before, "why"));
     journal.persist(&run).await.unwrap();
     journal
         .end(&order.cut, vec![Lane { of: "volume x".into(), node: "n".into(), spans: vec![] }])
