@@ -91,9 +91,7 @@ impl Workspace {
             let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
             let devices =
                 run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
-            for device in devices_of(&pool_id(&record)?, &devices) {
-                left += &format!("{node}: {device}\n");
-            }
+            left += &devices_of(&pool_id(&record)?, &devices).join("\n");
         }
         Ok(left)
     }
