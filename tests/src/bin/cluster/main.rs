@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
@@ -35,6 +35,8 @@ enum Command {
         #[arg(long)]
         manifests: Option<PathBuf>,
     },
+    /// Pack the images of Cassandra and PostgreSQL that deploy/examples/databases names, and import them.
+    Databases,
     /// Remove the cluster and everything it made.
     Down,
     /// Run kubectl as the administrator.
@@ -66,7 +68,11 @@ fn run(arguments: Arguments) -> Result<()> {
             return Ok(());
         }
         Command::Build => return up::prepare(&layout),
-        Command::Up { .. } | Command::Down | Command::Kubectl { .. } | Command::Release => {}
+        Command::Up { .. }
+        | Command::Databases
+        | Command::Down
+        | Command::Kubectl { .. }
+        | Command::Release => {}
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -88,6 +94,10 @@ fn run(arguments: Arguments) -> Result<()> {
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
             println!("{}", next_steps());
             Ok(())
+        }
+        Command::Databases => {
+            let _lock = layout.lock()?;
+            images::databases::load(&layout)
         }
         Command::Down => {
             let _lock = layout.lock()?;
