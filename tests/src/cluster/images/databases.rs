@@ -77,7 +77,8 @@ impl Recipe {
         let busybox = layout.debian().join("bin/busybox");
         let stamp = [entrypoint.clone(), POSTGRESQL_PROGRAMS.join(" "), identity(&server)?].join("\n");
         let path = format!("PATH={}/bin:/usr/bin", home.display());
-        let fill = Box::new(move |rootfs: &Rootfs| postgresql(rootfs, &home, &version, &entrypoint, &busybox));
+        let fill =
+            Box::new(move |rootfs: &Rootfs| postgresql(rootfs, &home, &version, &entrypoint, &busybox));
         let environment = vec![path, "PGDATA=/var/lib/postgresql/data/pgdata".into(), "TZ=UTC".into()];
         let start = Start { entrypoint: vec!["/usr/bin/entrypoint".into()], environment, user: USER.into() };
         Ok(Self { name: POSTGRESQL, stamp, start, fill })
@@ -91,7 +92,8 @@ impl Recipe {
         let busybox = layout.debian().join("bin/busybox");
         let pom = fs::read_to_string(binaries::source_directory().join("cassandra/pom.xml"))?;
         let modules = identity(&java.join("lib/modules"))?;
-        let stamp = [&entrypoint, &nodetool, &options, LOGBACK, &pom, &modules].map(|part: &str| part).join("\n");
+        let stamp =
+            [&entrypoint, &nodetool, &options, LOGBACK, &pom, &modules].map(|part: &str| part).join("\n");
         let path = format!("PATH={}/bin:/usr/bin", java.display());
         let fill = Box::new(move |rootfs: &Rootfs| {
             rootfs.text("/opt/cassandra/logback.xml", LOGBACK, 0o644)?;
