@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, images, tools, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let layout = Layout::new(&arguments.name)?;
     if let Command::Build = arguments.command {
-        return tools::build(&layout);
+        return up::prepare(&layout);
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
