@@ -29,6 +29,7 @@ use super::locks::VolumeLocks;
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
+use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
 use super::volumes::NodeVolumes;
@@ -220,6 +221,7 @@ impl Agent {
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
             never_hold: never_hold(&*host, &config.state_dir),
+            crew: Arc::new(Threads),
             host,
         };
         Ok(Self { host: name, pools, local: Arc::new(local), node, rounds: Arc::new(rounds) })
