@@ -271,14 +271,17 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(PING_EVERY))
-            .http2_keepalive_timeout(Some(PING_LIMIT))
+        let server = with_limits(Server::builder())
             .layer(InterceptorLayer::new(only_the_controller))
             .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }
+}
+
+/// How patient an agent is with a connection.
+pub fn with_limits(server: Server) -> Server {
+    server.http2_keepalive_interval(Some(PING_EVERY)).http2_keepalive_timeout(Some(PING_LIMIT))
 }
 
 /// No task ends before it is told to.

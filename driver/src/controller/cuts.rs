@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -139,6 +140,7 @@ impl Cuts {
             reasons: vec![],
             timeline: None,
         };
+        point("controller.cut.looked-up");
         let base = Instant::now();
         let agents: Vec<Agent> = agents.into_values().collect();
         let mut open = OpenCut::new(record, agents.clone(), (base, self.wall_clock), busy);
@@ -153,6 +155,7 @@ impl Cuts {
                 Err(fault) => return Err(open.give_up(fault).await),
             }
         }
+        point("controller.cut.prepared");
         Ok(Opened::Ready(Box::new(open)))
     }
 
@@ -242,7 +245,9 @@ impl Cuts {
             Err(fault) => return Err(fault),
         };
         let Some(record) = home.cut(id).await? else { return self.finish_deletion(id).await };
+        point("controller.uncut.begun");
         home.delete_cut(id, &record.attempt).await?;
+        point("controller.uncut.home-gone");
         for agent in self.agents_of(&record)?.iter().filter(|agent| agent.host() != home.host()) {
             agent.delete_cut(id, &record.attempt).await?;
         }

@@ -320,12 +320,17 @@ fn endpoint(agent: &AgentAddress, credentials: &Credentials) -> Result<Endpoint,
     let endpoint = endpoint
         .tls_config(credentials.client(&agent.host))
         .map_err(|why| FleetError::Tls { host: agent.host.clone(), why: why.to_string() })?;
-    Ok(endpoint
+    Ok(with_limits(endpoint))
+}
+
+/// How patient a controller is with a connection.
+pub fn with_limits(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_LIMIT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stillpoint_guard::fault::point;
 use tokio::sync::mpsc as outbound;
 use tokio::time::Instant;
 use tonic::Status;
@@ -135,6 +136,7 @@ impl Conductor {
             round_order::Order::Open(open) => {
                 self.limits = limits(&open);
                 self.request = OpenRequest::parse(&open);
+                point("agent.cut.opened");
                 Order::Open
             }
             round_order::Order::Hold(_) => Order::Hold,
@@ -243,9 +245,11 @@ impl Conductor {
 
     /// Members are thawed; writers go on. Now the snapshots are made durable, before anybody may seal them.
     fn finish_release(&mut self) {
+        point("agent.cut.released");
         if let Some(hold) = &mut self.hold {
             hold.disarm();
         }
+        point("agent.cut.disarmed");
         for pool in &self.preparation.pools {
             if let Err(error) = pool.settle() {
                 self.fault
@@ -271,6 +275,14 @@ impl Conductor {
     fn report(&mut self, deed: Deed) {
         let received_us = self.received_us;
         let Some(hold) = &self.hold else { return };
+        point(match deed {
+            Deed::Prepare => "agent.cut.prepared",
+            Deed::Freeze => "agent.cut.held",
+            Deed::Copy => "agent.cut.cut",
+            Deed::Release => "agent.cut.settled",
+            // Reported with its cause, below.
+            Deed::Undo => return,
+        });
         let report = match deed {
             Deed::Prepare => {
                 let members = hold.members().iter().map(|member| member.prepared.clone()).collect();
