@@ -251,6 +251,16 @@ impl FakeHost {
         }
     }
 
+    /// As [`FakeHost::thaw_behind_our_back`], by the filesystem's device; whether it was frozen.
+    pub fn thaw_device(&self, device: u64) -> bool {
+        self.world().frozen.remove(&device)
+    }
+
+    /// Devices of all frozen filesystems.
+    pub fn frozen_devices(&self) -> Vec<u64> {
+        self.world().frozen.iter().copied().collect()
+    }
+
     /// Makes it a host on which expediting would hurt.
     pub fn set_latency_sensitive(&self, sensitive: bool) {
         self.world().latency_sensitive = sensitive;

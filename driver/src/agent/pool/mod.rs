@@ -40,7 +40,7 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub use cuts::{CUT_BUDGET, MemberPaths};
+pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
