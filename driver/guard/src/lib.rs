@@ -21,6 +21,7 @@
 
 pub mod client;
 pub mod expedite;
+pub mod fault;
 pub mod server;
 pub mod thaw;
 pub mod wire;

@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::expedite::Expedite;
+use crate::fault::point;
 use crate::thaw::{Thaw, check_is_volume, thaw};
 use crate::wire::{Answer, DESCRIPTORS_PER_PACKET, LONGEST_LIMIT_MS, PACKET_BYTES, Request};
 
@@ -97,6 +98,7 @@ impl Hold {
     }
 
     fn run(mut self) {
+        point("guard.hold.accepted");
         loop {
             if !self.wait() {
                 self.fire();
@@ -105,7 +107,9 @@ impl Hold {
             match receive(&self.connection) {
                 Arrival::Packet(Some(Request::Arm { limit_ms }), mounts) => self.arm(limit_ms, mounts),
                 Arrival::Packet(Some(Request::Disarm), _) => {
+                    point("guard.hold.disarming");
                     answer(&self.connection, &Answer::Disarmed { fired: self.fired });
+                    point("guard.hold.disarmed");
                     return;
                 }
                 Arrival::Packet(None, _) => {
@@ -142,9 +146,11 @@ impl Hold {
             answer(&self.connection, &Answer::Refused(why));
             return;
         }
+        point("guard.hold.checked");
         self.limit.get_or_insert_with(|| Instant::now() + Duration::from_millis(u64::from(limit_ms)));
         self.mounts.extend(mounts);
         answer(&self.connection, &Answer::Armed);
+        point("guard.hold.armed");
     }
 
     fn check(&self, limit_ms: u32, mounts: &[OwnedFd]) -> Result<(), String> {

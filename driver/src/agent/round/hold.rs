@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
+use stillpoint_guard::fault::point;
 
 use super::RoundContext;
 use super::member::{self, Answer, Member, Work};
@@ -53,10 +54,12 @@ impl Hold {
 
     /// Arms the guard over all members, then lets them freeze.
     pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
+        point("agent.cut.hold-ordered");
         let mounts: Vec<&dyn MountHandle> =
             self.members.iter().filter_map(|member| member.mount.as_deref()).collect();
         if !mounts.is_empty() {
             self.guard = Some(context.watchdog.arm(&mounts, hard_limit)?);
+            point("agent.cut.armed");
             // Without the lease a freeze takes longer and is as good.
             self.expedited = context.expedite.as_ref().and_then(|expedite| expedite.lease().ok());
         }

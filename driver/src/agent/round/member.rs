@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::errno::Errno;
+use stillpoint_guard::fault::point;
 
 use crate::agent::pool::{MemberPaths, Pool};
 use crate::domain::{Fault, VolumeId};
@@ -111,20 +112,28 @@ impl Worker {
 
     fn freeze(&mut self) -> Result<(), Fault> {
         let Some(mount) = &self.mount else { return Ok(()) };
+        point("agent.cut.freezing");
         mount.freeze().map_err(|error| freeze_fault(&self.volume, &error))?;
         self.frozen = true;
+        point("agent.cut.frozen");
         Ok(())
     }
 
     fn copy(&self) -> Result<(), Fault> {
-        self.pool.copy_member(&self.paths).map_err(|error| Fault::from(error).context("snapshot"))
+        point("agent.cut.copying");
+        self.pool.copy_member(&self.paths).map_err(|error| Fault::from(error).context("snapshot"))?;
+        point("agent.cut.copied");
+        Ok(())
     }
 
     /// A filesystem that was frozen by somebody else is never thawed.
     fn thaw(&mut self) -> Result<(), Fault> {
         let (Some(mount), true) = (&self.mount, self.frozen) else { return Ok(()) };
+        point("agent.cut.thawing");
         self.frozen = false;
-        mount.thaw().map_err(|error| thaw_fault(&self.volume, &error))
+        mount.thaw().map_err(|error| thaw_fault(&self.volume, &error))?;
+        point("agent.cut.thawed");
+        Ok(())
     }
 }
 
