@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::blocks::{self, WalkStream};
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::Sight;
 use super::pool::{Fence, Pool};
 use super::pools::Pools;
 use super::volumes::NodeVolumes;
+use crate::domain::blocks::WalkOrder;
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -179,6 +181,12 @@ impl LocalHost {
         let mut pools: Vec<_> = self.pools.iter().collect();
         pools.sort_by_key(|pool| *pool.id() != id.home);
         pools.into_iter().try_for_each(|pool| Ok(pool.delete_of(id, fence)?))
+    }
+
+    /// Begins to tell the blocks of a snapshot.
+    pub fn walk(&self, order: WalkOrder) -> Result<WalkStream, Fault> {
+        let pool = Arc::clone(self.pools.get(&order.target.volume.pool)?);
+        Ok(blocks::walk(pool, Arc::clone(&self.host), order))
     }
 
     /// Thaws what an earlier agent froze and did not live to thaw. Called before anything is served, so no

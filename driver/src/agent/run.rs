@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
+use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
@@ -43,6 +44,7 @@ use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
 use crate::proto::agent::agent_server::AgentServer;
+use crate::proto::agent::blocks_server::BlocksServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -271,9 +273,11 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
+        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
         let server = with_limits(Server::builder())
             .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
+            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
+            .add_service(BlocksServer::new(blocks));
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }

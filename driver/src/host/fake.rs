@@ -12,6 +12,7 @@
 //! Not modelled: what is written through a mounted volume's files does not appear in its image; tests write blocks
 //! with [`FakeHost::write_block`].
 
+mod blocks;
 mod disk;
 mod files;
 mod images;
