@@ -101,11 +101,6 @@ impl Workspace {
         place::in_network(holder, work)
     }
 
-    /// The cluster.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Runs a shell line in a pod; what it printed, trimmed.
     pub fn shell(&self, pod: &str, line: &str) -> Result<String> {
         let printed = self.run(&["exec", pod, "--", "sh", "-euc", line])?;
