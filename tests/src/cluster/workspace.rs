@@ -82,8 +82,8 @@ impl Workspace {
         Ok(begin.elapsed())
     }
 
-    /// The end of what a pod's containers have printed, those before a restart too.
-    fn log(&self, pod: &str) -> String {
+    /// The end of what a pod's containers have printed, those before a restart too. For errors: empty without a pod.
+    pub fn log(&self, pod: &str) -> String {
         let read =
             |more: &[&str]| self.run(&[&["logs", pod, "--all-containers", "--tail=40"], more].concat());
         format!("{}\n{}", read(&["--previous"]).unwrap_or_default(), read(&[]).unwrap_or_default())
