@@ -67,7 +67,7 @@ impl Drop for Bench {
 }
 
 fn arm(socket: &Path, mount: &File, limit: Duration) -> Result<Armed, GuardError> {
-    Armed::new(socket, &[mount.as_fd()], limit)
+    Armed::new(socket, &[mount.as_fd()], &[], limit)
 }
 
 const LONG: Duration = Duration::from_secs(20);

@@ -48,7 +48,9 @@ pub struct Bench {
     pub pool: Arc<Pool>,
     /// Where volumes are mounted, in the order in which they were added.
     pub mounts: Vec<PathBuf>,
-    /// Their ids.
+    /// The raw devices, in the order in which they were added.
+    pub devices: Vec<PathBuf>,
+    /// The ids of all volumes, in the order in which they were added.
     pub volumes: Vec<VolumeId>,
     directory: PathBuf,
 }
@@ -79,7 +81,7 @@ impl Bench {
             never_hold: vec![],
         };
         let context = Arc::new(context);
-        let mut bench = Self { guard, context, pool, mounts: vec![], volumes: vec![], directory };
+        let mut bench = Self { guard, context, pool, mounts: vec![], devices: vec![], volumes: vec![], directory };
         until("the guard's socket", || socket.exists())?;
         for index in 0..volumes {
             bench.add_volume(&format!("{name}-{index}"))?;
@@ -113,7 +115,22 @@ impl Bench {
         Ok(())
     }
 
-    /// Whether every volume can be written, from another process each.
+    /// Makes and attaches one more raw volume, as if it were published.
+    pub fn add_raw(&mut self, name: &str) -> Result<()> {
+        let id = VolumeId::new(self.pool.id().clone(), name);
+        self.pool.create_volume(&NewVolume {
+            id: id.clone(),
+            name: name.into(),
+            capacity: Bytes::mib(64),
+            filesystem: None,
+            source: None,
+        })?;
+        self.devices.push(LinuxHost.attach(&self.pool.image(&id)?, false)?.path);
+        self.volumes.push(id);
+        Ok(())
+    }
+
+    /// Whether every mounted volume can be written, from another process each.
     pub fn all_writable(&self) -> Result<bool> {
         self.mounts.iter().try_fold(true, |so_far, mount| Ok(so_far && writable(mount, PATIENCE)?))
     }

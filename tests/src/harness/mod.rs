@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod blkcg;
 pub mod csi;
 pub mod leftovers;
 pub mod net;
