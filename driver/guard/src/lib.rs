@@ -27,6 +27,7 @@
 
 pub mod client;
 pub mod expedite;
+pub mod fault;
 mod records;
 pub mod server;
 pub mod thaw;

@@ -45,7 +45,8 @@ impl Records {
         };
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(said(&directory))?;
         let lock = directory.join("lock");
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&lock).map_err(said(&lock))?;
+        let file =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&lock).map_err(said(&lock))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| format!("another guard serves {} ({errno})", socket.display()))?;
         Ok(Self { directory, next: Arc::default(), _lock: lock })
@@ -230,8 +231,11 @@ mod tests {
         let directory = scratch("stale");
         let records = Records::beside(&directory.join("guard.sock")).unwrap();
         let path = records.directory.join("hold-0");
-        std::fs::write(&path, "mount\t999999\t/p/volumes/a-v1/disk.img\nmount\n\u{0}\nlimit\tx\ty\tz\t/etc/passwd\n")
-            .unwrap();
+        std::fs::write(
+            &path,
+            "mount\t999999\t/p/volumes/a-v1/disk.img\nmount\n\u{0}\nlimit\tx\ty\tz\t/etc/passwd\n",
+        )
+        .unwrap();
         records.let_go();
         assert!(!path.exists());
         std::fs::remove_dir_all(directory).unwrap();

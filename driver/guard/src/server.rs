@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::expedite::Expedite;
+use crate::fault::point;
 use crate::records::{Record, Records};
 use crate::thaw::{Thaw, check_is_image, check_is_volume, thaw};
 use crate::throttle::{self, Hierarchy, Limit};
@@ -102,6 +103,7 @@ impl Hold {
     }
 
     fn run(mut self) {
+        point("guard.hold.accepted");
         loop {
             if !self.wait() {
                 self.fire();
@@ -117,7 +119,9 @@ impl Hold {
                     self.answer_arm(armed);
                 }
                 Arrival::Packet(Some(Request::Disarm), _) => {
+                    point("guard.hold.disarming");
                     answer(&self.connection, &Answer::Disarmed { fired: self.fired });
+                    point("guard.hold.disarmed");
                     return;
                 }
                 Arrival::Packet(None, _) => {
@@ -150,13 +154,16 @@ impl Hold {
     }
 
     fn answer_arm(&self, armed: Result<(), String>) {
+        point("guard.hold.checked");
         let word = armed.map_or_else(Answer::Refused, |()| Answer::Armed);
         answer(&self.connection, &word);
+        point("guard.hold.armed");
     }
 
     fn arm_mounts(&mut self, limit_ms: u32, mounts: Vec<OwnedFd>) -> Result<(), String> {
         self.check(limit_ms, mounts.len())?;
-        let devices = mounts.iter().map(|mount| check_is_volume(mount.as_fd())).collect::<Result<Vec<_>, _>>()?;
+        let devices =
+            mounts.iter().map(|mount| check_is_volume(mount.as_fd())).collect::<Result<Vec<_>, _>>()?;
         self.record.add_mounts(&devices)?;
         self.mounts.extend(mounts);
         self.start(limit_ms);

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -132,6 +133,7 @@ impl Cuts {
             reasons: vec![],
             timeline: None,
         };
+        point("controller.cut.looked-up");
         let base = Instant::now();
         let agents: Vec<Agent> = agents.into_values().collect();
         let mut open = OpenCut::new(record, agents.clone(), base, busy);
@@ -146,6 +148,7 @@ impl Cuts {
                 Err(fault) => return Err(open.give_up(fault).await),
             }
         }
+        point("controller.cut.prepared");
         Ok(Opened::Ready(Box::new(open)))
     }
 
@@ -239,7 +242,9 @@ impl Cuts {
             Some(record) => self.agents_of(&record)?,
             None => self.fleet.agents(),
         };
+        point("controller.uncut.begun");
         home.delete_cut(id).await?;
+        point("controller.uncut.home-gone");
         for agent in hosts.iter().filter(|agent| agent.host() != home.host()) {
             agent.delete_cut(id).await?;
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stillpoint_guard::fault::point;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
@@ -174,12 +175,19 @@ impl Round {
                 Action::Hold => {
                     self.deadline = Instant::now() + self.limits.soft;
                     self.order(round_order::Order::Hold(round_order::Hold {}));
+                    point("controller.cut.hold-ordered");
                 }
-                Action::Cut => self.order(round_order::Order::Cut(round_order::Cut {})),
+                Action::Cut => {
+                    point("controller.cut.held");
+                    self.order(round_order::Order::Cut(round_order::Cut {}));
+                    point("controller.cut.cut-ordered");
+                }
                 Action::Release => {
+                    point("controller.cut.cut");
                     // Hosts thaw first and then make the snapshots durable, which nobody is held for.
                     self.deadline = Instant::now() + self.limits.prepare;
                     self.order(round_order::Order::Release(round_order::Release {}));
+                    point("controller.cut.release-ordered");
                 }
                 Action::Close => self.end_streams(),
             }

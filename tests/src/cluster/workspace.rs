@@ -1,15 +1,18 @@
 //! A namespace for one test: objects in it, commands in its pods, and the proof that nothing of it is left.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::launch::run;
 use super::{Kubectl, Layout, Place, place};
 
 /// Everything that a test waits for happens within this, or never.
 pub const LIMIT: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(200);
 const POOL: &str = "/var/lib/stillpoint/pool";
+const POOL_RECORD: &str = "stillpoint.json";
 
 /// A namespace, deleted when dropped.
 #[derive(Debug)]
@@ -82,10 +85,13 @@ impl Workspace {
             let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
                 "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
-                 find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true; \
-                 losetup --list --noheadings -O BACK-FILE | grep /var/lib/stillpoint/pool/ || true"
+                 find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true"
             );
             left += &place::script(holder, &script, &[])?;
+            let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
+            let devices =
+                run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
+            left += &devices_of(&pool_id(&record)?, &devices).join("\n");
         }
         Ok(left)
     }
@@ -109,5 +115,32 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         // A test that failed has said why; the next run deletes what is left now.
         drop(self.run(&["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"]));
+    }
+}
+
+fn pool_id(record: &str) -> Result<String> {
+    let value: serde_json::Value = serde_json::from_str(record).context("the pool's record is no JSON")?;
+    Ok(value["id"].as_str().context("the pool's record has no id")?.to_owned())
+}
+
+/// Loop devices over volumes of one pool. Devices of all clusters of the machine are listed, all with the same
+/// directories in their paths; but the id of a volume begins with the id of its pool.
+fn devices_of<'a>(pool: &str, listed: &'a str) -> Vec<&'a str> {
+    listed.lines().filter(|line| line.contains(&format!("/{pool}-"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_device_belongs_to_the_pool_whose_id_its_volume_has() {
+        let listed = "/dev/loop1 /var/lib/stillpoint/pool/volumes/p1-abc/disk.img\n\
+                      /dev/loop2 /var/lib/stillpoint/pool/volumes/p12-abc/disk.img\n\
+                      /dev/loop3 /var/lib/stillpoint/pool.img\n\
+                      /dev/loop4 /var/lib/stillpoint/pool/volumes/p1-def/disk.img (deleted)\n";
+        let own = devices_of(&pool_id(r#"{"id": "p1"}"#).unwrap(), listed);
+        assert_eq!(own.iter().map(|line| &line[..10]).collect::<Vec<_>>(), ["/dev/loop1", "/dev/loop4"]);
+        assert!(pool_id("{}").is_err());
     }
 }

@@ -68,10 +68,7 @@ impl Bench {
         Pool::make(&*host, BackendKind::Btrfs, &pool_dir)?;
         let pool = Arc::new(Pool::open(host.clone(), &pool_dir)?.0);
         let socket = directory.join("guard.sock");
-        let guard = Command::new(binary("stillpoint-guard")?)
-            .args([OsStr::new("--socket"), socket.as_os_str()])
-            .stderr(Stdio::null())
-            .spawn()?;
+        let guard = spawn_guard(&socket)?;
         let context = RoundContext {
             host,
             pools: BTreeMap::from([(pool.id().clone(), Arc::clone(&pool))]),
@@ -81,12 +78,21 @@ impl Bench {
             never_hold: vec![],
         };
         let context = Arc::new(context);
-        let mut bench = Self { guard, context, pool, mounts: vec![], devices: vec![], volumes: vec![], directory };
+        let mut bench =
+            Self { guard, context, pool, mounts: vec![], devices: vec![], volumes: vec![], directory };
         until("the guard's socket", || socket.exists())?;
         for index in 0..volumes {
             bench.add_volume(&format!("{name}-{index}"))?;
         }
         Ok(bench)
+    }
+
+    /// Starts another guard in the place of one that has ended; returns when it serves.
+    pub fn start_guard(&mut self) -> Result<()> {
+        let socket = self.directory.join("guard.sock");
+        std::fs::remove_file(&socket)?;
+        self.guard = spawn_guard(&socket)?;
+        until("the guard's socket", || socket.exists())
     }
 
     /// Makes and mounts one more volume.
@@ -163,6 +169,12 @@ impl Drop for Bench {
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }
+}
+
+fn spawn_guard(socket: &Path) -> Result<Child> {
+    let mut guard = Command::new(binary("stillpoint-guard")?);
+    guard.args([OsStr::new("--socket"), socket.as_os_str()]).stderr(Stdio::null());
+    Ok(guard.spawn()?)
 }
 
 /// Writes from another process, which blocks while the filesystem is frozen.

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stillpoint_guard::fault::point;
+
 use super::layout::cut_file;
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::domain::record::{CutMember, CutRecord, CutState};
@@ -116,8 +118,12 @@ impl Pool {
                 return Err(PoolError::NotCopied(member.snapshot.clone()));
             }
         }
+        point("agent.seal.checked");
         self.settle()?;
-        self.publish_cut(record)
+        point("agent.seal.settled");
+        self.publish_cut(record)?;
+        point("agent.seal.sealed");
+        Ok(())
     }
 
     /// Removes everything of an unsealed cut, trees first and the record last. A cut that does not exist is fine, a
@@ -129,8 +135,11 @@ impl Pool {
             if known.state == CutState::Sealed {
                 return Err(PoolError::Sealed(id.clone()));
             }
+            point("agent.void.begun");
             self.discard_trees(&known)?;
+            point("agent.void.trees-gone");
             self.host.remove_file(&self.layout.cut(id))?;
+            point("agent.void.record-gone");
         }
         self.finish_removal(id)
     }
@@ -144,10 +153,14 @@ impl Pool {
             if known.state == CutState::Round {
                 return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
             }
+            point("agent.uncut.begun");
             self.host.remove_file(&self.layout.cut(id))?;
+            point("agent.uncut.record-gone");
         }
         // A crash from here on leaves trees without a record, which the sweep removes.
-        self.finish_removal(id)
+        self.finish_removal(id)?;
+        point("agent.uncut.trees-gone");
+        Ok(())
     }
 
     /// The record of a cut, with its timeline, from disk.

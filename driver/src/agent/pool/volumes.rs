@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use stillpoint_guard::fault::point;
 
 use super::claims::Claim;
 use super::layout::VOLUME_RECORD;
@@ -57,6 +58,7 @@ impl Pool {
             source: new.source.clone(),
             created_at: Timestamp::now(),
         };
+        point("agent.create.claimed");
         let tree = self.layout.half_made_volume(&new.id);
         // What an attempt that failed has left.
         self.backend.remove(&*self.host, &tree)?;
@@ -65,9 +67,12 @@ impl Pool {
             let _ = self.backend.remove(&*self.host, &tree);
             return Err(error);
         }
+        point("agent.create.made");
         self.host.rename(&tree, &self.layout.volume(&new.id))?;
+        point("agent.create.renamed");
         self.host.sync_directory(&self.layout.volumes())?;
         self.index_mut().put_volume(record.clone());
+        point("agent.create.published");
         Ok(record)
     }
 
@@ -92,9 +97,13 @@ impl Pool {
             self.index_mut().drop_volume(id);
             return Ok(self.host.sync_directory(&self.layout.volumes())?);
         }
+        point("agent.delete.begun");
         let away = self.put_away(&tree)?;
+        point("agent.delete.renamed");
         self.index_mut().drop_volume(id);
-        self.finish_discard(&tree, away)
+        self.finish_discard(&tree, away)?;
+        point("agent.delete.gone");
+        Ok(())
     }
 
     /// The record of a volume.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use stillpoint_guard::fault::point;
 use tokio::sync::mpsc as outbound;
 use tonic::Status;
 
@@ -126,6 +127,7 @@ impl Conductor {
             round_order::Order::Open(open) => {
                 self.limits = limits(&open);
                 self.request = OpenRequest::parse(&open);
+                point("agent.cut.opened");
                 Order::Open
             }
             round_order::Order::Hold(_) => Order::Hold,
@@ -234,9 +236,11 @@ impl Conductor {
 
     /// Members are thawed; writers go on. Now the snapshots are made durable, before anybody may seal them.
     fn finish_release(&mut self) {
+        point("agent.cut.released");
         if let Some(hold) = &mut self.hold {
             hold.disarm();
         }
+        point("agent.cut.disarmed");
         for pool in &self.preparation.pools {
             if let Err(error) = pool.settle() {
                 self.fault
@@ -260,6 +264,14 @@ impl Conductor {
     fn report(&mut self, deed: Deed) {
         let received_us = self.received_us;
         let Some(hold) = &self.hold else { return };
+        point(match deed {
+            Deed::Prepare => "agent.cut.prepared",
+            Deed::Freeze => "agent.cut.held",
+            Deed::Copy => "agent.cut.cut",
+            Deed::Release => "agent.cut.settled",
+            // Reported with its cause, below.
+            Deed::Undo => return,
+        });
         let report = match deed {
             Deed::Prepare => {
                 let members = hold.members().iter().map(|member| member.prepared.clone()).collect();

@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
+use stillpoint_guard::fault::point;
 
 use super::RoundContext;
 use super::member::{self, Answer, Grip, Member, Work};
@@ -53,6 +54,7 @@ impl Hold {
 
     /// Arms the guard over all members, then lets them freeze.
     pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
+        point("agent.cut.hold-ordered");
         let devices = self.raw_devices();
         raw::refresh(context, &devices)?;
         let throttles: Vec<_> = devices.iter().map(|raw| raw.throttle()).collect();
@@ -65,6 +67,7 @@ impl Hold {
         let freezes = !charge.mounts.is_empty();
         if freezes || !charge.throttles.is_empty() {
             self.guard = Some(context.watchdog.arm(&charge, hard_limit)?);
+            point("agent.cut.armed");
         }
         if freezes {
             // Without the lease a freeze takes longer and is as good.

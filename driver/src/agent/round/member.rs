@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::errno::Errno;
+use stillpoint_guard::fault::point;
 
 use super::raw::{self, RawDevice};
 use crate::agent::pool::{MemberPaths, Pool};
@@ -146,8 +147,11 @@ impl Worker {
     }
 
     fn freeze(&mut self) -> Result<(), Fault> {
+        if !matches!(self.grip, Grip::None) {
+            point("agent.cut.freezing");
+        }
         match &self.grip {
-            Grip::None => {}
+            Grip::None => return Ok(()),
             Grip::Freeze(mount) => {
                 mount.freeze().map_err(|error| freeze_fault(&self.volume, &error))?;
                 self.held = Held::Frozen;
@@ -160,23 +164,33 @@ impl Worker {
                 self.held = Held::Throttled(Some(before.map_err(|error| hold_fault(&self.volume, &error))?));
             }
         }
+        point("agent.cut.frozen");
         Ok(())
     }
 
     fn copy(&self) -> Result<(), Fault> {
-        self.pool.copy_member(&self.paths).map_err(|error| Fault::from(error).context("snapshot"))
+        point("agent.cut.copying");
+        self.pool.copy_member(&self.paths).map_err(|error| Fault::from(error).context("snapshot"))?;
+        point("agent.cut.copied");
+        Ok(())
     }
 
     /// A filesystem that was frozen by somebody else is never thawed.
     fn thaw(&mut self) -> Result<(), Unclean> {
+        if self.held == Held::No {
+            return Ok(());
+        }
+        point("agent.cut.thawing");
         let held = std::mem::replace(&mut self.held, Held::No);
         match (&self.grip, held) {
             (Grip::Freeze(mount), Held::Frozen) => {
-                mount.thaw().map_err(|error| thaw_fault(&self.volume, &error))
+                mount.thaw().map_err(|error| thaw_fault(&self.volume, &error))?;
             }
-            (Grip::Throttle(raw), Held::Throttled(before)) => self.lift(raw, before),
-            (Grip::None | Grip::Freeze(_) | Grip::Throttle(_), _) => Ok(()),
+            (Grip::Throttle(raw), Held::Throttled(before)) => self.lift(raw, before)?,
+            (Grip::None | Grip::Freeze(_) | Grip::Throttle(_), _) => {}
         }
+        point("agent.cut.thawed");
+        Ok(())
     }
 
     /// The count is read before anybody may write again.

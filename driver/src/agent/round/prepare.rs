@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use stillpoint_guard::fault::point;
+
 use super::RoundContext;
 use super::member::{Grip, Member};
 use super::raw;
@@ -93,6 +95,7 @@ impl OpenRequest {
 pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Preparation) -> Result<(), Fault> {
     into.locks =
         Some(context.locks.try_lock_all(&request.volumes, Purpose::Round(request.record.id.clone()))?);
+    point("agent.cut.locked");
     let mounts = context.host.mounts().map_err(|error| Fault::internal(error.to_string()))?;
     let mut found = Vec::new();
     for (id, volumes) in by_pool(&request.volumes) {
@@ -111,6 +114,7 @@ pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Prepara
     for (pool, found) in found {
         into.pools.push(Arc::clone(pool));
         let paths = pool.prepare_cut(&request.record)?;
+        point("agent.cut.recorded");
         for found in found {
             let own = paths.iter().find(|paths| paths.volume == found.volume);
             // The record has the same members on this pool as the request, or it was refused.
@@ -120,6 +124,7 @@ pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Prepara
         }
     }
     flush(context, &mut into.members);
+    point("agent.cut.flushed");
     for pool in &into.pools {
         pool.calm()?;
     }

@@ -1,6 +1,7 @@
 //! A cut from the moment when all hosts are prepared to its seal.
 
 use jiff::Timestamp;
+use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -67,6 +68,7 @@ impl OpenCut {
                 return Err(self.give_up(fault).await);
             }
         }
+        point("controller.cut.released");
         let one_instant = live.rounds.len() == 1;
         let views: Vec<_> = live.rounds.iter().flat_map(Round::views).collect();
         let (level, reasons) = lanes::level(&views, one_instant);
@@ -88,7 +90,9 @@ impl OpenCut {
         self.record.state = CutState::Sealed;
         self.record.level = level;
         self.record.reasons = reasons;
+        point("controller.seal.begun");
         live.seal(&self.record).await?;
+        point("controller.seal.sealed");
         Ok(self.record.clone())
     }
 
@@ -120,6 +124,7 @@ impl Live {
         let home = self.agents.iter().find(|agent| is_home(record, agent.host()));
         let home = home.ok_or_else(|| Fault::internal("no host has the home pool"))?;
         home.seal(record).await.map_err(|fault| unknown_fate(&fault))?;
+        point("controller.seal.home-sealed");
         let mut others = JoinSet::new();
         for agent in self.agents.iter().filter(|agent| agent.host() != home.host()) {
             let (agent, record) = (agent.clone(), record.clone());

@@ -115,7 +115,8 @@ impl Cgroups {
             }
             // A process that has ended meanwhile has nothing open any more.
             let Ok(text) = fs::read_to_string(path.join("cgroup")) else { continue };
-            let group = self.directory(&text).ok_or_else(|| unsupported(format!("process {}", path.display())))?;
+            let group =
+                self.directory(&text).ok_or_else(|| unsupported(format!("process {}", path.display())))?;
             for device in open {
                 found.entry(device).or_default().insert(group.clone());
             }
@@ -409,9 +410,12 @@ mod tests {
     #[test]
     fn everybody_who_has_the_device_open_is_found_and_nobody_else() {
         // A block device that exists everywhere where these tests can mean something.
-        let Some(known) = fs::read_dir("/dev").unwrap().flatten().map(|entry| entry.path()).find_map(|path| {
-            Some((stands_for(&path)?, path))
-        }) else {
+        let Some(known) = fs::read_dir("/dev")
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .find_map(|path| Some((stands_for(&path)?, path)))
+        else {
             println!("skipped: there is no block device here");
             return;
         };
@@ -440,7 +444,8 @@ mod tests {
         ] {
             let tree = Tree::new(hierarchy);
             let group = tree.group("pod", Some(was));
-            let throttle = OpenThrottle::new(&device(3), hierarchy, &BTreeSet::from([group.clone()])).unwrap();
+            let throttle =
+                OpenThrottle::new(&device(3), hierarchy, &BTreeSet::from([group.clone()])).unwrap();
             let text = || fs::read_to_string(group.join(hierarchy.file())).unwrap();
             assert_eq!(text(), was, "nothing is changed before the hold");
             throttle.limits.iter().for_each(|limit| throttle.write(limit, HELD).unwrap());

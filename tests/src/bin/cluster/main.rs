@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, tools, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
@@ -33,6 +33,8 @@ enum Command {
         #[arg(long)]
         manifests: Option<PathBuf>,
     },
+    /// Pack the images of Cassandra and PostgreSQL that deploy/examples/databases names, and import them.
+    Databases,
     /// Remove the cluster and everything it made.
     Down,
     /// Run kubectl as the administrator.
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let layout = Layout::new(&arguments.name)?;
     if let Command::Build = arguments.command {
-        return tools::build(&layout);
+        return up::prepare(&layout);
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -81,6 +83,10 @@ fn run(arguments: Arguments) -> Result<()> {
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
             println!("{}", next_steps());
             Ok(())
+        }
+        Command::Databases => {
+            let _lock = layout.lock()?;
+            images::databases::load(&layout)
         }
         Command::Down => {
             let _lock = layout.lock()?;
