@@ -11,6 +11,7 @@ use stillpoint::agent::local::LocalHost;
 use stillpoint::agent::locks::Purpose;
 use stillpoint::agent::pools::Pools;
 use stillpoint::agent::round::conductor::{Conductor, Input};
+use stillpoint::agent::round::crew::{self, Inbox};
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
 use stillpoint::domain::{CutId, CutKind, Filesystem, Level, SnapshotId};
@@ -45,8 +46,10 @@ impl Stage {
     fn start(&self) -> Round<'_> {
         let (inputs, queue) = mpsc::channel();
         let (reports, outbound) = tokio::sync::mpsc::channel(16);
-        let conductor = Conductor::new(Arc::clone(&self.bench.context), inputs.clone(), queue, reports);
-        let thread = std::thread::spawn(move || conductor.run());
+        let sender = inputs.clone();
+        let inbox = Inbox::new(move |input| sender.send(input).is_ok());
+        let conductor = Conductor::new(Arc::clone(&self.bench.context), inbox, reports);
+        let thread = std::thread::spawn(move || crew::run(conductor, &queue));
         Round { bench: &self.bench, inputs, outbound, thread: Some(thread) }
     }
 }

@@ -1,5 +1,6 @@
 //! A namespace for one test: objects in it, commands in its pods, and the proof that nothing of it is left.
 
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -54,9 +55,34 @@ impl Workspace {
         waited.map_err(|error| {
             let told = self.run(&["describe", object]).unwrap_or_default();
             let events = self.run(&["events"]).unwrap_or_default();
-            anyhow::anyhow!("{error:#}\n{told}\n{events}")
+            let log = if object.starts_with("pod/") { self.log(object) } else { String::new() };
+            anyhow::anyhow!("{error:#}\n{told}\n{events}\n{log}")
         })?;
         Ok(begin.elapsed())
+    }
+
+    /// The end of what a pod's containers have printed, those before a restart too.
+    fn log(&self, pod: &str) -> String {
+        let read =
+            |more: &[&str]| self.run(&[&["logs", pod, "--all-containers", "--tail=40"], more].concat());
+        format!("{}\n{}", read(&["--previous"]).unwrap_or_default(), read(&[]).unwrap_or_default())
+    }
+
+    /// A pod's address.
+    pub fn address(&self, pod: &str) -> Result<IpAddr> {
+        let address = self.run(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])?;
+        address.parse().with_context(|| format!("the pod {pod} has the address {address:?}"))
+    }
+
+    /// Does work in a network from which every pod can be reached.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let holder = place::holder(&self.layout, Place::ControlPlane).context("the control plane is gone")?;
+        place::in_network(holder, work)
+    }
+
+    /// The cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Runs a shell line in a pod; what it printed, trimmed.
@@ -69,6 +95,11 @@ impl Workspace {
     pub fn close(self) -> Result<()> {
         self.delete()?;
         Self::soon("volumes, snapshots or loop devices are left", || self.leftovers())
+    }
+
+    /// Deletes the namespace, where another one of the same test is still there.
+    pub fn leave(self) -> Result<()> {
+        self.delete()
     }
 
     fn delete(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
 //! one after the other, and takes the cluster down.
 
+mod databases;
 mod group;
 mod manifests;
 mod volumes;

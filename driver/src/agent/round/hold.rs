@@ -2,14 +2,14 @@
 //! what was seen.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
 use stillpoint_guard::fault::point;
 
 use super::RoundContext;
-use super::member::{self, Answer, Grip, Member, Work};
+use super::crew::Errands;
+use super::member::{Answer, Grip, Member, Work, Worker};
 use super::raw::{self, RawDevice};
 use super::watchdog::{Armed, Charge, Fired};
 use crate::domain::Fault;
@@ -18,7 +18,7 @@ use crate::proto::agent::{MemberReleased, MemberSpan};
 /// The members of one round on this host, from the moment when they may be held.
 pub struct Hold {
     members: Vec<Member>,
-    workers: Vec<Sender<Work>>,
+    workers: Vec<Errands>,
     guard: Option<Box<dyn Armed>>,
     expedited: Option<Lease>,
     answers: Vec<Answer>,
@@ -28,14 +28,14 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Starts a thread per member; they wait.
+    /// Starts a worker per member; they wait.
     pub fn new(
         context: &RoundContext,
         members: Vec<Member>,
         answer: impl Fn(Answer) + Clone + Send + 'static,
     ) -> Result<Self, Fault> {
         let start = |(index, member): (usize, &Member)| {
-            member::start(index, member, Arc::clone(&context.host), answer.clone())
+            context.crew.employ(Worker::of(index, member, &context.host), Box::new(answer.clone()))
         };
         let workers: Vec<_> = members
             .iter()
@@ -88,7 +88,7 @@ impl Hold {
     /// Tells all members; each answers once.
     pub fn order(&mut self, work: Work) {
         for (index, worker) in self.workers.iter().enumerate() {
-            if worker.send(work).is_ok() {
+            if worker(work) {
                 self.outstanding += 1;
             } else {
                 let fault = Fault::internal(format!("the thread of {} is gone", self.members[index].volume));

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::conductor::{Conductor, Input};
+use super::crew::{self, Inbox, Threads};
 use super::watchdog::NothingOutlivesUs;
 use super::*;
 use crate::agent::fixtures::{Bench, STAGING, publish, stage};
@@ -50,6 +51,7 @@ impl Stage {
             locks: bench.locks.clone(),
             watchdog: Arc::new(NothingOutlivesUs),
             expedite: None,
+            crew: Arc::new(Threads),
             never_hold: vec![],
         };
         Self { bench, volumes: vec![mounted, raw], context: Arc::new(context) }
@@ -71,8 +73,11 @@ impl Stage {
     fn round_of(&self, volumes: &[VolumeId]) -> Round {
         let (inputs, queue) = channel();
         let (reports, outbound) = tokio::sync::mpsc::channel(REPORTS);
-        let conductor = Conductor::new(Arc::clone(&self.context), inputs.clone(), queue, reports);
-        let round = Round { inputs, outbound, thread: Some(std::thread::spawn(move || conductor.run())) };
+        let sender = inputs.clone();
+        let inbox = Inbox::new(move |input| sender.send(input).is_ok());
+        let conductor = Conductor::new(Arc::clone(&self.context), inbox, reports);
+        let thread = std::thread::spawn(move || crew::run(conductor, &queue));
+        let round = Round { inputs, outbound, thread: Some(thread) };
         round.order(round_order::Order::Open(open(&record(volumes))));
         round
     }

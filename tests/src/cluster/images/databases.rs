@@ -58,13 +58,16 @@ fn packed(layout: &Layout) -> Result<[Image; 2]> {
     Ok([postgresql.image(&into)?, cassandra.image(&into)?])
 }
 
+/// Puts an image's files together.
+type Fill = Box<dyn Fn(&Rootfs) -> Result<()>>;
+
 /// How an image is made, and what it depends on.
 struct Recipe {
     name: &'static str,
     /// Everything that makes another image when it changes.
     stamp: String,
     start: Start,
-    fill: Box<dyn Fn(&Rootfs) -> Result<()>>,
+    fill: Fill,
 }
 
 impl Recipe {
@@ -120,7 +123,7 @@ impl Recipe {
         if let Some((digest, _)) = kept {
             return Ok(Image { name: self.name.into(), archive, digest: digest.into() });
         }
-        let step = Step::begin(format!("packing {} (once)", self.name));
+        let packing = Step::begin(format!("packing {} (once)", self.name));
         let rootfs = Rootfs::new(into.join(format!("{stem}.root")))?;
         let user = format!("database:x:{USER}:{USER}:database:/tmp:/bin/sh\n");
         rootfs.text("/etc/passwd", &format!("root:x:0:0:root:/root:/bin/sh\n{user}"), 0o644)?;
@@ -129,7 +132,7 @@ impl Recipe {
         let image = pack(self.name, rootfs.path(), &self.start, into)?;
         fs::remove_dir_all(rootfs.path())?;
         fs::write(&stamp, format!("{}\n{}", image.digest, self.stamp))?;
-        step.done_with(&format!("{} MiB", fs::metadata(&image.archive)?.len() >> 20));
+        packing.done_with(&format!("{} MiB", fs::metadata(&image.archive)?.len() >> 20));
         Ok(image)
     }
 }
@@ -164,10 +167,10 @@ fn cassandra(rootfs: &Rootfs, java: &Path, busybox: &Path) -> Result<()> {
     for spare in JAVA_SPARE {
         let path = java.join(spare);
         let path = rootfs.path().join(path.strip_prefix("/")?);
-        fs::remove_file(&path).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        // Links that lead nowhere are there too.
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path)?;
+        }
     }
     // Debian keeps Java's configuration there and links to it.
     rootfs.tree(Path::new("/etc/java-17-openjdk"))?;
@@ -188,6 +191,8 @@ fn cassandra(rootfs: &Rootfs, java: &Path, busybox: &Path) -> Result<()> {
         rootfs.file(&jar, &format!("/opt/cassandra/lib/{name}"))?;
     }
     fs::create_dir_all(rootfs.path().join("var/lib/cassandra"))?;
+    // It asks for names as Java does, which busybox does not.
+    rootfs.program("getent")?;
     rootfs.busybox(busybox)
 }
 
