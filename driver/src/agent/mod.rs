@@ -8,7 +8,7 @@
 pub mod config;
 pub mod creation;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod local;
 pub mod locks;
 pub mod mounts;

@@ -37,6 +37,7 @@ use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
 use super::storage::{FleetStorage, Storage};
@@ -106,6 +107,10 @@ impl RuledCuts {
                 () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
             }
         };
+        match self.journal.unpaid_debts().await {
+            Ok(debts) => metrics::runs::unpaid(debts),
+            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
+        }
         for run in &runs {
             tracing::warn!(
                 run = run.id,
@@ -208,6 +213,7 @@ impl RuledCuts {
             budget: BUDGET,
         };
         let run = self.conduct(order.kind, request).await;
+        metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
         let lanes = outcome.as_ref().map(lanes).unwrap_or_default();
         self.let_go(&order.name, lanes).await;

@@ -28,6 +28,7 @@ mod claims;
 mod crash_tests;
 mod cuts;
 mod error;
+mod figures;
 pub mod headroom;
 mod index;
 mod layout;
