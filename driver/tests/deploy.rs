@@ -100,6 +100,7 @@ fn the_right_to_run_commands_is_bound_to_nobody() {
     assert_eq!(strings(&exec[0]["resources"]), ["pods/exec"]);
     for binding in of_kind(&all, "ClusterRoleBinding").into_iter().chain(of_kind(&all, "RoleBinding")) {
         assert_ne!(binding["roleRef"]["name"], "stillpoint-exec");
+        assert_ne!(binding["roleRef"]["name"], "stillpoint-secrets");
     }
 }
 
@@ -112,7 +113,9 @@ fn no_role_has_a_wildcard_and_secrets_are_read_by_name_only() {
             let resources = strings(&rule["resources"]);
             let is_exec = resources.iter().any(|resource| resource == "pods/exec");
             assert_eq!(is_exec, role["metadata"]["name"] == "stillpoint-exec", "{rule}");
-            if resources.iter().any(|resource| resource == "secrets") {
+            if role["metadata"]["name"] == "stillpoint-secrets" {
+                assert_eq!((resources, strings(&rule["verbs"])), (vec!["secrets".into()], vec!["get".into()]));
+            } else if resources.iter().any(|resource| resource == "secrets") {
                 assert_eq!(role["kind"], "Role", "only in the own namespace");
                 let verbs = strings(&rule["verbs"]);
                 let by_name = strings(&rule["resourceNames"]) == ["stillpoint-ca"] && verbs == ["get"];
@@ -248,4 +251,25 @@ fn a_rule_is_admitted_only_from_somebody_who_may_exec() {
     assert_eq!(strings(&policy["matchConstraints"]["resourceRules"][0]["operations"]), ["CREATE", "UPDATE"]);
     let binding = &named(&all, "ValidatingAdmissionPolicyBinding", "stillpoint-rule-author")["spec"];
     assert_eq!(strings(&binding["validationActions"]), ["Deny"]);
+}
+
+#[test]
+fn metrics_are_found_where_the_manifests_say() {
+    let all = all();
+    for (kind, name, command) in [
+        ("DaemonSet", "stillpoint-agent", "node-agent"),
+        ("Deployment", "stillpoint-controller", "controller"),
+    ] {
+        let template = &named(&all, kind, name)["spec"]["template"];
+        let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
+        let port = ports.iter().find(|port| port["name"] == "metrics").unwrap()["containerPort"].to_string();
+        let args = Args::command();
+        let command = args.find_subcommand(command).unwrap();
+        let option = command.get_arguments().find(|option| option.get_id() == "metrics_listen").unwrap();
+        let default = option.get_default_values()[0].to_str().unwrap();
+        assert!(default.ends_with(&format!(":{port}")), "{name}: {default} and {port}");
+        let annotations = &template["metadata"]["annotations"];
+        assert_eq!(annotations["prometheus.io/port"], port);
+        assert_eq!(annotations["prometheus.io/scrape"], "true");
+    }
 }

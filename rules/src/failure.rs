@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// What failed.
     pub kind: FailureKind,
@@ -21,6 +22,7 @@ pub struct Failure {
 
 /// What failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FailureKind {
     /// Pods could not be listed.

@@ -24,6 +24,7 @@ pub use history::ExpectedPause;
 
 /// A volume of the cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct CutVolume {
     /// Its id, as pods name it too.
     pub id: String,
@@ -35,6 +36,7 @@ pub struct CutVolume {
 
 /// What would be done, and what is done unless something changes in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The rule; `None` for a cut without one.
     pub rule: Option<String>,
@@ -51,6 +53,7 @@ pub struct Plan {
 
 /// The volumes of the cut on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct HostVolumes {
     /// The host.
     pub host: String,
@@ -60,6 +63,7 @@ pub struct HostVolumes {
 
 /// One step with its pods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PlannedStep {
     /// The step's name.
     pub name: String,
@@ -83,6 +87,7 @@ pub struct PlannedStep {
 
 /// A pod that is worked with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Target {
     /// Pinned: another incarnation of the same name is not worked with.
     #[serde(flatten)]
@@ -96,6 +101,7 @@ pub struct Target {
 
 /// What a step can do in a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The question whether this pod is meant.
@@ -110,6 +116,7 @@ pub enum Action {
 
 /// A pod that is not worked with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct LeftOut {
     /// `namespace/name`.
     pub pod: String,

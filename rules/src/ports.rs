@@ -50,6 +50,7 @@ pub enum PodState {
 
 /// Where a command runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PodTarget {
     /// Namespace.
     pub namespace: String,
@@ -325,6 +326,7 @@ pub struct CutReport {
 
 /// Levels that storage reaches without an application's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StorageLevel {
     /// Members are not at one instant.

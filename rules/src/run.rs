@@ -13,6 +13,7 @@ pub const FORMAT: u32 = 2;
 
 /// One invocation of a rule around a cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Run {
     /// [`FORMAT`] of whoever wrote it.
     pub format: u32,
@@ -25,8 +26,10 @@ pub struct Run {
     /// Where it stands, or how it ended.
     pub phase: Phase,
     /// When it began.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub started_at: Timestamp,
     /// When it ended.
+    #[cfg_attr(feature = "kube", schemars(with = "Option<String>"))]
     pub ended_at: Option<Timestamp>,
     /// What was to be done.
     pub plan: Option<Plan>,
@@ -55,6 +58,7 @@ pub struct Run {
 
 /// How consistent the cut is, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Members are not at one instant.
@@ -69,6 +73,7 @@ pub enum Level {
 
 /// One action in one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Attempt {
     /// The step.
     pub step: String,
@@ -84,6 +89,7 @@ pub struct Attempt {
     /// The command line or request, quoted for people.
     pub command: String,
     /// When it began.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub started_at: Timestamp,
     /// How long it took, in microseconds.
     pub duration_us: u64,
@@ -108,6 +114,7 @@ pub struct Attempt {
 
 /// How one action failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AttemptFault {
     /// Its exit code or status was not the expected one.
@@ -140,6 +147,7 @@ impl AttemptFault {
 
 /// An `after` command that is owed because its step was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Debt {
     /// Index of the step in the plan.
     pub step: usize,
@@ -158,6 +166,7 @@ pub struct Debt {
 
 /// Whether a debt was paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DebtState {
     /// Not yet.
@@ -203,6 +212,7 @@ impl DebtState {
 
 /// The cut of a run. Lengths in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct CutOutcome {
     /// Its id.
     pub id: String,
@@ -211,6 +221,7 @@ pub struct CutOutcome {
     /// What storage reached by itself.
     pub level: StorageLevel,
     /// When the first hold was requested.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub hold_requested_at: Timestamp,
     /// First hold requested to last release.
     pub window_us: u64,
@@ -339,6 +350,12 @@ impl Run {
         lanes.sort_by(|a, b| a.pod.cmp(&b.pod));
         lanes
     }
+}
+
+/// The JSON schema of [`Run`], for programs that read what `-o json` prints and what the journal holds.
+#[cfg(feature = "kube")]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Run).to_value()
 }
 
 /// Readable, unique, and safe as a file name whatever the cut is called.

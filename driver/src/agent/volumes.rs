@@ -21,6 +21,8 @@ mod publish;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stillpoint_guard::fault::point;
+
 use faults::{cannot_grow, check_access, machine, mode, occupied, through_symlink};
 
 use super::locks::{Purpose, VolumeLocks};
@@ -90,10 +92,13 @@ impl NodeVolumes {
             place.device
         } else {
             self.directory("staging_target_path", &request.target)?;
+            point("agent.stage.begun");
             self.mount(image, sight, &request.target, wish)?
         };
+        point("agent.stage.mounted");
         // Marks the mounted device, see above.
         self.host.detach(&device.path).map_err(machine)?;
+        point("agent.stage.detached");
         if read_only {
             return Ok(());
         }
@@ -114,6 +119,7 @@ impl NodeVolumes {
         wish: &Wish<'_>,
     ) -> Result<LoopDevice, Fault> {
         let device = self.device(image, sight, Writing::Allowed)?;
+        point("agent.stage.attached");
         let mounted = self.host.mount(&MountRequest {
             device: &device.path,
             target,

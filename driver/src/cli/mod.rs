@@ -6,6 +6,7 @@ pub mod cuts;
 pub mod exit;
 pub mod output;
 pub mod pki;
+pub mod plugin;
 pub mod pool;
 mod rehearsal;
 pub mod rule;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use stillpoint_guard::fault::point;
 
 use super::orders::{CapacityQuery, Content, DEFAULT_SIZE, Place, SMALLEST_DEVICE, SizeRange, VolumeOrder};
 use super::placement::{self, HostFacts, Policy, Spot, Wish};
@@ -142,8 +143,10 @@ impl Volumes {
                 filesystem,
                 source: order.source.clone(),
             };
+            point("controller.create.placed");
             match self.hosts.create(&host, volume).await {
                 Ok(info) => {
+                    point("controller.create.made");
                     self.settled(name);
                     return Ok(Placed { host, info });
                 }
@@ -219,7 +222,9 @@ impl Volumes {
 
     /// Removes a volume; one that does not exist is fine.
     pub async fn delete(&self, id: &VolumeId) -> Result<(), Fault> {
-        self.hosts.delete(id).await
+        self.hosts.delete(id).await?;
+        point("controller.delete.deleted");
+        Ok(())
     }
 
     /// One volume; NOT_FOUND when it does not exist.

@@ -11,7 +11,8 @@
 //! # Guarantees
 //! A rule runs once per attempt and at most one attempt is under way: calls under way are joined before they come here
 //! (`csi::inflight`), controllers exclude each other by the `Run` object, a sealed cut ends it all. A final gRPC code
-//! is given only when nothing of the cut is left on any host.
+//! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
+//! only, or at once when the rule or the annotation has changed ([`super::pace`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,14 +41,18 @@ use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
+use super::pace::Pace;
 use super::storage::{FleetStorage, Storage};
 
 /// A run that has not cut by then is stopped and undone; commands have timeouts of their own.
 const BUDGET: Duration = Duration::from_hours(2);
 /// Between two renewals of a run's lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody has put right what failed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Cuts with rules around them.
 pub struct RuledCuts {
@@ -57,6 +62,7 @@ pub struct RuledCuts {
     events: Events,
     single: Engine,
     group: Engine,
+    pace: Pace,
 }
 
 /// A rule that is to be run.
@@ -96,6 +102,7 @@ impl RuledCuts {
             events: Events::new(client, holder),
             journal,
             storage,
+            pace: Pace::default(),
         }
     }
 
@@ -110,6 +117,10 @@ impl RuledCuts {
                 () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
             }
         };
+        match self.journal.unpaid_debts().await {
+            Ok(debts) => metrics::runs::unpaid(debts),
+            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
+        }
         for run in &runs {
             if run.phase == RunPhase::Overdue {
                 continue;
@@ -132,7 +143,15 @@ impl RuledCuts {
         if self.overdue().is_empty() {
             return;
         }
-        self.journal.renew_all().await;
+        for run in self.overdue() {
+            // Deleting the object is how people say that they have put things right by hand.
+            if let Err(KubeError::NotFound(_)) = self.journal.renew(&run.name).await {
+                tracing::warn!(run = run.id, "its object was deleted: what it owed is forgotten");
+                self.single.forget(&run.name);
+                self.group.forget(&run.name);
+                self.let_go(&run.name, Vec::new()).await;
+            }
+        }
         let (single, group) = tokio::join!(self.single.collect(), self.group.collect());
         for run in single.into_iter().chain(group) {
             tracing::warn!(
@@ -145,7 +164,8 @@ impl RuledCuts {
                 Some(id) => self.storage.plain().get(&id).await.ok().flatten(),
                 None => None,
             };
-            self.let_go(&run.name, record.as_ref().map(lanes).unwrap_or_default()).await;
+            let lanes = record.as_ref().map(|record| lanes(record, &BTreeMap::new()));
+            self.let_go(&run.name, lanes.unwrap_or_default()).await;
         }
     }
 
@@ -157,6 +177,20 @@ impl RuledCuts {
     /// Stops every run and waits until each is undone. No run begins afterwards.
     pub async fn shutdown(&self, why: &str) {
         tokio::join!(self.single.shutdown(why), self.group.shutdown(why));
+    }
+
+    /// Waits until a snapshot that failed for good may be tried again: for its turn, or for a change of what it
+    /// depends on.
+    async fn wait_for_turn(&self, kind: CutKind, name: &str, asked: &Asked) {
+        let Some(failure) = self.pace.failure(kind, name) else { return };
+        loop {
+            let left = failure.turn().saturating_duration_since(Instant::now());
+            let now = self.lookup.circumstances(kind, asked).await;
+            if left.is_zero() || (now.is_some() && now != failure.circumstances) {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        }
     }
 
     async fn attempt(
@@ -246,9 +280,10 @@ impl RuledCuts {
             rehearsal: false,
         };
         let run = self.conduct(order.kind, request).await;
+        metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
         if run.phase != RunPhase::Overdue {
-            let lanes = outcome.as_ref().map(lanes).unwrap_or_default();
+            let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
             self.let_go(&order.name, lanes).await;
         }
         self.announce(owner, &run).await;
@@ -374,12 +409,12 @@ impl RuledCuts {
     }
 }
 
-/// What hosts did, for the run's timeline.
-fn lanes(record: &CutRecord) -> Vec<Lane> {
+/// What hosts did, for the run's timeline. Volumes are called by their claims, which people know.
+fn lanes(record: &CutRecord, claims: &BTreeMap<String, String>) -> Vec<Lane> {
     let hosts = record.timeline.iter().flat_map(|timeline| &timeline.hosts);
     let lane =
         |(host, volume): (&crate::domain::timeline::HostLane, &crate::domain::timeline::VolumeLane)| Lane {
-            of: format!("volume {}", volume.name),
+            of: format!("volume {}", claims.get(&volume.volume.to_string()).unwrap_or(&volume.name)),
             node: host.host.to_string(),
             spans: volume
                 .spans
@@ -438,10 +473,15 @@ impl Cutting for RuledCuts {
         volumes: Vec<VolumeId>,
         asked: &Asked,
     ) -> Result<CutRecord, Fault> {
+        self.wait_for_turn(kind, name, asked).await;
         let fault = match self.attempt(kind, name, &volumes, asked).await {
             Err(fault) if is_final(fault.code) => fault,
-            outcome => return outcome,
+            outcome => {
+                self.pace.forget(kind, name);
+                return outcome;
+            }
         };
+        self.pace.failed(kind, name, self.lookup.circumstances(kind, asked).await);
         // The caller concludes from a final code that nothing exists, and never asks for a deletion.
         match self.storage.settle(kind, name, &volumes).await {
             Ok(None) => Err(fault),

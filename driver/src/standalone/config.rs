@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub pods: PodSource,
     /// Where secrets are that rules name: `<directory>/<name>/<key>`.
     pub secrets: Option<PathBuf>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Where the inventory is.
@@ -125,6 +128,7 @@ impl Config {
             "agents",
             "placement",
             "limits",
+            "metricsListen",
             "inventory",
             "pods",
             "secrets",
@@ -144,6 +148,7 @@ impl Config {
         let agents = agents(&root, problems);
         let without_topology = placement(&root, agents.as_deref(), problems);
         let limits = limits(&root, problems);
+        let metrics_listen = metrics_listen(&root, problems);
         let pods = pods(&root, base, problems);
         Some(Self {
             csi_socket: csi_socket?,
@@ -155,6 +160,7 @@ impl Config {
             limits: limits?,
             pods: pods?,
             secrets: secrets?,
+            metrics_listen: metrics_listen?,
         })
     }
 }
@@ -261,6 +267,19 @@ fn placement(
     }
     problems
         .none(path, &format!("{host} is not one of the agents; write the host of one, or remove the line"))
+}
+
+/// `metricsListen`: an address of this machine.
+#[expect(clippy::option_option, reason = "wrong and absent are two things")]
+fn metrics_listen(root: &Section<'_>, problems: &mut Problems) -> Option<Option<SocketAddr>> {
+    let Some(text) = root.text("metricsListen", problems)? else { return Some(None) };
+    match text.parse() {
+        Ok(address) => Some(Some(address)),
+        Err(_) => problems.none(
+            "metricsListen",
+            &format!("{text:?} is not an address; write ip:port, such as 127.0.0.1:9705"),
+        ),
+    }
 }
 
 /// `inventory`, a file, or `pods`, the list itself.

@@ -1,6 +1,7 @@
 //! Whole conversations over fake ports.
 
 mod actions;
+mod chaos;
 mod fakes;
 
 use std::sync::Arc;

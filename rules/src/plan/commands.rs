@@ -12,6 +12,7 @@ use super::render::command_line;
 
 /// What is done in a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Call {
     /// Program and arguments.
@@ -22,6 +23,7 @@ pub enum Call {
 
 /// An action with every limit filled in. Secrets are named, not contained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PlannedCommand {
     /// What is done.
     pub call: Call,
@@ -41,6 +43,7 @@ pub struct PlannedCommand {
 
 /// How something is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PlannedRetry {
     /// How often, after the first time.
     pub times: u32,
@@ -52,6 +55,7 @@ pub struct PlannedRetry {
 
 /// A session with every limit filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PlannedHold {
     /// Program and arguments.
     pub argv: Vec<String>,

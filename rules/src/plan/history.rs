@@ -11,6 +11,7 @@ const LOOKED_AT: usize = 50;
 
 /// How long earlier runs of a rule held. Lengths in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct ExpectedPause {
     /// How many runs were looked at, the newest ones.
     pub runs: usize,

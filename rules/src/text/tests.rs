@@ -1,3 +1,5 @@
+mod actions;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -269,7 +269,7 @@ impl Node {
 }
 
 /// A volume that one node writes, with a filesystem.
-fn mounted(filesystem: &str) -> csi::VolumeCapability {
+pub fn mounted(filesystem: &str) -> csi::VolumeCapability {
     use csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
     csi::VolumeCapability {
         access_type: Some(AccessType::Mount(MountVolume {

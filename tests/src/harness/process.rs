@@ -193,6 +193,26 @@ impl Process {
         number.with_context(|| format!("{path} has no VmRSS"))
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.poll()?.is_some())
+    }
+
+    /// Sends a signal to the program itself, which must be running.
+    pub fn send(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.program_pid()?).context("a pid is a small number")?;
+        nix::sys::signal::kill(Pid::from_raw(pid), signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Waits until it has ended.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<()> {
+        match self.wait_for(limit)? {
+            Some(_) => Ok(()),
+            None => bail!("{} did not end within {limit:?}; its log ends with:\n{}", self.name, self.tail()),
+        }
+    }
+
     /// The pid of the program itself, which is a child of its keeper when it outlives us.
     fn program_pid(&self) -> Result<u32> {
         let pid = self.pid();

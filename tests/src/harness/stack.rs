@@ -70,6 +70,19 @@ pub enum Rcu {
     Never,
 }
 
+/// What is not as usual. Everything is as usual by default.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Fields added to the controller's configuration.
+    pub controller: serde_json::Map<String, serde_json::Value>,
+    /// Fields added to every agent's configuration.
+    pub agents: serde_json::Map<String, serde_json::Value>,
+    /// Hosts whose pool is on XFS instead of btrfs.
+    pub xfs: Vec<String>,
+    /// A directory: each process finds its armed fault points in `<directory>/<name of the process>`.
+    pub fault_points: Option<PathBuf>,
+}
+
 /// One host.
 #[derive(Debug)]
 pub struct Host {
@@ -81,7 +94,24 @@ pub struct Host {
     pub agent: Process,
     /// Its guard.
     pub guard: Process,
+    /// How its agent was started.
+    agent_spec: Spec,
+    /// How its guard was started.
+    guard_spec: Spec,
+    csi_socket: PathBuf,
     node: Node,
+}
+
+impl Host {
+    /// Its CSI side.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Socket of its CSI side.
+    pub fn csi_socket(&self) -> &Path {
+        &self.csi_socket
+    }
 }
 
 /// The running system. Dropping it ends everything and gives everything back.
@@ -90,6 +120,8 @@ pub struct Stack {
     // Dropped in this order: agents first, so that guards let go of what they hold, the directory last.
     hosts: Vec<Host>,
     controller: Process,
+    controller_spec: Spec,
+    csi_socket: PathBuf,
     csi: Controller,
     operator: Operator,
     run: RunDir,
@@ -113,6 +145,11 @@ impl Stack {
         blueprint: &Blueprint,
         more: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Self> {
+        Self::start_as(run, blueprint, &Options { controller: more, ..Options::default() }).await
+    }
+
+    /// As [`Self::start`], with what is not as usual.
+    pub async fn start_as(run: RunDir, blueprint: &Blueprint, options: &Options) -> Result<Self> {
         let pki = run.path().join("pki");
         let stillpoint = binary("stillpoint")?;
         let mut args = vec!["pki".into(), "init".into(), pki.clone().into_os_string()];
@@ -121,7 +158,7 @@ impl Stack {
         let mut hosts = Vec::new();
         let mut agents = Vec::new();
         for name in &blueprint.hosts {
-            let (host, address) = start_host(&run, name, blueprint).await?;
+            let (host, address) = start_host(&run, name, blueprint, options).await?;
             agents.push(json!({"host": name, "address": address}));
             hosts.push(host);
         }
@@ -135,14 +172,15 @@ impl Stack {
             "agents": agents,
             "pods": blueprint.pods,
         });
-        config.as_object_mut().context("the configuration is a map")?.extend(more);
+        config.as_object_mut().context("the configuration is a map")?.extend(options.controller.clone());
         let config = write_config(&run, "controller.yaml", &config)?;
         let spec = Spec::new("controller", stillpoint).args(["standalone", "--config"]).arg(config);
-        let mut controller = spec.start(run.path())?;
+        let controller_spec = with_fault_points(spec, "controller", options)?;
+        let mut controller = controller_spec.clone().start(run.path())?;
         csi::wait_ready(&csi_socket, &mut controller, START_LIMIT).await?;
         let csi = Controller::connect(&csi_socket).await?;
         let operator = Operator::connect(&operator_socket).await?;
-        Ok(Self { hosts, controller, csi, operator, run })
+        Ok(Self { hosts, controller, controller_spec, csi_socket, csi, operator, run })
     }
 
     /// The run's directory.
@@ -153,6 +191,51 @@ impl Stack {
     /// The hosts.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// The hosts, to end their processes.
+    pub fn hosts_mut(&mut self) -> &mut [Host] {
+        &mut self.hosts
+    }
+
+    /// The controller's process, to end it.
+    pub fn controller_mut(&mut self) -> &mut Process {
+        &mut self.controller
+    }
+
+    /// Socket of the controller's CSI side.
+    pub fn csi_socket(&self) -> &Path {
+        &self.csi_socket
+    }
+
+    /// Starts what has ended again, as a supervisor would, and waits until it serves; what was started.
+    pub async fn revive(&mut self) -> Result<Vec<String>> {
+        let mut revived = Vec::new();
+        let mut agents = Vec::new();
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            if host.guard.has_ended()? {
+                host.guard = host.guard_spec.clone().start(self.run.path())?;
+                revived.push(format!("guard-{}", host.name));
+            }
+            if host.agent.has_ended()? {
+                host.agent = host.agent_spec.clone().start(self.run.path())?;
+                revived.push(format!("agent-{}", host.name));
+                agents.push(index);
+            }
+        }
+        let controller_is_new = self.controller.has_ended()?;
+        if controller_is_new {
+            self.controller = self.controller_spec.clone().start(self.run.path())?;
+            revived.push("controller".into());
+        }
+        for index in agents {
+            let host = &mut self.hosts[index];
+            csi::wait_ready(&host.csi_socket, &mut host.agent, START_LIMIT).await?;
+        }
+        if controller_is_new {
+            csi::wait_ready(&self.csi_socket, &mut self.controller, START_LIMIT).await?;
+        }
+        Ok(revived)
     }
 
     /// The controller's process.
@@ -226,7 +309,12 @@ impl Stack {
     }
 }
 
-async fn start_host(run: &RunDir, name: &str, blueprint: &Blueprint) -> Result<(Host, SocketAddr)> {
+async fn start_host(
+    run: &RunDir,
+    name: &str,
+    blueprint: &Blueprint,
+    options: &Options,
+) -> Result<(Host, SocketAddr)> {
     let home = run.directory(&format!("host-{name}"))?;
     let pool = home.join("pool");
     let stillpoint = binary("stillpoint")?;
@@ -238,18 +326,20 @@ async fn start_host(run: &RunDir, name: &str, blueprint: &Blueprint) -> Result<(
         backing.into_os_string(),
         "--size".into(),
         size.into(),
+        "--backend".into(),
+        if options.xfs.iter().any(|host| host == name) { "xfs" } else { "btrfs" }.into(),
     ]);
     process::succeed(None, &stillpoint, args, COMMAND_LIMIT).await?;
     let guard_socket = home.join("guard.sock");
-    let guard = Spec::new(format!("guard-{name}"), binary("stillpoint-guard")?)
-        .arg("--socket")
-        .arg(&guard_socket)
-        .outliving_us()
-        .start(run.path())?;
+    let guard = format!("guard-{name}");
+    let spec =
+        Spec::new(&guard, binary("stillpoint-guard")?).arg("--socket").arg(&guard_socket).outliving_us();
+    let guard_spec = with_fault_points(spec, &guard, options)?;
+    let guard = guard_spec.clone().start(run.path())?;
     let address = net::free_address()?;
     let pki = run.path().join("pki");
     let csi_socket = home.join("csi.sock");
-    let config = json!({
+    let mut config = json!({
         "host": name,
         "listen": address,
         "tls": tls(&pki, &pki.join("agents").join(name)),
@@ -259,12 +349,23 @@ async fn start_host(run: &RunDir, name: &str, blueprint: &Blueprint) -> Result<(
         "guardSocket": guard_socket,
         "expedite": blueprint.rcu,
     });
+    config.as_object_mut().context("the configuration is a map")?.extend(options.agents.clone());
     let config = write_config(run, &format!("agent-{name}.yaml"), &config)?;
-    let spec = Spec::new(format!("agent-{name}"), stillpoint).args(["agent", "--config"]).arg(config);
-    let mut agent = spec.start(run.path())?;
+    let agent = format!("agent-{name}");
+    let spec = Spec::new(&agent, stillpoint).args(["agent", "--config"]).arg(config);
+    let agent_spec = with_fault_points(spec, &agent, options)?;
+    let mut agent = agent_spec.clone().start(run.path())?;
     csi::wait_ready(&csi_socket, &mut agent, START_LIMIT).await?;
     let node = Node::connect(&csi_socket, home).await?;
-    Ok((Host { name: name.into(), pool, agent, guard, node }, address))
+    let name = name.into();
+    Ok((Host { name, pool, agent, guard, agent_spec, guard_spec, csi_socket, node }, address))
+}
+
+fn with_fault_points(spec: Spec, process: &str, options: &Options) -> Result<Spec> {
+    let Some(directory) = &options.fault_points else { return Ok(spec) };
+    let own = directory.join(process);
+    fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+    Ok(spec.env(stillpoint_guard::fault::SWITCH, own))
 }
 
 fn tls(pki: &Path, own: &Path) -> serde_json::Value {

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stillpoint_guard::fault::point;
+
 use super::layout::cut_file;
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::domain::record::{CutMember, CutRecord, CutState};
@@ -32,6 +34,26 @@ pub struct MemberPaths {
     pub from: PathBuf,
     /// The snapshot's tree; it does not exist yet.
     pub to: PathBuf,
+}
+
+/// Which attempt at a cut is to be removed. Who decided that one is over must not remove what a later one under the
+/// same name has made meanwhile: that one may be sealed already on its home pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// Whatever is there: the pool itself decides, or a person.
+    Any,
+    /// Only this one.
+    Attempt(String),
+}
+
+impl Fence {
+    /// Whether this record is of an attempt that is meant.
+    pub fn admits(&self, record: &CutRecord) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Attempt(attempt) => record.attempt == *attempt,
+        }
+    }
 }
 
 impl Pool {
@@ -116,21 +138,36 @@ impl Pool {
                 return Err(PoolError::NotCopied(member.snapshot.clone()));
             }
         }
+        point("agent.seal.checked");
         self.settle()?;
-        self.publish_cut(record)
+        point("agent.seal.settled");
+        self.publish_cut(record)?;
+        point("agent.seal.sealed");
+        Ok(())
     }
 
     /// Removes everything of an unsealed cut, trees first and the record last. A cut that does not exist is fine, a
     /// sealed one is refused.
     pub fn void_cut(&self, id: &CutId) -> Result<()> {
+        self.void_of(id, &Fence::Any)
+    }
+
+    /// As [`Pool::void_cut`], but only of this attempt: what a later one under the same name has made stays.
+    pub fn void_of(&self, id: &CutId, fence: &Fence) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
         if let Some(known) = self.stored_cut(id)? {
+            if !fence.admits(&known) {
+                return Ok(());
+            }
             if known.state == CutState::Sealed {
                 return Err(PoolError::Sealed(id.clone()));
             }
+            point("agent.void.begun");
             self.discard_trees(&known)?;
+            point("agent.void.trees-gone");
             self.host.remove_file(&self.layout.cut(id))?;
+            point("agent.void.record-gone");
         }
         self.finish_removal(id)
     }
@@ -138,16 +175,28 @@ impl Pool {
     /// Deletes a sealed cut: from the first step on it does not exist. A cut that does not exist is fine, one in a
     /// round is refused.
     pub fn delete_cut(&self, id: &CutId) -> Result<()> {
+        self.delete_of(id, &Fence::Any)
+    }
+
+    /// As [`Pool::delete_cut`], but only of this attempt.
+    pub fn delete_of(&self, id: &CutId, fence: &Fence) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
         if let Some(known) = self.stored_cut(id)? {
+            if !fence.admits(&known) {
+                return Ok(());
+            }
             if known.state == CutState::Round {
                 return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
             }
+            point("agent.uncut.begun");
             self.host.remove_file(&self.layout.cut(id))?;
+            point("agent.uncut.record-gone");
         }
         // A crash from here on leaves trees without a record, which the sweep removes.
-        self.finish_removal(id)
+        self.finish_removal(id)?;
+        point("agent.uncut.trees-gone");
+        Ok(())
     }
 
     /// The record of a cut, with its timeline, from disk.

@@ -1,0 +1,92 @@
+//! Every process killed or stopped at every named point between two steps: see [`stillpoint_tests::matrix`]. Needs
+//! root, btrfs and XFS; says so when it skips.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use stillpoint::backend::BackendKind;
+use stillpoint_guard::fault::{POINTS, SWITCH};
+use stillpoint_tests::harness::{binaries, skip};
+use stillpoint_tests::matrix::{Case, Field, Verdict, conduct, table};
+use stillpoint_tests::scratch;
+use stillpoint_tests::thrasher::thrash;
+
+/// `MATRIX=text` runs only the cases whose name contains the text.
+fn chosen() -> Vec<Case> {
+    let wanted = std::env::var("MATRIX").unwrap_or_default();
+    Case::all(Field::hosts()).into_iter().filter(|case| case.to_string().contains(&wanted)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_dies_at_any_point_everything_is_writable_and_whole_or_gone() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("the kill matrix", &why);
+            return Ok(());
+        }
+    }
+    if !cfg!(debug_assertions) {
+        skip("the kill matrix", "fault points exist in debug builds only");
+        return Ok(());
+    }
+    let mut field = Field::build("kill-matrix").await?;
+    let mut reports = Vec::new();
+    for case in chosen() {
+        let report = conduct(&mut field, case).await;
+        println!("{}: {} ({} ms)", report.case, report.verdict, report.took.as_millis());
+        reports.push(report);
+    }
+    println!("{}", table(&reports));
+    let broken = reports.iter().filter(|report| report.verdict != Verdict::Held).count();
+    ensure!(broken == 0, "{broken} of {} cases failed; see the table", reports.len());
+    let left = field.close().await?;
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_check_themselves_find_nothing_wrong_while_everything_around_them_dies() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("the thrasher", &why);
+            return Ok(());
+        }
+    }
+    if !cfg!(debug_assertions) {
+        skip("the thrasher", "fault points exist in debug builds only");
+        return Ok(());
+    }
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let stalls = thrash("thrasher", Duration::from_secs(30), seed).await?;
+    println!("{stalls}");
+    ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");
+    Ok(())
+}
+
+fn contains(binary: &Path, text: &str) -> Result<bool> {
+    let content = std::fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    Ok(content.windows(text.len()).any(|part| part == text.as_bytes()))
+}
+
+#[test]
+fn a_release_build_has_neither_the_switch_nor_the_points() -> Result<()> {
+    let target = tempfile::tempdir()?;
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--locked", "--offline", "-p", "stillpoint-guard", "--target-dir"])
+        .arg(target.path())
+        .current_dir(binaries::source_directory())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(built.status.success(), "cargo: {}", String::from_utf8_lossy(&built.stderr));
+    let release = target.path().join("release/stillpoint-guard");
+    let debug = binaries::binary("stillpoint-guard")?;
+    for text in [SWITCH].into_iter().chain(POINTS.iter().copied().filter(|point| point.starts_with("guard.")))
+    {
+        ensure!(!contains(&release, text)?, "the release build contains {text}");
+        // The same search finds it where it is.
+        ensure!(!cfg!(debug_assertions) || contains(&debug, text)?, "the debug build lacks {text}");
+    }
+    Ok(())
+}
