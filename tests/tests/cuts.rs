@@ -282,6 +282,9 @@ async fn without_the_barrier_hosts_are_cut_one_after_another_and_the_level_says_
     let first_thaw = spans(&timeline, Phase::Thaw).map(|span| span.end_us).min();
     let last_freeze = spans(&timeline, Phase::Freeze).map(|span| span.start_us).max();
     assert!(first_thaw < last_freeze, "some host was released before another was held");
+    // The test switch of a whole controller does the same to every order.
+    let record = cluster.cuts.clone().with_barrier(Barrier::Down).take(cluster.order("switch")).await?;
+    assert_eq!(record.level, Level::Crash);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use stillpoint::agent::locks::Purpose;
 use stillpoint::agent::round::conductor::{Conductor, Input};
+use stillpoint::agent::round::crew::{self, Inbox};
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
 use stillpoint::domain::{CutId, CutKind, Filesystem, Level, SnapshotId};
 use stillpoint::proto::agent::{self as proto, RoundOrder, RoundReport, round_order, round_report};
@@ -36,8 +37,10 @@ impl Stage {
     fn start(&self) -> Round<'_> {
         let (inputs, queue) = mpsc::channel();
         let (reports, outbound) = tokio::sync::mpsc::channel(16);
-        let conductor = Conductor::new(Arc::clone(&self.bench.context), inputs.clone(), queue, reports);
-        let thread = std::thread::spawn(move || conductor.run());
+        let sender = inputs.clone();
+        let inbox = Inbox::new(move |input| sender.send(input).is_ok());
+        let conductor = Conductor::new(Arc::clone(&self.bench.context), inbox, reports);
+        let thread = std::thread::spawn(move || crew::run(conductor, &queue));
         Round { bench: &self.bench, inputs, outbound, thread: Some(thread) }
     }
 }

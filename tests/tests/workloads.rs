@@ -40,7 +40,7 @@ async fn a_killed_postgresql_passes_its_check_and_one_with_stale_wal_does_not() 
     let volumes = Volumes { data: run.directory("pg/data").unwrap(), wal: run.directory("pg/wal").unwrap() };
     Postgres::initialise(&installation, &volumes).await.unwrap();
     let mut server = Postgres::start(&installation, "postgres", volumes.clone(), run.path()).await.unwrap();
-    let load = postgres::Load::start(&server, 2).await.unwrap();
+    let load = postgres::Load::start(&server.config(), 2).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let early_wal = run.path().join("early-wal");
     copy(&volumes.wal, &early_wal).await;
@@ -69,7 +69,7 @@ async fn a_killed_ring_passes_its_check_and_a_row_too_many_is_missed() {
     let volumes: Vec<PathBuf> =
         ["a", "b", "c"].iter().map(|host| run.directory(&format!("volume-{host}")).unwrap()).collect();
     let mut ring = Ring::start(layout.clone(), &volumes, "ring", run.path()).await.unwrap();
-    let load = cassandra::Load::start(&ring).await.unwrap();
+    let load = cassandra::Load::start(&ring.addresses()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let required = load.acknowledged_before(Instant::now());
     for node in 0..cassandra::NODES {
@@ -82,9 +82,9 @@ async fn a_killed_ring_passes_its_check_and_a_row_too_many_is_missed() {
     ring.stop().unwrap();
 
     let ring = Ring::start(layout, &volumes, "restored", run.path()).await.unwrap();
-    let checked = cassandra::check(&ring, &required).await.unwrap();
+    let checked = cassandra::check(&ring.addresses(), &required).await.unwrap();
     assert!(checked.present >= checked.required, "{checked:?}");
     let too_many: Vec<i64> = required.iter().map(|count| count + 100_000).collect();
-    assert!(cassandra::check(&ring, &too_many).await.is_err());
+    assert!(cassandra::check(&ring.addresses(), &too_many).await.is_err());
     ring.stop().unwrap();
 }

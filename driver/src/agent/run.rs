@@ -23,12 +23,14 @@ use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
+use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
+use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
 use super::volumes::NodeVolumes;
@@ -44,6 +46,7 @@ use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
 use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
+use crate::proto::agent::blocks_server::BlocksServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -231,6 +234,7 @@ impl Agent {
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
             never_hold: never_hold(&*host, &config.state_dir),
+            crew: Arc::new(Threads),
             host,
         };
         Ok(Self { host: name, pools, local: Arc::new(local), node, rounds: Arc::new(rounds) })
@@ -288,15 +292,20 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(PING_EVERY))
-            .http2_keepalive_timeout(Some(PING_LIMIT))
+        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
+        let server = with_limits(Server::builder())
             .layer(Observe)
             .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
+            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
+            .add_service(BlocksServer::new(blocks));
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }
+}
+
+/// How patient an agent is with a connection.
+pub fn with_limits(server: Server) -> Server {
+    server.http2_keepalive_interval(Some(PING_EVERY)).http2_keepalive_timeout(Some(PING_LIMIT))
 }
 
 /// No task ends before it is told to.

@@ -12,6 +12,7 @@
 //! Not modelled: what is written through a mounted volume's files does not appear in its image; tests write blocks
 //! with [`FakeHost::write_block`].
 
+mod blocks;
 mod disk;
 mod files;
 mod images;
@@ -249,6 +250,16 @@ impl FakeHost {
         if let Some(place) = world.locate(target) {
             world.frozen.remove(&place.device);
         }
+    }
+
+    /// As [`FakeHost::thaw_behind_our_back`], by the filesystem's device; whether it was frozen.
+    pub fn thaw_device(&self, device: u64) -> bool {
+        self.world().frozen.remove(&device)
+    }
+
+    /// Devices of all frozen filesystems.
+    pub fn frozen_devices(&self) -> Vec<u64> {
+        self.world().frozen.iter().copied().collect()
     }
 
     /// Makes it a host on which expediting would hurt.

@@ -4,11 +4,14 @@
 //! All calls block; async code runs them on blocking threads. None of them retries, logs or decides: errors are
 //! `std::io::Error` with the kernel's errno, wrapped by [`HostError`] with the operation and the object.
 
+pub mod blocks;
 pub mod fake;
 pub mod linux;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+pub use blocks::Blocks;
 
 use crate::domain::{Bytes, Filesystem};
 
@@ -44,7 +47,9 @@ impl HostError {
 }
 
 /// Everything that Stillpoint asks of the kernel.
-pub trait Host: Files + Images + Subvolumes + Loops + Mounts + Freezing + Send + Sync + 'static {
+pub trait Host:
+    Files + Images + Blocks + Subvolumes + Loops + Mounts + Freezing + Send + Sync + 'static
+{
     /// Microseconds on the monotonic clock (`CLOCK_BOOTTIME` is not wanted: a suspended machine holds nothing).
     fn monotonic_us(&self) -> u64;
 }

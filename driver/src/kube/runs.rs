@@ -11,7 +11,8 @@
 //! # Guarantees
 //! A rule runs once per attempt and at most one attempt is under way: calls under way are joined before they come here
 //! (`csi::inflight`), controllers exclude each other by the `Run` object, a sealed cut ends it all. A final gRPC code
-//! is given only when nothing of the cut is left on any host.
+//! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
+//! only, or at once when the rule or the annotation has changed ([`super::pace`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +41,15 @@ use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
+use super::pace::Pace;
 use super::storage::{FleetStorage, Storage};
 
 /// A run that has not cut by then is stopped and undone; commands have timeouts of their own.
 const BUDGET: Duration = Duration::from_hours(2);
 /// Between two renewals of a run's lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody has put right what failed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Cuts with rules around them.
 pub struct RuledCuts {
@@ -55,6 +59,7 @@ pub struct RuledCuts {
     events: Events,
     single: Engine,
     group: Engine,
+    pace: Pace,
 }
 
 /// A rule that is to be run.
@@ -93,6 +98,7 @@ impl RuledCuts {
             events: Events::new(client, holder),
             journal,
             storage,
+            pace: Pace::default(),
         }
     }
 
@@ -127,6 +133,20 @@ impl RuledCuts {
     /// Stops every run and waits until each is undone. No run begins afterwards.
     pub async fn shutdown(&self, why: &str) {
         tokio::join!(self.single.shutdown(why), self.group.shutdown(why));
+    }
+
+    /// Waits until a snapshot that failed for good may be tried again: for its turn, or for a change of what it
+    /// depends on.
+    async fn wait_for_turn(&self, kind: CutKind, name: &str, asked: &Asked) {
+        let Some(failure) = self.pace.failure(kind, name) else { return };
+        loop {
+            let left = failure.turn().saturating_duration_since(Instant::now());
+            let now = self.lookup.circumstances(kind, asked).await;
+            if left.is_zero() || (now.is_some() && now != failure.circumstances) {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        }
     }
 
     async fn attempt(
@@ -404,10 +424,15 @@ impl Cutting for RuledCuts {
         volumes: Vec<VolumeId>,
         asked: &Asked,
     ) -> Result<CutRecord, Fault> {
+        self.wait_for_turn(kind, name, asked).await;
         let fault = match self.attempt(kind, name, &volumes, asked).await {
             Err(fault) if is_final(fault.code) => fault,
-            outcome => return outcome,
+            outcome => {
+                self.pace.forget(kind, name);
+                return outcome;
+            }
         };
+        self.pace.failed(kind, name, self.lookup.circumstances(kind, asked).await);
         // The caller concludes from a final code that nothing exists, and never asks for a deletion.
         match self.storage.settle(kind, name, &volumes).await {
             Ok(None) => Err(fault),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::harness::Step;
+
 /// Nodes of the cluster.
 pub const NODES: u8 = 3;
 /// The API server's service address, which every pod knows. It is an address of the control plane's own namespace.
@@ -91,6 +93,16 @@ impl Layout {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.pki("admin.kubeconfig")
+    }
+
+    /// Keeps others from filling the cache meanwhile; waits until nobody else does.
+    pub fn lock_cache(&self) -> Result<Flock<File>> {
+        let path = self.cache("")?.join("lock");
+        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let step = Step::begin("waiting for another cluster that fills the cache");
+        let locked = Flock::lock(file, FlockArg::LockExclusive);
+        drop(step);
+        locked.map_err(|(_, errno)| anyhow::anyhow!("cannot lock {}: {errno}", path.display()))
     }
 
     /// Keeps others from changing this cluster meanwhile.

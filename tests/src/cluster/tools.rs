@@ -1,10 +1,12 @@
 //! Go programs at the versions that `tests/cluster/*/go.mod` and `go.sum` pin, built once into the cache.
 
+use std::collections::VecDeque;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Layout;
 use super::launch::run;
@@ -12,6 +14,10 @@ use crate::harness::{Step, binaries};
 
 /// The version that everything of Kubernetes says it has; the same as in `kubernetes/go.mod`.
 pub const KUBERNETES: &str = "v1.36.4";
+/// The Go that its `go.mod` asks for.
+const GO_MINOR: u32 = 26;
+/// Lines of Go's errors that are kept.
+const SAID_LIMIT: usize = 40;
 const SNAPSHOTTER: &str = "github.com/kubernetes-csi/external-snapshotter";
 
 /// A program and the package it is built from.
@@ -36,7 +42,6 @@ const fn sidecar(name: &'static str, package: &'static str, version: &'static st
     Tool { name, package, version: Some(version) }
 }
 
-/// The longest first: what the others share with it is compiled then.
 const MODULES: &[Module] = &[
     Module {
         directory: "kubernetes",
@@ -49,6 +54,8 @@ const MODULES: &[Module] = &[
             kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
             kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
             kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+            // Its own main has fifty plugins, ours three.
+            kubernetes("coredns", "stillpoint.dev/tests/cluster/kubernetes/coredns"),
             sidecar(
                 "csi-provisioner",
                 "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
@@ -67,7 +74,6 @@ const MODULES: &[Module] = &[
             ),
         ],
     },
-    Module { directory: "coredns", tags: "", tools: &[kubernetes("coredns", "github.com/coredns/coredns")] },
     Module {
         directory: "containerd",
         tags: "no_btrfs,no_zfs,no_devmapper",
@@ -91,51 +97,115 @@ pub fn sidecars() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub fn build(layout: &Layout) -> Result<()> {
     let go = go()?;
     for module in MODULES {
-        let directory = binaries::source_directory().join("cluster").join(module.directory);
-        let stamp = stamp(&directory, module)?;
-        for tool in module.tools {
-            build_tool(layout, &go, &directory, module.tags, tool, &stamp)?;
-        }
+        build_module(layout, &go, module)?;
     }
     copy_manifests(layout, &go)
 }
 
-fn build_tool(
-    layout: &Layout,
-    go: &Path,
-    directory: &Path,
-    tags: &str,
-    tool: &Tool,
-    stamp: &str,
-) -> Result<()> {
-    let built = layout.cache("built")?.join(tool.name);
-    let target = layout.tool(tool.name);
-    if target.is_file() && fs::read_to_string(&built).is_ok_and(|text| text == stamp) {
+/// Builds what is missing of a module, all in one call: then packages that several programs share are compiled while
+/// other programs are linked, and every core has something to do.
+fn build_module(layout: &Layout, go: &Path, module: &Module) -> Result<()> {
+    let directory = binaries::source_directory().join("cluster").join(module.directory);
+    let stamp = stamp(&directory, module)?;
+    let built = layout.cache("built")?;
+    let is_current = |tool: &&Tool| {
+        layout.tool(tool.name).is_file()
+            && fs::read_to_string(built.join(tool.name)).is_ok_and(|text| text == stamp)
+    };
+    let missing: Vec<&Tool> = module.tools.iter().filter(|tool| !is_current(tool)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    let step = Step::begin(format!("building {} (once; the first takes minutes)", tool.name));
-    layout.cache("bin")?;
-    let partial = target.with_extension("partial");
-    let mut command = command(go, directory);
-    command.args(["build", "-trimpath", "-mod=readonly", "-tags", tags, "-ldflags", &linker_flags(tool)]);
-    command.arg("-o").arg(&partial).arg(tool.package);
-    run(&mut command).with_context(|| format!("cannot build {}", tool.name))?;
-    fs::rename(&partial, &target)?;
-    fs::write(&built, stamp)?;
+    let names: Vec<_> = missing.iter().map(|tool| tool.name).collect();
+    let what = format!("building {} programs of {}", names.len(), module.directory);
+    let step = Step::begin(format!("{what} (once; the first takes minutes)"));
+    let into = layout.cache(format!("bin/{}.partial", module.directory))?;
+    let mut command = command(go, &directory);
+    // -v names every package that is compiled.
+    command.args([
+        "build",
+        "-v",
+        "-trimpath",
+        "-mod=readonly",
+        "-tags",
+        module.tags,
+        "-ldflags",
+        &linker_flags(),
+    ]);
+    for tool in &missing {
+        if let Some(version) = tool.version {
+            // What is said of one package later counts more.
+            let flags = format!("{}={} -X main.version={version}", tool.package, linker_flags());
+            command.args(["-ldflags", &flags]);
+        }
+    }
+    command.arg("-o").arg(&into).args(missing.iter().map(|tool| tool.package));
+    watch(&mut command, &step).with_context(|| format!("cannot build {}", names.join(" ")))?;
+    for tool in &missing {
+        fs::rename(into.join(tool.output()), layout.tool(tool.name))
+            .with_context(|| format!("go has not written {}", tool.output()))?;
+        fs::write(built.join(tool.name), &stamp)?;
+    }
+    fs::remove_dir_all(&into)?;
     step.done();
     Ok(())
 }
 
-/// What a built program depends on.
-fn stamp(directory: &Path, module: &Module) -> Result<String> {
-    let read = |file: &str| {
-        let path = directory.join(file);
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    Ok(format!("{KUBERNETES} {}\n{}{}", module.tags, read("go.mod")?, read("go.sum")?))
+impl Tool {
+    /// What Go calls it: the last part of its package's name that is not a version.
+    fn output(&self) -> &'static str {
+        let is_version = |part: &&str| {
+            part.strip_prefix('v').is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()))
+        };
+        self.package.rsplit('/').find(|part| !is_version(part)).unwrap_or(self.name)
+    }
 }
 
-fn linker_flags(tool: &Tool) -> String {
+/// Runs Go to its end and shows how far it is; in the error, the end of what it said.
+fn watch(command: &mut Command, step: &Step) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot run go")?;
+    let stderr = child.stderr.take().context("standard error is piped")?;
+    let (mut packages, mut said) = (0_u32, VecDeque::new());
+    for line in BufReader::new(stderr).lines() {
+        let line = line?;
+        if is_package(&line) {
+            packages += 1;
+            step.detail(&format!("package {packages}: {line}"));
+            continue;
+        }
+        said.push_back(line);
+        if said.len() > SAID_LIMIT {
+            said.pop_front();
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "go: {status}\n{}", said.make_contiguous().join("\n"));
+    Ok(())
+}
+
+/// Whether `go build -v` names a package with this line; whatever else it says has blanks.
+fn is_package(line: &str) -> bool {
+    !line.contains(' ') && !line.starts_with('#')
+}
+
+/// What a built program depends on.
+fn stamp(directory: &Path, module: &Module) -> Result<String> {
+    let read =
+        |file: PathBuf| fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()));
+    let mut stamp = format!("{KUBERNETES} {}\n", module.tags);
+    stamp += &read(directory.join("go.mod"))?;
+    stamp += &read(directory.join("go.sum"))?;
+    for tool in module.tools {
+        let own = directory.join(tool.output()).join("main.go");
+        if own.is_file() {
+            stamp += &read(own)?;
+        }
+    }
+    Ok(stamp)
+}
+
+fn linker_flags() -> String {
     let mut flags = vec!["-s -w".to_owned()];
     let mut parts = KUBERNETES.trim_start_matches('v').split('.');
     let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -143,7 +213,6 @@ fn linker_flags(tool: &Tool) -> String {
         let values = [("gitVersion", KUBERNETES), ("gitMajor", major), ("gitMinor", minor)];
         flags.extend(values.map(|(name, value)| format!("-X {package}.{name}={value}")));
     }
-    flags.extend(tool.version.map(|version| format!("-X main.version={version}")));
     flags.join(" ")
 }
 
@@ -171,20 +240,33 @@ fn copy_manifests(layout: &Layout, go: &Path) -> Result<()> {
 }
 
 fn command(go: &Path, directory: &Path) -> Command {
-    let mut command = Command::new("nice");
-    command.args(["-n", "19"]).arg(go).current_dir(directory);
+    let mut command = Command::new(go);
+    command.current_dir(directory);
     command.env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false").env("GOWORK", "off");
     command
 }
 
-/// Go on the path, else where it is usually unpacked.
-fn go() -> Result<PathBuf> {
+/// Go on the path, else where it is usually unpacked. It must be able to build what `go.mod` asks for; since 1.21 it
+/// fetches a newer one of itself for that.
+pub fn go() -> Result<PathBuf> {
+    let directory = binaries::source_directory().join("cluster/kubernetes");
+    let mut seen = Vec::new();
     for candidate in ["go", "/usr/local/go/bin/go"] {
-        if Command::new(candidate).arg("version").output().is_ok_and(|output| output.status.success()) {
+        let Ok(output) = command(Path::new(candidate), &directory).arg("version").output() else { continue };
+        let said = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() && minor_version(&said).is_some_and(|minor| minor >= GO_MINOR) {
             return Ok(candidate.into());
         }
+        seen.push(format!("{candidate} is {}", said.split_whitespace().nth(2).unwrap_or("none that works")));
     }
-    bail!("the cluster is built with Go, which is not installed; unpack Go 1.26 or newer into /usr/local/go")
+    let seen = if seen.is_empty() { "not installed".into() } else { seen.join(", ") };
+    bail!("it is built with Go 1.{GO_MINOR} or newer ({seen}); unpack one into /usr/local/go")
+}
+
+/// The 26 of `go version go1.26.8 linux/amd64`.
+fn minor_version(said: &str) -> Option<u32> {
+    let number = said.split_whitespace().nth(2)?.strip_prefix("go1.")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -199,12 +281,33 @@ mod tests {
             pinned += &fs::read_to_string(path).unwrap();
         }
         assert!(pinned.contains(&format!("k8s.io/kubernetes {KUBERNETES}")));
+        assert!(pinned.contains(&format!("go 1.{GO_MINOR}.")));
         for tool in MODULES.iter().flat_map(|module| module.tools) {
-            assert!(pinned.contains(tool.package), "{} is no tool of a module", tool.package);
+            let (module, below) = tool.package.split_once("/kubernetes/").unwrap_or_default();
+            let own = binaries::source_directory().join("cluster/kubernetes").join(below).join("main.go");
+            let is_own = module == "stillpoint.dev/tests/cluster" && own.is_file();
+            assert!(is_own || pinned.contains(tool.package), "{} is no tool of a module", tool.package);
             if let Some(version) = tool.version {
                 let module = tool.package.split("/cmd/").next().unwrap();
                 assert!(pinned.contains(&format!("{module} {version}")), "{module} {version}");
             }
         }
+    }
+
+    #[test]
+    fn a_program_is_called_by_the_last_part_of_its_package_that_is_no_version() {
+        let outputs: Vec<_> = MODULES.iter().flat_map(|module| module.tools).map(Tool::output).collect();
+        let different: std::collections::BTreeSet<_> = outputs.iter().collect();
+        assert_eq!(different.len(), outputs.len(), "{outputs:?}");
+        assert!(outputs.contains(&"server") && outputs.contains(&"containerd-shim-runc-v2"), "{outputs:?}");
+    }
+
+    #[test]
+    fn what_go_prints_is_read() {
+        assert_eq!(minor_version("go version go1.26.8 linux/amd64"), Some(26));
+        assert_eq!(minor_version("go version go1.27rc1 linux/amd64"), Some(27));
+        assert_eq!(minor_version("go: cannot find GOROOT"), None);
+        assert!(is_package("k8s.io/api/core/v1"));
+        assert!(!is_package("# k8s.io/api/core/v1") && !is_package("a.go:1:2: undefined: x"));
     }
 }

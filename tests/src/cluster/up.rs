@@ -18,8 +18,7 @@ const NODES_LIMIT: Duration = Duration::from_secs(90);
 
 /// Builds what is missing and starts the cluster; a cluster that is healthy stays as it is and gets new images.
 pub fn up(layout: &Layout) -> Result<Kubectl> {
-    tools::build(layout)?;
-    debian::unpack(layout)?;
+    prepare(layout)?;
     if is_healthy(layout) {
         println!("  ✓ the cluster {:?} is up already", layout.name());
     } else {
@@ -36,6 +35,13 @@ pub fn up(layout: &Layout) -> Result<Kubectl> {
     addons::wait(&kubectl)?;
     step.done();
     Ok(kubectl)
+}
+
+/// Builds what is missing, for all clusters of this machine.
+pub fn prepare(layout: &Layout) -> Result<()> {
+    let _lock = layout.lock_cache()?;
+    tools::build(layout)?;
+    debian::unpack(layout)
 }
 
 /// Whether the API server answers and all nodes are Ready.
@@ -88,6 +94,8 @@ fn start(layout: &Layout) -> Result<()> {
 
 /// Imports pause, busybox and the sidecars.
 fn load(layout: &Layout) -> Result<()> {
+    // Packed where all clusters have them, and read from there.
+    let _lock = layout.lock_cache()?;
     let step = Step::begin("packing images");
     let stock = images::stock::stock(layout)?;
     step.done();

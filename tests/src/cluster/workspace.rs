@@ -1,15 +1,19 @@
 //! A namespace for one test: objects in it, commands in its pods, and the proof that nothing of it is left.
 
+use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::launch::run;
 use super::{Kubectl, Layout, Place, place};
 
 /// Everything that a test waits for happens within this, or never.
 pub const LIMIT: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(200);
 const POOL: &str = "/var/lib/stillpoint/pool";
+const POOL_RECORD: &str = "stillpoint.json";
 
 /// A namespace, deleted when dropped.
 #[derive(Debug)]
@@ -51,9 +55,34 @@ impl Workspace {
         waited.map_err(|error| {
             let told = self.run(&["describe", object]).unwrap_or_default();
             let events = self.run(&["events"]).unwrap_or_default();
-            anyhow::anyhow!("{error:#}\n{told}\n{events}")
+            let log = if object.starts_with("pod/") { self.log(object) } else { String::new() };
+            anyhow::anyhow!("{error:#}\n{told}\n{events}\n{log}")
         })?;
         Ok(begin.elapsed())
+    }
+
+    /// The end of what a pod's containers have printed, those before a restart too.
+    fn log(&self, pod: &str) -> String {
+        let read =
+            |more: &[&str]| self.run(&[&["logs", pod, "--all-containers", "--tail=40"], more].concat());
+        format!("{}\n{}", read(&["--previous"]).unwrap_or_default(), read(&[]).unwrap_or_default())
+    }
+
+    /// A pod's address.
+    pub fn address(&self, pod: &str) -> Result<IpAddr> {
+        let address = self.run(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])?;
+        address.parse().with_context(|| format!("the pod {pod} has the address {address:?}"))
+    }
+
+    /// Does work in a network from which every pod can be reached.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let holder = place::holder(&self.layout, Place::ControlPlane).context("the control plane is gone")?;
+        place::in_network(holder, work)
+    }
+
+    /// The cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Runs a shell line in a pod; what it printed, trimmed.
@@ -66,6 +95,11 @@ impl Workspace {
     pub fn close(self) -> Result<()> {
         self.delete()?;
         Self::soon("volumes, snapshots or loop devices are left", || self.leftovers())
+    }
+
+    /// Deletes the namespace, where another one of the same test is still there.
+    pub fn leave(self) -> Result<()> {
+        self.delete()
     }
 
     fn delete(&self) -> Result<()> {
@@ -82,10 +116,13 @@ impl Workspace {
             let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
                 "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
-                 find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true; \
-                 losetup --list --noheadings -O BACK-FILE | grep /var/lib/stillpoint/pool/ || true"
+                 find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true"
             );
             left += &place::script(holder, &script, &[])?;
+            let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
+            let devices =
+                run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
+            left += &devices_of(&pool_id(&record)?, &devices).join("\n");
         }
         Ok(left)
     }
@@ -109,5 +146,32 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         // A test that failed has said why; the next run deletes what is left now.
         drop(self.run(&["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"]));
+    }
+}
+
+fn pool_id(record: &str) -> Result<String> {
+    let value: serde_json::Value = serde_json::from_str(record).context("the pool's record is no JSON")?;
+    Ok(value["id"].as_str().context("the pool's record has no id")?.to_owned())
+}
+
+/// Loop devices over volumes of one pool. Devices of all clusters of the machine are listed, all with the same
+/// directories in their paths; but the id of a volume begins with the id of its pool.
+fn devices_of<'a>(pool: &str, listed: &'a str) -> Vec<&'a str> {
+    listed.lines().filter(|line| line.contains(&format!("/{pool}-"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_device_belongs_to_the_pool_whose_id_its_volume_has() {
+        let listed = "/dev/loop1 /var/lib/stillpoint/pool/volumes/p1-abc/disk.img\n\
+                      /dev/loop2 /var/lib/stillpoint/pool/volumes/p12-abc/disk.img\n\
+                      /dev/loop3 /var/lib/stillpoint/pool.img\n\
+                      /dev/loop4 /var/lib/stillpoint/pool/volumes/p1-def/disk.img (deleted)\n";
+        let own = devices_of(&pool_id(r#"{"id": "p1"}"#).unwrap(), listed);
+        assert_eq!(own.iter().map(|line| &line[..10]).collect::<Vec<_>>(), ["/dev/loop1", "/dev/loop4"]);
+        assert!(pool_id("{}").is_err());
     }
 }

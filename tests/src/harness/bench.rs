@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use stillpoint::agent::locks::VolumeLocks;
 use stillpoint::agent::pool::Pool;
 use stillpoint::agent::round::RoundContext;
+use stillpoint::agent::round::crew::Threads;
 use stillpoint::agent::round::watchdog::GuardProcess;
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::{Bytes, Filesystem, NewVolume, VolumeId};
@@ -77,6 +78,7 @@ impl Bench {
             watchdog: Arc::new(GuardProcess { socket: socket.clone() }),
             expedite: None,
             never_hold: vec![],
+            crew: Arc::new(Threads),
         };
         let context = Arc::new(context);
         let mut bench = Self { guard, context, pool, mounts: vec![], volumes: vec![], directory };

@@ -21,7 +21,14 @@ pub struct Step {
 #[derive(Debug)]
 enum Shown {
     Spinner(ProgressBar),
-    Lines { end: mpsc::Sender<()> },
+    Lines { told: mpsc::Sender<Word> },
+}
+
+/// What the thread that prints lines is told.
+#[derive(Debug)]
+enum Word {
+    Detail(String),
+    End,
 }
 
 impl Step {
@@ -34,8 +41,9 @@ impl Step {
 
     /// What is being waited for within the step.
     pub fn detail(&self, detail: &str) {
-        if let Shown::Spinner(bar) = &self.shown {
-            bar.set_message(format!("{} · {detail}", self.text));
+        match &self.shown {
+            Shown::Spinner(bar) => bar.set_message(format!("{} · {detail}", self.text)),
+            Shown::Lines { told } => drop(told.send(Word::Detail(detail.to_owned()))),
         }
     }
 
@@ -58,7 +66,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         match &self.shown {
             Shown::Spinner(bar) => bar.finish_and_clear(),
-            Shown::Lines { end } => drop(end.send(())),
+            Shown::Lines { told } => drop(told.send(Word::End)),
         }
     }
 }
@@ -74,14 +82,20 @@ fn spinner(text: &str) -> Shown {
 }
 
 fn lines(text: String) -> Shown {
-    let (end, ended) = mpsc::channel();
+    let (told, words) = mpsc::channel();
     std::thread::spawn(move || {
         let start = Instant::now();
-        let mut wait = FIRST_WORD;
-        while ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("  … {text} ({} s)", start.elapsed().as_secs());
-            wait = NEXT_WORD;
+        let (mut next, mut shown) = (start + FIRST_WORD, text.clone());
+        loop {
+            match words.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Word::Detail(detail)) => shown = format!("{text} · {detail}"),
+                Ok(Word::End) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    eprintln!("  … {shown} ({} s)", start.elapsed().as_secs());
+                    next = Instant::now() + NEXT_WORD;
+                }
+            }
         }
     });
-    Shown::Lines { end }
+    Shown::Lines { told }
 }

@@ -15,5 +15,5 @@ mod ring;
 
 pub use jars::Jars;
 pub use load::{Checked, Load, check};
-pub use node::{Layout, NODES};
-pub use ring::Ring;
+pub use node::{LOGBACK, Layout, NODES, java_options};
+pub use ring::{Ring, wait_until_whole};

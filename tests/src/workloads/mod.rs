@@ -6,3 +6,4 @@
 pub mod cassandra;
 pub mod ledger;
 pub mod postgres;
+pub mod stall;

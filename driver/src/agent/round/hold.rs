@@ -1,15 +1,14 @@
 //! What exists from `Hold` to the end of a round: the members' threads, the guard, the expedited grace periods, and
 //! what was seen.
 
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
 use stillpoint_guard::fault::point;
 
 use super::RoundContext;
-use super::member::{self, Answer, Member, Work};
+use super::crew::Errands;
+use super::member::{Answer, Member, Work, Worker};
 use super::watchdog::{Armed, Fired};
 use crate::domain::Fault;
 use crate::host::MountHandle;
@@ -19,7 +18,7 @@ use crate::proto::agent::{MemberReleased, MemberSpan};
 /// The members of one round on this host, from the moment when they may be held.
 pub struct Hold {
     members: Vec<Member>,
-    workers: Vec<Sender<Work>>,
+    workers: Vec<Errands>,
     guard: Option<Box<dyn Armed>>,
     expedited: Option<Lease>,
     answers: Vec<Answer>,
@@ -29,14 +28,14 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Starts a thread per member; they wait.
+    /// Starts a worker per member; they wait.
     pub fn new(
         context: &RoundContext,
         members: Vec<Member>,
         answer: impl Fn(Answer) + Clone + Send + 'static,
     ) -> Result<Self, Fault> {
         let start = |(index, member): (usize, &Member)| {
-            member::start(index, member, Arc::clone(&context.host), answer.clone())
+            context.crew.employ(Worker::of(index, member, &context.host), Box::new(answer.clone()))
         };
         let workers: Vec<_> = members
             .iter()
@@ -71,7 +70,7 @@ impl Hold {
     /// Tells all members; each answers once.
     pub fn order(&mut self, work: Work) {
         for (index, worker) in self.workers.iter().enumerate() {
-            if worker.send(work).is_ok() {
+            if worker(work) {
                 self.outstanding += 1;
             } else {
                 let fault = Fault::internal(format!("the thread of {} is gone", self.members[index].volume));

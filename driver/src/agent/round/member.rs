@@ -1,10 +1,9 @@
-//! One member of a round: a thread that does to it what it is told, in order.
+//! One member of a round: a worker that does to it what it is told, in order.
 //!
-//! The thread is made before the hold and waits, so that nothing is allocated or started while writers are held. Its
+//! Its thread is made before the hold and waits, so that nothing is allocated or started while writers are held. Its
 //! queue is what makes a late FIFREEZE harmless: a thaw that was ordered meanwhile is done right after it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::errno::Errno;
 use stillpoint_guard::fault::point;
@@ -35,7 +34,7 @@ impl Member {
     }
 }
 
-/// What a member's thread can be told.
+/// What a member's worker can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// FIFREEZE.
@@ -46,7 +45,7 @@ pub enum Work {
     Thaw,
 }
 
-/// What a member's thread answers.
+/// What a member's worker answers.
 #[derive(Debug)]
 pub struct Answer {
     /// Which member.
@@ -61,28 +60,8 @@ pub struct Answer {
     pub result: Result<(), Fault>,
 }
 
-/// Starts the thread of a member. It ends when the sender is dropped.
-pub fn start(
-    index: usize,
-    member: &Member,
-    host: Arc<dyn Host>,
-    answer: impl Fn(Answer) + Send + 'static,
-) -> std::io::Result<Sender<Work>> {
-    let (orders, queue) = channel();
-    let worker = Worker {
-        index,
-        volume: member.volume.clone(),
-        mount: member.mount.clone(),
-        pool: Arc::clone(&member.pool),
-        paths: member.paths.clone(),
-        host,
-        frozen: false,
-    };
-    std::thread::Builder::new().name("member".into()).spawn(move || worker.run(&queue, answer))?;
-    Ok(orders)
-}
-
-struct Worker {
+/// Does to a member what it is told.
+pub struct Worker {
     index: usize,
     volume: VolumeId,
     mount: Option<Arc<dyn MountHandle>>,
@@ -93,18 +72,33 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, queue: &Receiver<Work>, answer: impl Fn(Answer)) {
-        for work in queue {
-            let start_us = self.host.monotonic_us();
-            let result = match work {
-                Work::Freeze => self.freeze(),
-                Work::Copy => self.copy(),
-                Work::Thaw => self.thaw(),
-            };
-            let end_us = self.host.monotonic_us();
-            answer(Answer { index: self.index, work, start_us, end_us, result });
+    /// The worker of this member.
+    pub fn of(index: usize, member: &Member, host: &Arc<dyn Host>) -> Self {
+        Self {
+            index,
+            volume: member.volume.clone(),
+            mount: member.mount.clone(),
+            pool: Arc::clone(&member.pool),
+            paths: member.paths.clone(),
+            host: Arc::clone(host),
+            frozen: false,
         }
-        // The conductor is gone without a thaw, which only a panic can do.
+    }
+
+    /// Does it; blocks as long as the kernel does.
+    pub fn perform(&mut self, work: Work) -> Answer {
+        let start_us = self.host.monotonic_us();
+        let result = match work {
+            Work::Freeze => self.freeze(),
+            Work::Copy => self.copy(),
+            Work::Thaw => self.thaw(),
+        };
+        let end_us = self.host.monotonic_us();
+        Answer { index: self.index, work, start_us, end_us, result }
+    }
+
+    /// The conductor is gone. Without a thaw, which only a panic can do, the member is let go here.
+    pub fn abandoned(mut self) {
         if self.frozen {
             let _ = self.thaw();
         }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, tools, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
@@ -22,6 +22,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print why no cluster can run on this machine, or nothing when one can.
+    Able,
     /// Build what is missing and nothing else.
     Build,
     /// Bring the cluster up, with Stillpoint's image from the binaries beside this program.
@@ -33,6 +35,8 @@ enum Command {
         #[arg(long)]
         manifests: Option<PathBuf>,
     },
+    /// Pack the images of Cassandra and PostgreSQL that deploy/examples/databases names, and import them.
+    Databases,
     /// Remove the cluster and everything it made.
     Down,
     /// Run kubectl as the administrator.
@@ -58,15 +62,24 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let layout = Layout::new(&arguments.name)?;
-    if let Command::Build = arguments.command {
-        return tools::build(&layout);
+    match arguments.command {
+        Command::Able => {
+            print!("{}", able::why_not(&layout).unwrap_or_default());
+            return Ok(());
+        }
+        Command::Build => return up::prepare(&layout),
+        Command::Up { .. }
+        | Command::Databases
+        | Command::Down
+        | Command::Kubectl { .. }
+        | Command::Release => {}
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
         "namespaces, mounts and cgroups need root; run it by make, which uses sudo"
     );
     match arguments.command {
-        Command::Build => Ok(()),
+        Command::Able | Command::Build => Ok(()),
         Command::Up { binaries, manifests } => {
             let binaries = binaries.map_or_else(harness::binaries::profile_directory, Ok)?;
             let _lock = layout.lock()?;
@@ -81,6 +94,10 @@ fn run(arguments: Arguments) -> Result<()> {
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
             println!("{}", next_steps());
             Ok(())
+        }
+        Command::Databases => {
+            let _lock = layout.lock()?;
+            images::databases::load(&layout)
         }
         Command::Down => {
             let _lock = layout.lock()?;

@@ -90,10 +90,10 @@ impl Scene {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let paths = [mounted(LEDGER[0])?, mounted(LEDGER[1])?, mounted(LEDGER[2])?];
         let ledger = Ledger::start(&program, &paths, stack.path())?;
-        let postgres_load = postgres::Load::start(&postgres, PG_CONNECTIONS).await?;
+        let postgres_load = postgres::Load::start(&postgres.config(), PG_CONNECTIONS).await?;
         let ring_load = match &ring {
             None => None,
-            Some(ring) => Some(cassandra::Load::start(ring).await?),
+            Some(ring) => Some(cassandra::Load::start(&ring.addresses()).await?),
         };
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         step.done();

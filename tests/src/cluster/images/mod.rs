@@ -1,6 +1,7 @@
 //! Container images without a registry: a root filesystem is put together in a directory, packed as an OCI layout,
 //! and imported into every node.
 
+pub mod databases;
 pub mod oci;
 pub mod rootfs;
 pub mod stock;

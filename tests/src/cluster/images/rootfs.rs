@@ -79,7 +79,8 @@ impl Rootfs {
 
     /// Adds a directory with everything in it, under the same name; links are kept.
     pub fn tree(&self, directory: &Path) -> Result<()> {
-        run(Command::new("cp").args(["-a", "--parents"]).arg(directory).arg(&self.root))?;
+        // cp takes the parents' attributes from relative names.
+        run(Command::new("cp").args(["-a", "--parents"]).arg(directory).arg(&self.root).current_dir("/"))?;
         Ok(())
     }
 
@@ -125,7 +126,7 @@ pub fn which(name: &str) -> Result<PathBuf> {
 }
 
 /// Libraries that the loader says a file needs; none for a static one or a script.
-fn needed(file: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn needed(file: &Path) -> Result<BTreeSet<PathBuf>> {
     let output = Command::new("ldd").arg(file).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(parse_ldd(&text))

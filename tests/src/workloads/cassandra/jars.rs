@@ -35,6 +35,13 @@ impl Jars {
         Ok(Self { directory })
     }
 
+    /// The jars.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.directory)
+            .with_context(|| format!("cannot list {}", self.directory.display()))?;
+        Ok(entries.collect::<Result<Vec<_>, _>>()?.into_iter().map(|entry| entry.path()).collect())
+    }
+
     /// Java's class path.
     pub fn class_path(&self) -> String {
         format!("{}/*", self.directory.display())

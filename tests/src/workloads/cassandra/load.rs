@@ -1,6 +1,7 @@
 //! Write load at QUORUM whose acknowledgements are remembered, and the check of a restored ring.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::task::JoinSet;
 
-use super::Ring;
+use super::NODES;
 use super::cql::{Client, Consistency};
+use crate::workloads::stall::longest_gap;
 
 /// Rows per partition: the check reads partition by partition.
 const PARTITION: i64 = 500;
@@ -33,15 +35,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the table and starts one writer per node.
-    pub async fn start(ring: &Ring) -> Result<Self> {
-        let mut client = ring.connect(0).await?;
+    /// Makes the table and starts one writer per node of a whole ring.
+    pub async fn start(ring: &[SocketAddr; NODES]) -> Result<Self> {
+        let mut client = Client::connect(ring[0]).await?;
         client.query(TABLE, Consistency::One).await.context("cannot make the table")?;
         let mut load = Self { stop: Arc::default(), writers: Vec::new(), workers: JoinSet::new() };
-        for writer in 0..super::NODES {
+        for (writer, node) in ring.iter().enumerate() {
             let acknowledged = Acknowledged::default();
             load.writers.push(acknowledged.clone());
-            let client = ring.connect(writer).await?;
+            let client = Client::connect(*node).await?;
             load.workers.spawn(work(client, writer as i64, load.stop.clone(), acknowledged));
         }
         Ok(load)
@@ -54,6 +56,15 @@ impl Load {
             when.partition_point(|acknowledged| *acknowledged < instant) as i64
         };
         self.writers.iter().map(count).collect()
+    }
+
+    /// The longest that any writer waited for one row between these instants.
+    pub fn longest_stall(&self, from: Instant, to: Instant) -> Duration {
+        let of = |writer: &Acknowledged| {
+            let when = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            longest_gap(when.iter().copied(), from, to)
+        };
+        self.writers.iter().map(of).max().unwrap_or_default()
     }
 
     /// An error when a writer has failed: a load that has silently stopped proves nothing.
@@ -129,9 +140,9 @@ pub struct Checked {
 }
 
 /// Reads every row that was acknowledged before the flush from all three nodes of a restored ring.
-pub async fn check(ring: &Ring, required: &[i64]) -> Result<Checked> {
+pub async fn check(ring: &[SocketAddr; NODES], required: &[i64]) -> Result<Checked> {
     ensure!(required.iter().all(|count| *count > 0), "a writer had no row acknowledged before the flush");
-    let mut client = ring.connect(0).await?;
+    let mut client = Client::connect(ring[0]).await?;
     let mut checked = Checked { required: required.iter().sum(), present: 0 };
     for (writer, count) in required.iter().enumerate() {
         for part in 0..=(count - 1) / PARTITION {

@@ -47,7 +47,8 @@ const OPENS: &[&str] = &[
     "jdk.management/com.sun.management.internal",
 ];
 
-const LOGBACK: &str = r#"<configuration>
+/// Everything to standard output.
+pub const LOGBACK: &str = r#"<configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
     <encoder><pattern>%d{HH:mm:ss.SSS} %-5level %logger{0} %msg%n</pattern></encoder>
   </appender>
@@ -102,7 +103,7 @@ impl Layout {
         let home = self.home(node);
         fs::create_dir_all(home.join("bin"))?;
         write(&home.join("logback.xml"), LOGBACK)?;
-        write(&home.join("java.options"), &options(&home))?;
+        write(&home.join("java.options"), &java_options(&home, &home))?;
         let nodetool = home.join("bin/nodetool");
         let script = format!(
             "#!/bin/sh\nexec java @{home}/java.options -Xmx64m -XX:+UseSerialGC \
@@ -184,14 +185,15 @@ impl Layout {
     }
 }
 
-/// Java's options in a file, shared by the node and its tools.
-fn options(home: &Path) -> String {
-    let home = home.display();
+/// Java's options in a file, shared by the node and its tools. `home` has what [`LOGBACK`] says as `logback.xml`;
+/// `scratch` can be written to.
+pub fn java_options(home: &Path, scratch: &Path) -> String {
+    let (home, scratch) = (home.display(), scratch.display());
     let mut lines = vec![
         format!("-Dlogback.configurationFile={home}/logback.xml"),
-        format!("-Dcassandra.logdir={home}"),
-        format!("-Djava.io.tmpdir={home}"),
-        format!("-Duser.home={home}"),
+        format!("-Dcassandra.logdir={scratch}"),
+        format!("-Djava.io.tmpdir={scratch}"),
+        format!("-Duser.home={scratch}"),
         "-Djdk.attach.allowAttachSelf=true".into(),
         // Two cores: starting sooner is worth more than running faster.
         "-XX:TieredStopAtLevel=1".into(),

@@ -1,5 +1,6 @@
 //! Starting and stopping the three nodes.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,9 +44,9 @@ impl Ring {
         Ok(ring)
     }
 
-    /// A connection to one node.
-    pub async fn connect(&self, node: usize) -> Result<Client> {
-        Client::connect((self.layout.addresses[node % NODES], self.layout.cql_port).into()).await
+    /// Where clients are served.
+    pub fn addresses(&self) -> [SocketAddr; NODES] {
+        std::array::from_fn(|node| (self.layout.addresses[node], self.layout.cql_port).into())
     }
 
     /// Where it is.
@@ -60,7 +61,7 @@ impl Ring {
 
     async fn wait_for_node(&mut self, node: usize) -> Result<()> {
         let end = Instant::now() + NODE_LIMIT;
-        while self.connect(node).await.is_err() {
+        while Client::connect(self.addresses()[node]).await.is_err() {
             self.nodes[node].check_alive()?;
             if Instant::now() > end {
                 bail!("Cassandra node {node} does not open; its log ends with:\n{}", self.nodes[node].tail());
@@ -70,33 +71,9 @@ impl Ring {
         Ok(())
     }
 
-    /// Every node answers a question that needs all three.
     async fn wait_for_ring(&mut self) -> Result<()> {
-        let end = Instant::now() + RING_LIMIT;
-        for node in 0..NODES {
-            while let Err(error) = self.sees_all(node).await {
-                self.nodes.iter_mut().try_for_each(Process::check_alive)?;
-                if Instant::now() > end {
-                    return Err(error.context(format!("Cassandra node {node} does not see the whole ring")));
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn sees_all(&self, node: usize) -> Result<()> {
-        let mut client = self.connect(node).await?;
-        let peers = client.query("SELECT count(*) FROM system.peers_v2", Consistency::One).await?;
-        let count = peers.first().and_then(|row| row.bigint(0));
-        ensure!(count == Some(NODES as i64 - 1), "it knows {count:?} peers");
-        // Raises no error before gossip says that everybody is up.
-        let schema = "CREATE KEYSPACE IF NOT EXISTS demo WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}";
-        client.query(schema, Consistency::One).await?;
-        let table = "CREATE TABLE IF NOT EXISTS demo.everybody (id bigint PRIMARY KEY)";
-        client.query(table, Consistency::One).await?;
-        client.query("SELECT id FROM demo.everybody WHERE id = 0", Consistency::All).await?;
-        Ok(())
+        let addresses = self.addresses();
+        wait_until_whole(&addresses, || self.nodes.iter_mut().try_for_each(Process::check_alive)).await
     }
 
     /// Ends all nodes, as a power failure would: what counts is on the volumes.
@@ -109,4 +86,37 @@ impl Ring {
         }
         Ok(())
     }
+}
+
+/// Waits until every node answers a question that needs all three; `check_alive` says when that is in vain. Makes the
+/// keyspace of the load.
+pub async fn wait_until_whole(
+    addresses: &[SocketAddr; NODES],
+    mut check_alive: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let end = Instant::now() + RING_LIMIT;
+    for (node, address) in addresses.iter().enumerate() {
+        while let Err(error) = sees_all(*address).await {
+            check_alive()?;
+            if Instant::now() > end {
+                return Err(error.context(format!("Cassandra node {node} does not see the whole ring")));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn sees_all(address: SocketAddr) -> Result<()> {
+    let mut client = Client::connect(address).await?;
+    let peers = client.query("SELECT count(*) FROM system.peers_v2", Consistency::One).await?;
+    let count = peers.first().and_then(|row| row.bigint(0));
+    ensure!(count == Some(NODES as i64 - 1), "it knows {count:?} peers");
+    // Raises no error before gossip says that everybody is up.
+    let schema = "CREATE KEYSPACE IF NOT EXISTS demo WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}";
+    client.query(schema, Consistency::One).await?;
+    let table = "CREATE TABLE IF NOT EXISTS demo.everybody (id bigint PRIMARY KEY)";
+    client.query(table, Consistency::One).await?;
+    client.query("SELECT id FROM demo.everybody WHERE id = 0", Consistency::All).await?;
+    Ok(())
 }

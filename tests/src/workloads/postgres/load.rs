@@ -1,14 +1,16 @@
 //! Write load whose acknowledgements are remembered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Config};
 
-use super::Postgres;
+use super::server::connect;
+use crate::workloads::stall::longest_gap;
 
 /// Each connection has this many accounts of its own, so that connections never wait for each other.
 const ACCOUNTS: i64 = 50;
@@ -16,6 +18,9 @@ const ACCOUNTS: i64 = 50;
 pub const OPENING: i64 = 1000;
 /// Rest between transactions: load enough to have writes in flight at any instant, not a benchmark.
 const REST: Duration = Duration::from_millis(2);
+
+/// The worker is in the upper bits of a transaction's id.
+const WORKER_SHIFT: u32 = 40;
 
 const SCHEMA: &str = "
     CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL);
@@ -35,9 +40,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the schema and starts this many connections.
-    pub async fn start(server: &Postgres, connections: u32) -> Result<Self> {
-        let client = server.connect().await?;
+    /// Makes the schema in an empty database and starts this many connections.
+    pub async fn start(server: &Config, connections: u32) -> Result<Self> {
+        let client = connect(server).await?;
         client.batch_execute(SCHEMA).await.context("cannot make the schema")?;
         let open = format!(
             "INSERT INTO accounts SELECT id, {OPENING} FROM generate_series(0, {} - 1) AS id",
@@ -46,7 +51,7 @@ impl Load {
         client.batch_execute(&open).await.context("cannot open the accounts")?;
         let mut load = Self { stop: Arc::default(), acknowledged: Arc::default(), workers: JoinSet::new() };
         for worker in 0..connections {
-            let client = server.connect().await?;
+            let client = connect(server).await?;
             load.workers.spawn(work(client, worker, load.stop.clone(), load.acknowledged.clone()));
         }
         Ok(load)
@@ -56,6 +61,16 @@ impl Load {
     pub fn acknowledged_before(&self, instant: Instant) -> Vec<i64> {
         let all = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|(when, _)| *when < instant).map(|(_, id)| *id).collect()
+    }
+
+    /// The longest that any connection waited for one transaction between these instants.
+    pub fn longest_stall(&self, from: Instant, to: Instant) -> Duration {
+        let all = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers: BTreeMap<i64, Vec<Instant>> = BTreeMap::new();
+        for (when, id) in all.iter() {
+            workers.entry(id >> WORKER_SHIFT).or_default().push(*when);
+        }
+        workers.into_values().map(|when| longest_gap(when, from, to)).max().unwrap_or_default()
     }
 
     /// An error when a connection has failed: a load that has silently stopped proves nothing.
@@ -83,7 +98,7 @@ async fn work(client: Client, worker: u32, stop: Arc<AtomicBool>, acknowledged: 
     let mut serial = 0_i64;
     while !stop.load(Ordering::SeqCst) {
         serial += 1;
-        let id = i64::from(worker) << 40 | serial;
+        let id = i64::from(worker) << WORKER_SHIFT | serial;
         let from = base + serial % ACCOUNTS;
         let to = base + (serial * 7 + 3) % ACCOUNTS;
         let amount = serial % 13 + 1;

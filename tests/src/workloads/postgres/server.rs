@@ -14,6 +14,7 @@ use crate::harness::{Process, Spec, net, process};
 
 /// PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const INITDB_LIMIT: Duration = Duration::from_mins(2);
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_mins(1);
@@ -158,12 +159,15 @@ impl Postgres {
 
     /// A new connection; its background task ends with the client.
     pub async fn connect(&self) -> Result<Client> {
+        connect(&self.config()).await
+    }
+
+    /// How it is reached.
+    pub fn config(&self) -> Config {
         let mut config = Config::new();
         config.host_path(&self.sockets).port(self.port).user(USER).dbname("postgres");
-        config.connect_timeout(Duration::from_secs(5));
-        let (client, connection) = config.connect(NoTls).await.context("cannot connect to PostgreSQL")?;
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(client)
+        config.connect_timeout(CONNECT_LIMIT);
+        config
     }
 
     /// Arguments that make PostgreSQL's own client programs talk to this server.
@@ -187,6 +191,13 @@ impl Postgres {
         self.process.stop(Signal::SIGINT, STOP_LIMIT)?;
         Ok(self.volumes.clone())
     }
+}
+
+/// A new connection to any server; its background task ends with the client.
+pub async fn connect(config: &Config) -> Result<Client> {
+    let (client, connection) = config.connect(NoTls).await.context("cannot connect to PostgreSQL")?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
 }
 
 /// A directory that belongs to PostgreSQL.

@@ -1,0 +1,12 @@
+//! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
+//! one after the other, and takes the cluster down.
+
+mod databases;
+mod group;
+mod manifests;
+mod volumes;
+
+/// The cluster that `make e2e` makes.
+fn cluster() -> String {
+    std::env::var("CLUSTER").unwrap_or_else(|_| "e2e".into())
+}
