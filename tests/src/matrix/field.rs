@@ -26,7 +26,7 @@ pub const HARD_LIMIT: Duration = Duration::from_secs(3);
 /// How long a process stands still.
 pub const PAUSE: Duration = Duration::from_secs(5);
 /// A point is reached, a killed process is gone, a writer writes: within this, or something is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const POOL: Bytes = Bytes::gib(12);
@@ -106,7 +106,7 @@ impl Field {
     }
 
     /// The ledger's volumes, in the order in which it writes.
-    pub(super) fn volumes(&self) -> &[Volume] {
+    pub fn volumes(&self) -> &[Volume] {
         &self.volumes
     }
 
@@ -218,13 +218,19 @@ impl Field {
         self.stack.revive().await.map(drop)
     }
 
-    /// Nothing is there that was not there before the first case.
-    pub(super) async fn check_nothing_left(&self) -> Result<()> {
-        self.wait_for_traces(Trash::Waits).await
+    /// Nothing is there that was not there before the first case; what is being let go may take so long.
+    pub async fn check_nothing_left(&self, limit: Duration) -> Result<()> {
+        self.wait_for_traces(Trash::Waits, limit).await
     }
 
-    async fn wait_for_traces(&self, trash: Trash) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+    /// All three volumes are written within the hard limit and a second.
+    pub async fn check_writable(&mut self) -> Result<()> {
+        let mark = self.mark()?;
+        self.all_written_since(mark).await.map(drop)
+    }
+
+    async fn wait_for_traces(&self, trash: Trash, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
         loop {
             let differences = self.before.differences(&traces(&self.stack, trash)?);
             if differences.is_empty() {
@@ -237,7 +243,7 @@ impl Field {
 
     /// Ends everything: also the trash must be empty, and nothing may need force.
     pub async fn close(self) -> Result<Leftovers> {
-        self.wait_for_traces(Trash::Counts).await.context("the trash is not emptied")?;
+        self.wait_for_traces(Trash::Counts, PATIENCE).await.context("the trash is not emptied")?;
         self.ledger.stop()?;
         for volume in self.volumes.iter().chain(&self.extra) {
             self.stack.retire(volume).await?;
