@@ -203,6 +203,19 @@ impl LocalHost {
         Ok(thawed)
     }
 
+    /// Lifts the write limits that an earlier agent set on own raw devices and did not live to lift. Called before
+    /// anything is served. Returns on how many devices.
+    pub fn lift_leftovers(&self) -> Result<usize, Fault> {
+        let mut devices = std::collections::BTreeSet::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes().into_iter().filter(|record| record.filesystem.is_none()) {
+                let attached = self.host.attached(&pool.image(&record.id)?).map_err(kernel)?;
+                devices.extend(attached.iter().map(|device| device.device));
+            }
+        }
+        if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
+    }
+
     fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {
         self.host.mounts().map(Arc::from).map_err(kernel)
     }

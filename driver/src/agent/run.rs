@@ -2,7 +2,8 @@
 //!
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
-//! 2. Thaw every filesystem of an own volume that is frozen: nobody is there any more who would.
+//! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
+//!    there any more who would.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -227,6 +228,10 @@ impl Agent {
             LocalHost::new(name.clone(), Arc::clone(&host), pools.clone(), locks.clone(), Arc::clone(&node));
         for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
             tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
+        }
+        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
+        if lifted > 0 {
+            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
         }
         let rounds = RoundContext {
             pools: pools.by_id().clone(),

@@ -29,6 +29,7 @@ pub mod place;
 pub mod services;
 pub mod tools;
 pub mod up;
+pub mod usage;
 pub mod workspace;
 
 pub use kubectl::Kubectl;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use stillpoint::domain::record::CutRecord;
 
 use super::launch::run;
 use super::{Kubectl, Layout, Place, place};
@@ -35,6 +36,26 @@ impl Workspace {
         Ok(own)
     }
 
+    /// The cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Records of all cuts that a node's pool has.
+    pub fn cuts(&self, node: Place) -> Result<Vec<CutRecord>> {
+        let text = self.on_node(node, &format!("cat {POOL}/cuts/*.json 2>/dev/null || true"))?;
+        let records = serde_json::Deserializer::from_str(&text).into_iter();
+        records
+            .map(|record| record.with_context(|| format!("{node} has a record that cannot be read")))
+            .collect()
+    }
+
+    /// Runs a shell script on a node.
+    pub fn on_node(&self, node: Place, line: &str) -> Result<String> {
+        let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
+        place::script(holder, line, &[])
+    }
+
     /// kubectl in this namespace.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.kubectl.run(&[&["-n", &self.name], args].concat())
@@ -61,8 +82,8 @@ impl Workspace {
         Ok(begin.elapsed())
     }
 
-    /// The end of what a pod's containers have printed, those before a restart too.
-    fn log(&self, pod: &str) -> String {
+    /// The end of what a pod's containers have printed, those before a restart too. For errors: empty without a pod.
+    pub fn log(&self, pod: &str) -> String {
         let read =
             |more: &[&str]| self.run(&[&["logs", pod, "--all-containers", "--tail=40"], more].concat());
         format!("{}\n{}", read(&["--previous"]).unwrap_or_default(), read(&[]).unwrap_or_default())
@@ -78,11 +99,6 @@ impl Workspace {
     pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let holder = place::holder(&self.layout, Place::ControlPlane).context("the control plane is gone")?;
         place::in_network(holder, work)
-    }
-
-    /// The cluster.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
     }
 
     /// Runs a shell line in a pod; what it printed, trimmed.
@@ -113,13 +129,12 @@ impl Workspace {
         let kinds = "persistentvolumes,volumesnapshotcontents,volumegroupsnapshotcontents,volumeattachments";
         let mut left = self.kubectl.run(&["get", kinds, "-o", "name", "--ignore-not-found"])?;
         for node in Place::nodes() {
-            let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
                 "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
                  find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true"
             );
-            left += &place::script(holder, &script, &[])?;
-            let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
+            left += &self.on_node(node, &script)?;
+            let record = self.on_node(node, &format!("cat {POOL}/{POOL_RECORD}"))?;
             let devices =
                 run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
             left += &devices_of(&pool_id(&record)?, &devices).join("\n");

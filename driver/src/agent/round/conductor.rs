@@ -335,7 +335,7 @@ impl Conductor {
             Deed::Undo => return,
         };
         if deed == Deed::Release {
-            self.preparation.locks = None;
+            self.preparation.let_go();
             self.span.in_scope(|| tracing::info!(members = hold.members().len(), "held, cut and released"));
         }
         self.send(report);
@@ -356,7 +356,7 @@ impl Conductor {
         let unknown = || (String::new(), Fault::internal("failed without a reason"));
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
-        self.preparation.locks = None;
+        self.preparation.let_go();
         self.span.in_scope(|| tracing::warn!(phase, volume = volume_id, "given up: {fault}"));
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
