@@ -80,6 +80,42 @@ async fn a_volume_that_stays_frozen_and_a_leaked_device_are_found_out() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("a cut in logs and metrics", &why);
+            return Ok(());
+        }
+    }
+    let mut field = Field::build("kill-logs").await?;
+    let group = field.cut_all().await?;
+    let log = field.log("controller")?;
+    let sealed =
+        log.lines().find(|line| line.contains("sealed")).context("no seal in the controller's log")?;
+    let request = sealed.split("request=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let request =
+        request.context("no request id in the controller's log")?.trim_matches(['"', '}']).to_owned();
+    for host in 0..Field::hosts() {
+        let log = field.log(&format!("agent-{}", Field::host(host)))?;
+        let round = log.lines().find(|line| line.contains(&request));
+        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {request} in\n{log}");
+    }
+    let metrics = field.metrics().await?;
+    for line in [
+        "stillpoint_cuts_sealed_total 1",
+        "stillpoint_cut_window_seconds_count 1",
+        "stillpoint_holds 0",
+        r#"method="csi.v1.GroupController/CreateVolumeGroupSnapshot",code="OK""#,
+    ] {
+        ensure!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
+    field.drop_group(&group).await?;
+    let left = field.close().await?;
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writers_that_check_themselves_find_nothing_wrong_while_everything_around_them_dies() -> Result<()> {
     for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
         if let Some(why) = scratch::why_not(kind) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::traces::{Traces, Trash};
 use crate::harness::csi::Volume;
 use crate::harness::leftovers::{self, Leftovers};
 use crate::harness::stack::{Options, Rcu};
-use crate::harness::{Blueprint, Process, Stack, binaries};
+use crate::harness::{Blueprint, Process, Stack, binaries, net};
 use crate::workloads::ledger::{Ledger, Mark};
 
 /// The controller gives a round up.
@@ -41,6 +42,7 @@ pub struct Field {
     extra: Vec<Volume>,
     points: PathBuf,
     before: Traces,
+    metrics: SocketAddr,
     serial: u32,
 }
 
@@ -60,10 +62,13 @@ impl Field {
             pods: vec![],
             rcu: Rcu::Auto,
         };
+        let metrics = net::free_address()?;
         let limits =
             json!({"softMs": SOFT_LIMIT.as_millis() as u64, "hardMs": HARD_LIMIT.as_millis() as u64});
         let options = Options {
-            controller: [("limits".to_owned(), limits)].into_iter().collect(),
+            controller: [("limits".to_owned(), limits), ("metricsListen".to_owned(), json!(metrics))]
+                .into_iter()
+                .collect(),
             xfs: vec![HOSTS[2].to_owned()],
             fault_points: Some(points.clone()),
             ..Options::default()
@@ -84,7 +89,24 @@ impl Field {
         let nodes = stack.hosts().iter().map(|host| host.csi_socket().to_owned());
         let caller = Caller::connect(stack.csi_socket(), nodes).await?;
         let before = traces(&stack, Trash::Waits)?;
-        Ok(Self { ledger, stack, caller, volumes, extra, points, before, serial: 0 })
+        Ok(Self { ledger, stack, caller, volumes, extra, points, before, metrics, serial: 0 })
+    }
+
+    /// What the controller's metrics say.
+    pub async fn metrics(&self) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let mut stream = tokio::net::TcpStream::connect(self.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// What a process has logged so far.
+    pub fn log(&self, process: &str) -> Result<String> {
+        let path = self.stack.path().join(format!("log/{process}.log"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Number of hosts.
