@@ -1,8 +1,14 @@
 //! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
 //! one after the other, and takes the cluster down.
 
+mod deaths;
 mod group;
+mod ledger;
 mod manifests;
+mod permissions;
+mod rude;
+mod rules;
+mod three;
 mod volumes;
 
 /// The cluster that `make e2e` makes.

@@ -1,5 +1,7 @@
 //! A cut from the moment when all hosts are prepared to its seal.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
@@ -12,6 +14,10 @@ use crate::controller::round::Round;
 use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
 use crate::domain::{CutId, Fault, Level};
+
+/// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
+/// one host may not have come to the next before that is cut, and the check that is to fail would pass.
+const ONE_HOST_TO_THE_NEXT: Duration = Duration::from_millis(100);
 
 /// A prepared cut. Dropping it without [`OpenCut::seal`] gives it up: hosts let go, and what was cut is removed.
 pub struct OpenCut {
@@ -63,7 +69,10 @@ impl OpenCut {
         let live = self.live.as_mut().ok_or_else(given_up)?;
         let zero_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
         let hold_requested_at = Timestamp::now();
-        for round in &mut live.rounds {
+        for (index, round) in live.rounds.iter_mut().enumerate() {
+            if index > 0 {
+                tokio::time::sleep(ONE_HOST_TO_THE_NEXT).await;
+            }
             if let Err(fault) = round.cut().await {
                 return Err(self.give_up(fault).await);
             }
