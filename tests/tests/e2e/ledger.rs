@@ -47,6 +47,6 @@ fn a_ledger_over_three_nodes_keeps_its_order_in_ten_groups_and_not_without_the_b
     // A record on each of three nodes.
     let of = |level: &str| levels.iter().filter(|one| *one == level).count();
     assert_eq!((of("filesystem"), of("crash")), (3 * CUTS, 3 * CUTS_WITHOUT), "{levels:?}");
-    three.ledger.stop().unwrap();
+    three.stop().unwrap();
     space.close().unwrap();
 }

@@ -108,6 +108,6 @@ fn a_rule_that_fails_says_why_leaves_nothing_and_the_right_one_makes_the_same_ob
         assert_eq!(run_of(&space, wrong.name, "{.status.level}"), "application");
     }
     three.goes_on().unwrap();
-    three.ledger.stop().unwrap();
+    three.stop().unwrap();
     space.close().unwrap();
 }

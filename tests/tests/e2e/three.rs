@@ -53,7 +53,7 @@ pub fn start_pods(space: &Workspace) -> Result<()> {
 /// A writer over the volumes of the three pods. Dropping it ends the writer.
 pub struct Three {
     pub ledger: Ledger,
-    _run: RunDir,
+    run: RunDir,
 }
 
 impl Three {
@@ -66,7 +66,15 @@ impl Three {
         }
         let run = RunDir::new(label)?;
         let program = binaries::binary("stillpoint-demo")?;
-        Ok(Self { ledger: Ledger::start(&program, &directories, run.path())?, _run: run })
+        Ok(Self { ledger: Ledger::start(&program, &directories, run.path())?, run })
+    }
+
+    /// Ends the writer; the volumes are free again.
+    pub fn stop(self) -> Result<()> {
+        self.ledger.stop()?;
+        let left = self.run.close();
+        ensure!(left.is_clean(), "the writer left {left:?}");
+        Ok(())
     }
 
     /// Proves that the writer goes on, on all three volumes; the longest time that it stood still since the last
