@@ -24,8 +24,10 @@ help:  ## Show this.
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
 
-build:  ## Build the release binaries: target/release/stillpoint and stillpoint-guard.
+build:  ## Build the release binaries: target/release/stillpoint and stillpoint-guard, which is static.
 	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) rustc --release --locked -p stillpoint-guard --bin stillpoint-guard -- -C target-feature=+crt-static -C strip=symbols
+	@size=$$(stat -c %s target/release/stillpoint-guard); [ "$$size" -le 4194304 ] || { echo "stillpoint-guard has $$size bytes; it must stay below 4 MiB, all of which it locks in memory"; exit 1; }
 
 demo: setup build  ## Real databases on three hosts, ten consistent cuts, restored and checked. DEMO=small leaves Cassandra out.
 	$(AS_ROOT) env DEMO="$(DEMO)" target/release/stillpoint-demo

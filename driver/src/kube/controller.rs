@@ -231,8 +231,9 @@ impl Controller {
 
         let mut parts = JoinSet::new();
         let (volumes, cuts, stop) = (self.volumes, Arc::clone(&self.ruled) as _, until(stopped.clone()));
+        let blocks = Arc::new(self.fleet.clone());
         parts.spawn(async move {
-            let served = csi::serve_controller(csi_listener, volumes, cuts, stop).await;
+            let served = csi::serve_controller(csi_listener, volumes, cuts, blocks, stop).await;
             served.map_err(|error| ended("CSI", &error))
         });
         let stop = until(stopped.clone());

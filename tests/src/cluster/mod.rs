@@ -31,6 +31,7 @@ pub mod services;
 pub mod system;
 pub mod tools;
 pub mod up;
+pub mod usage;
 pub mod workspace;
 
 pub use kubectl::Kubectl;

@@ -29,7 +29,7 @@ fn a_group_of_nothing_or_of_an_unbound_claim_says_so_and_becomes_ready_when_ther
     // A claim that nobody uses is not bound yet.
     let labelled = claim("one", "").replace("app: e2e", "app: three");
     space.apply(&labelled).unwrap();
-    space.eventually("an unbound claim is told", || Ok(said().contains("not bound"))).unwrap();
+    space.eventually("an unbound claim is told", || Ok(said().contains("not yet bound"))).unwrap();
     println!("unbound claim: {}", said());
     space.apply(&pod("one")).unwrap();
     space.wait("pod/one", READY).unwrap();

@@ -28,6 +28,7 @@ mod claims;
 mod crash_tests;
 mod cuts;
 mod error;
+mod exports;
 pub mod headroom;
 mod index;
 mod layout;
@@ -40,8 +41,9 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub use cuts::{CUT_BUDGET, MemberPaths};
+pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
+pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
 pub use sweep::{Broken, SweepReport};
