@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::blocks::{self, WalkStream};
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::Sight;
 use super::pool::{Fence, Pool};
 use super::pools::Pools;
 use super::volumes::NodeVolumes;
+use crate::domain::blocks::WalkOrder;
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -187,6 +189,12 @@ impl LocalHost {
         pools.into_iter().try_for_each(|pool| Ok(pool.delete_of(id, fence)?))
     }
 
+    /// Begins to tell the blocks of a snapshot.
+    pub fn walk(&self, order: WalkOrder) -> Result<WalkStream, Fault> {
+        let pool = Arc::clone(self.pools.get(&order.target.volume.pool)?);
+        Ok(blocks::walk(pool, Arc::clone(&self.host), order))
+    }
+
     /// Thaws what an earlier agent froze and did not live to thaw. Called before anything is served, so no
     /// round is under way. Returns the volumes that were frozen.
     pub fn thaw_leftovers(&self) -> Result<Vec<VolumeId>, Fault> {
@@ -199,6 +207,19 @@ impl LocalHost {
             }
         }
         Ok(thawed)
+    }
+
+    /// Lifts the write limits that an earlier agent set on own raw devices and did not live to lift. Called before
+    /// anything is served. Returns on how many devices.
+    pub fn lift_leftovers(&self) -> Result<usize, Fault> {
+        let mut devices = std::collections::BTreeSet::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes().into_iter().filter(|record| record.filesystem.is_none()) {
+                let attached = self.host.attached(&pool.image(&record.id)?).map_err(kernel)?;
+                devices.extend(attached.iter().map(|device| device.device));
+            }
+        }
+        if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
     }
 
     fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {

@@ -2,7 +2,8 @@
 //!
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
-//! 2. Thaw every filesystem of an own volume that is frozen: nobody is there any more who would.
+//! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
+//!    there any more who would.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
+use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
@@ -43,6 +45,7 @@ use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
 use crate::proto::agent::agent_server::AgentServer;
+use crate::proto::agent::blocks_server::BlocksServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -215,6 +218,10 @@ impl Agent {
         for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
             tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
         }
+        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
+        if lifted > 0 {
+            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
+        }
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
             locks,
@@ -271,9 +278,11 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
+        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
         let server = with_limits(Server::builder())
             .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
+            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
+            .add_service(BlocksServer::new(blocks));
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }

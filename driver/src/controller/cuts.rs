@@ -75,6 +75,8 @@ pub enum Opened {
 pub struct Cuts {
     fleet: Fleet,
     limits: Limits,
+    /// `Barrier::Down` counts for every cut, whatever is ordered.
+    barrier: Barrier,
     busy: Busy,
     wall_clock: fn() -> Timestamp,
 }
@@ -97,7 +99,13 @@ impl Drop for BusyName {
 impl Cuts {
     /// Cuts over this fleet, held no longer than these limits.
     pub fn new(fleet: Fleet, limits: Limits) -> Self {
-        Self { fleet, limits, busy: Busy::default(), wall_clock: Timestamp::now }
+        Self { fleet, limits, barrier: Barrier::Up, busy: Busy::default(), wall_clock: Timestamp::now }
+    }
+
+    /// With this barrier for all cuts: [`Barrier::Down`] is a test switch of the whole process.
+    #[must_use]
+    pub fn with_barrier(self, barrier: Barrier) -> Self {
+        Self { barrier, ..self }
     }
 
     /// The same with another wall clock, by which cuts are dated and judged as old: the seam for simulated time.
@@ -145,9 +153,9 @@ impl Cuts {
         let agents: Vec<Agent> = agents.into_values().collect();
         let mut open = OpenCut::new(record, agents.clone(), (base, self.wall_clock), busy);
         let parts = agents.into_iter().map(|agent| part(agent, open.record()));
-        let rounds: Vec<Vec<Part>> = match order.barrier {
-            Barrier::Up => vec![parts.collect()],
-            Barrier::Down => parts.map(|part| vec![part]).collect(),
+        let rounds: Vec<Vec<Part>> = match (self.barrier, order.barrier) {
+            (Barrier::Up, Barrier::Up) => vec![parts.collect()],
+            (Barrier::Down, _) | (_, Barrier::Down) => parts.map(|part| vec![part]).collect(),
         };
         for parts in rounds {
             match Round::open(parts, open.record(), self.limits, base).await {

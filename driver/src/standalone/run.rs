@@ -50,6 +50,7 @@ pub async fn run(config: &Path) -> Result<(), Fault> {
 
 /// A controller that is put together and does not serve yet.
 pub struct Controller {
+    fleet: Fleet,
     cuts: Cuts,
     volumes: Arc<Volumes>,
     operator: Arc<Operator>,
@@ -68,8 +69,11 @@ impl Controller {
         let volumes = Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), policy));
         let lock = lock(&config.state_dir)?;
         let journal = FileJournal::open(config.state_dir.join("runs")).map_err(|error| refused(&error))?;
-        let storage: Arc<dyn Storage> =
-            Arc::new(FleetStorage { fleet, cuts: cuts.clone(), volumes: Arc::clone(&volumes) });
+        let storage: Arc<dyn Storage> = Arc::new(FleetStorage {
+            fleet: fleet.clone(),
+            cuts: cuts.clone(),
+            volumes: Arc::clone(&volumes),
+        });
         let pods = Arc::new(pods(&config.pods, &storage)?);
         let engine = |barrier| {
             let ports = Ports {
@@ -82,7 +86,7 @@ impl Controller {
         };
         let engines = Engines { together: engine(Barrier::Up), one_after_another: engine(Barrier::Down) };
         let operator = Operator::new(storage, Arc::clone(&pods) as _, engines, journal.clone());
-        Ok(Self { cuts, volumes, operator: Arc::new(operator), _lock: lock })
+        Ok(Self { fleet, cuts, volumes, operator: Arc::new(operator), _lock: lock })
     }
 
     /// Steps 2 to 5. A server that ends by itself is an error.
@@ -97,9 +101,10 @@ impl Controller {
         );
         let mut parts = JoinSet::new();
         let (volumes, cuts) = (Arc::clone(&self.volumes), Arc::new(self.cuts.clone()));
+        let blocks = Arc::new(self.fleet.clone());
         let stop = until(stopped.clone());
         parts.spawn(async move {
-            csi::serve_controller(csi_listener, volumes, cuts, stop)
+            csi::serve_controller(csi_listener, volumes, cuts, blocks, stop)
                 .await
                 .map_err(|error| ended("CSI", &error))
         });

@@ -28,6 +28,7 @@ mod claims;
 mod crash_tests;
 mod cuts;
 mod error;
+mod exports;
 pub mod headroom;
 mod index;
 mod layout;
@@ -42,6 +43,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
+pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
 pub use sweep::{Broken, SweepReport};

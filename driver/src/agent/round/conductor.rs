@@ -305,7 +305,7 @@ impl Conductor {
             Deed::Undo => return,
         };
         if deed == Deed::Release {
-            self.preparation.locks = None;
+            self.preparation.let_go();
         }
         self.send(report);
     }
@@ -325,7 +325,7 @@ impl Conductor {
         let unknown = || (String::new(), Fault::internal("failed without a reason"));
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
-        self.preparation.locks = None;
+        self.preparation.let_go();
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
         let phase = phase.to_owned();
