@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
+use super::transfers::Transfers;
 use crate::domain::{Code, Fault, HostInfo, HostName, PoolId};
 use crate::identity::tls::Credentials;
 
@@ -115,6 +116,7 @@ pub struct Fleet {
     members: Arc<Mutex<Members>>,
     homes: Homes,
     origin: Origin,
+    transfers: Arc<Transfers>,
 }
 
 impl Fleet {
@@ -143,7 +145,7 @@ impl Fleet {
 
     fn of(origin: Origin, credentials: Credentials) -> Self {
         let members = Members { by_host: BTreeMap::new(), credentials, generation: 0 };
-        Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin }
+        Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin, transfers: Arc::default() }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -189,6 +191,11 @@ impl Fleet {
     fn connect(&self, address: &AgentAddress, credentials: &Credentials) -> Result<Agent, FleetError> {
         let channel = endpoint(address, credentials)?.connect_lazy();
         Ok(Agent::new(address.host.clone(), channel, self.homes.clone()))
+    }
+
+    /// Copies between hosts that are under way, and figures of all.
+    pub fn transfers(&self) -> &Arc<Transfers> {
+        &self.transfers
     }
 
     /// All hosts, sorted.
