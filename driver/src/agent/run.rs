@@ -2,7 +2,8 @@
 //!
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
-//! 2. Thaw every filesystem of an own volume that is frozen: nobody is there any more who would.
+//! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
+//!    there any more who would.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -29,6 +30,7 @@ use super::locks::VolumeLocks;
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
+use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
 use super::transfer::{self, Transfers};
@@ -217,12 +219,17 @@ impl Agent {
         for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
             tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
         }
+        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
+        if lifted > 0 {
+            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
+        }
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
             locks,
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
             never_hold: never_hold(&*host, &config.state_dir),
+            crew: Arc::new(Threads),
             host,
         };
         Ok(Self { host: name, pools, local: Arc::new(local), node, rounds: Arc::new(rounds) })
@@ -282,9 +289,7 @@ impl Agent {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
         let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
         let (blocks, peer) = (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(PING_EVERY))
-            .http2_keepalive_timeout(Some(PING_LIMIT))
+        let server = with_limits(Server::builder())
             .add_service(InterceptedService::new(agent, only_the_controller))
             .add_service(InterceptedService::new(blocks, only_the_controller))
             // Finds out by itself whether the caller is the agent that a grant names.
@@ -292,6 +297,11 @@ impl Agent {
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }
+}
+
+/// How patient an agent is with a connection.
+pub fn with_limits(server: Server) -> Server {
+    server.http2_keepalive_interval(Some(PING_EVERY)).http2_keepalive_timeout(Some(PING_LIMIT))
 }
 
 /// No task ends before it is told to.

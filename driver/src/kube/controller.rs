@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
 use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
-use crate::controller::cuts::Cuts;
+use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
 use crate::controller::process::{self, bind, ended, sweep, together, until};
@@ -103,6 +103,39 @@ pub struct ControllerArgs {
     /// The guards let go by themselves after this; must be above the soft limit.
     #[arg(long, value_name = "MS", env = "STILLPOINT_HARD_LIMIT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=30_000), hide_env_values = true)]
     pub hard_limit_ms: u64,
+    /// Test switch, never for real data: `off` cuts one host after another without holding them together. Snapshots are
+    /// recorded as level crash. For showing that a consistency check can fail.
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_enum,
+        env = "STILLPOINT_TEST_BARRIER",
+        default_value = "on",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    pub test_barrier: TestBarrier,
+}
+
+/// Values of the test switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TestBarrier {
+    /// All hosts are held before the first is cut.
+    On,
+    /// Host after host.
+    Off,
+}
+
+impl TestBarrier {
+    fn barrier(self) -> Barrier {
+        match self {
+            Self::On => Barrier::Up,
+            Self::Off => {
+                tracing::error!("the barrier is switched off for a test: no group is of one instant");
+                Barrier::Down
+            }
+        }
+    }
 }
 
 impl ControllerArgs {
@@ -168,7 +201,7 @@ impl Controller {
         let roll = Roll::new(book, fleet.clone());
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
-        let cuts = Cuts::new(fleet.clone(), limits);
+        let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.test_barrier.barrier());
         let volumes =
             Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default()));
         let holder = holder(&args.pod)?;

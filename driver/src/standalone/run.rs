@@ -69,8 +69,11 @@ impl Controller {
         let volumes = Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), policy));
         let lock = lock(&config.state_dir)?;
         let journal = FileJournal::open(config.state_dir.join("runs")).map_err(|error| refused(&error))?;
-        let storage: Arc<dyn Storage> =
-            Arc::new(FleetStorage { fleet: fleet.clone(), cuts: cuts.clone(), volumes: Arc::clone(&volumes) });
+        let storage: Arc<dyn Storage> = Arc::new(FleetStorage {
+            fleet: fleet.clone(),
+            cuts: cuts.clone(),
+            volumes: Arc::clone(&volumes),
+        });
         let pods = Arc::new(pods(&config.pods, &storage)?);
         let engine = |barrier| {
             let ports = Ports {

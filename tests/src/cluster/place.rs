@@ -1,9 +1,11 @@
 //! Makes a place: a process that does nothing but keep a network and a mount namespace alive, and the mounts in it.
 
+use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns};
 
 use super::launch::{Launcher, Program, recorded, run_with};
 use super::{Layout, Place};
@@ -113,4 +115,18 @@ pub fn enter(holder: i32) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["-t", &holder.to_string(), "-n", "-m", "--"]);
     command
+}
+
+/// Does work on a thread of its own in a place's network. Threads that it starts are there too.
+pub fn in_network<T: Send>(holder: i32, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = format!("/proc/{holder}/ns/net");
+    let namespace = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    let done = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
+            Ok(work())
+        });
+        thread.join()
+    });
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,9 +1,11 @@
 //! A namespace for one test: objects in it, commands in its pods, and the proof that nothing of it is left.
 
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use stillpoint::domain::record::CutRecord;
 
 use super::launch::run;
 use super::{Kubectl, Layout, Place, place};
@@ -34,6 +36,26 @@ impl Workspace {
         Ok(own)
     }
 
+    /// The cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Records of all cuts that a node's pool has.
+    pub fn cuts(&self, node: Place) -> Result<Vec<CutRecord>> {
+        let text = self.on_node(node, &format!("cat {POOL}/cuts/*.json 2>/dev/null || true"))?;
+        let records = serde_json::Deserializer::from_str(&text).into_iter();
+        records
+            .map(|record| record.with_context(|| format!("{node} has a record that cannot be read")))
+            .collect()
+    }
+
+    /// Runs a shell script on a node.
+    pub fn on_node(&self, node: Place, line: &str) -> Result<String> {
+        let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
+        place::script(holder, line, &[])
+    }
+
     /// kubectl in this namespace.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.kubectl.run(&[&["-n", &self.name], args].concat())
@@ -54,9 +76,29 @@ impl Workspace {
         waited.map_err(|error| {
             let told = self.run(&["describe", object]).unwrap_or_default();
             let events = self.run(&["events"]).unwrap_or_default();
-            anyhow::anyhow!("{error:#}\n{told}\n{events}")
+            let log = if object.starts_with("pod/") { self.log(object) } else { String::new() };
+            anyhow::anyhow!("{error:#}\n{told}\n{events}\n{log}")
         })?;
         Ok(begin.elapsed())
+    }
+
+    /// The end of what a pod's containers have printed, those before a restart too. For errors: empty without a pod.
+    pub fn log(&self, pod: &str) -> String {
+        let read =
+            |more: &[&str]| self.run(&[&["logs", pod, "--all-containers", "--tail=40"], more].concat());
+        format!("{}\n{}", read(&["--previous"]).unwrap_or_default(), read(&[]).unwrap_or_default())
+    }
+
+    /// A pod's address.
+    pub fn address(&self, pod: &str) -> Result<IpAddr> {
+        let address = self.run(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])?;
+        address.parse().with_context(|| format!("the pod {pod} has the address {address:?}"))
+    }
+
+    /// Does work in a network from which every pod can be reached.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let holder = place::holder(&self.layout, Place::ControlPlane).context("the control plane is gone")?;
+        place::in_network(holder, work)
     }
 
     /// Runs a shell line in a pod; what it printed, trimmed.
@@ -71,6 +113,11 @@ impl Workspace {
         Self::soon("volumes, snapshots or loop devices are left", || self.leftovers())
     }
 
+    /// Deletes the namespace, where another one of the same test is still there.
+    pub fn leave(self) -> Result<()> {
+        self.delete()
+    }
+
     fn delete(&self) -> Result<()> {
         let limit = format!("--timeout={}s", LIMIT.as_secs());
         self.kubectl.run(&["delete", "namespace", &self.name, "--ignore-not-found", &limit])?;
@@ -82,13 +129,12 @@ impl Workspace {
         let kinds = "persistentvolumes,volumesnapshotcontents,volumegroupsnapshotcontents,volumeattachments";
         let mut left = self.kubectl.run(&["get", kinds, "-o", "name", "--ignore-not-found"])?;
         for node in Place::nodes() {
-            let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
                 "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
                  find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true"
             );
-            left += &place::script(holder, &script, &[])?;
-            let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
+            left += &self.on_node(node, &script)?;
+            let record = self.on_node(node, &format!("cat {POOL}/{POOL_RECORD}"))?;
             let devices =
                 run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
             left += &devices_of(&pool_id(&record)?, &devices).join("\n");

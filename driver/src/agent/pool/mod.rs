@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use arrivals::{Arrival, Begun, Content, Mark};
-pub use cuts::{CUT_BUDGET, MemberPaths};
+pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
 pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;

@@ -1,18 +1,22 @@
-//! Drives the participant machine: events in, deeds out. One thread per round.
+//! Drives the participant machine: events in, deeds out. One conductor per round; its [`Crew`] gives it its thread.
+//!
+//! [`Crew`]: super::crew::Crew
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stillpoint_guard::fault::point;
 use tokio::sync::mpsc as outbound;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::RoundContext;
+use super::crew::Inbox;
 use super::hold::Hold;
 use super::member::{Answer, Work};
 use super::prepare::{OpenRequest, Preparation, prepare};
+use crate::agent::pool::Fence;
 use crate::domain::round::participant::{Action, Cause, Deed, Event, Order, State, step};
 use crate::domain::round::{LONGEST_HOLD, Limits};
 use crate::domain::{Code, Fault};
@@ -33,15 +37,14 @@ pub enum Input {
     },
     /// The controller is gone.
     StreamEnded,
-    /// A member's thread has done what it was told.
+    /// A member's worker has done what it was told.
     Answer(Answer),
 }
 
 /// One round on this host.
 pub struct Conductor {
     context: Arc<RoundContext>,
-    inputs: Sender<Input>,
-    queue: Receiver<Input>,
+    inbox: Inbox,
     reports: outbound::Sender<Result<RoundReport, Status>>,
     state: State,
     request: Result<OpenRequest, Fault>,
@@ -61,17 +64,15 @@ pub struct Conductor {
 }
 
 impl Conductor {
-    /// A conductor that reads `queue` and lets members answer through `inputs`.
+    /// A conductor that lets members answer through `inbox`.
     pub fn new(
         context: Arc<RoundContext>,
-        inputs: Sender<Input>,
-        queue: Receiver<Input>,
+        inbox: Inbox,
         reports: outbound::Sender<Result<RoundReport, Status>>,
     ) -> Self {
         Self {
             context,
-            inputs,
-            queue,
+            inbox,
             reports,
             state: State::Idle,
             request: Err(Fault::invalid("round refused: nothing was opened")),
@@ -86,38 +87,46 @@ impl Conductor {
         }
     }
 
-    /// Runs until nothing is held, nothing is under way and nothing more can come.
-    pub fn run(mut self) {
-        while !self.state.is_final() {
-            let event = match self.caused.pop_front() {
-                Some(event) => Some(event),
-                None => self.wait(),
-            };
-            if let Some(event) = event {
-                self.step(event);
-            }
+    /// Whether nothing is held, nothing is under way and nothing more can come.
+    pub fn is_over(&self) -> bool {
+        self.state.is_final()
+    }
+
+    /// When to call [`Conductor::deadline_passed`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The deadline has passed and nothing else came before.
+    pub fn deadline_passed(&mut self) {
+        self.deadline = None;
+        self.advance(Event::LimitPassed);
+    }
+
+    /// Takes what came next.
+    pub fn take(&mut self, input: Input) {
+        if let Some(event) = self.event(input) {
+            self.advance(event);
         }
     }
 
-    fn wait(&mut self) -> Option<Event> {
-        let input = match self.deadline {
-            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => self.queue.recv_timeout(at.saturating_duration_since(Instant::now())),
-        };
+    fn advance(&mut self, event: Event) {
+        self.step(event);
+        while let Some(event) = self.caused.pop_front() {
+            self.step(event);
+        }
+    }
+
+    fn event(&mut self, input: Input) -> Option<Event> {
         match input {
-            Ok(Input::Order { order, received_us }) => {
+            Input::Order { order, received_us } => {
                 self.received_us = received_us;
                 self.order(order)
             }
-            // `self.inputs` keeps the queue connected, so it never ends by itself.
-            Ok(Input::StreamEnded) | Err(RecvTimeoutError::Disconnected) => Some(Event::StreamEnded),
-            Ok(Input::Answer(answer)) => {
+            Input::StreamEnded => Some(Event::StreamEnded),
+            Input::Answer(answer) => {
                 let quiet = self.hold.as_mut().is_some_and(|hold| hold.take(answer));
                 quiet.then(|| self.complete()).flatten()
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                self.deadline = None;
-                Some(Event::LimitPassed)
             }
         }
     }
@@ -191,10 +200,10 @@ impl Conductor {
         let request = self.request.as_ref().map_err(Clone::clone)?;
         prepare(&self.context, request, &mut self.preparation)?;
         let members = std::mem::take(&mut self.preparation.members);
-        let inputs = self.inputs.clone();
+        let inbox = self.inbox.clone();
         let answer = move |answer| {
             // Without a conductor nobody waits for the answer.
-            let _ = inputs.send(Input::Answer(answer));
+            let _ = inbox.put(Input::Answer(answer));
         };
         self.hold = Some(Hold::new(&self.context, members, answer)?);
         Ok(())
@@ -254,8 +263,10 @@ impl Conductor {
             hold.disarm();
         }
         let Ok(request) = &self.request else { return };
+        // Another attempt under the same name may be why this one failed.
+        let fence = Fence::Attempt(request.record.attempt.clone());
         for pool in &self.preparation.pools {
-            if let Err(error) = pool.void_cut(&request.record.id) {
+            if let Err(error) = pool.void_of(&request.record.id, &fence) {
                 tracing::warn!(cut = %request.record.id, %error, "could not remove what was cut; the next sweep does");
             }
         }
@@ -294,7 +305,7 @@ impl Conductor {
             Deed::Undo => return,
         };
         if deed == Deed::Release {
-            self.preparation.locks = None;
+            self.preparation.let_go();
         }
         self.send(report);
     }
@@ -314,7 +325,7 @@ impl Conductor {
         let unknown = || (String::new(), Fault::internal("failed without a reason"));
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
-        self.preparation.locks = None;
+        self.preparation.let_go();
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
         let phase = phase.to_owned();

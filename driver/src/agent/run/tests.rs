@@ -173,8 +173,8 @@ async fn cut_records_live_over_the_wire() {
     let volume = running.volume("data").await;
     let record = record(&volume);
     for _ in 0..2 {
-        agent.void(&record.id).await.unwrap();
-        agent.delete_cut(&record.id).await.unwrap();
+        agent.void(&record.id, &record.attempt).await.unwrap();
+        agent.delete_cut(&record.id, &record.attempt).await.unwrap();
     }
     assert_eq!(agent.cut(&record.id).await, Ok(None));
     assert_eq!(agent.find_cut(CutKind::Single, &NameHash::of("nightly")).await, Ok(None));

@@ -126,10 +126,10 @@ impl Agent {
         self.ask(CHANGE_LIMIT, client.seal(request)).await.map(drop)
     }
 
-    /// Removes everything of an unsealed cut. Idempotent.
-    pub async fn void(&self, id: &CutId) -> Result<(), Fault> {
+    /// Removes everything of an unsealed attempt at a cut; another attempt is left alone. Idempotent.
+    pub async fn void(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::VoidRequest { cut_id: id.to_string() };
+        let request = proto::VoidRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
         self.ask(CHANGE_LIMIT, client.void(request)).await.map(drop)
     }
 
@@ -158,10 +158,10 @@ impl Agent {
         self.read(answer.cuts.into_iter().map(convert::cut_from_proto).collect())
     }
 
-    /// Removes the host's snapshots of a cut, then its record. Idempotent.
-    pub async fn delete_cut(&self, id: &CutId) -> Result<(), Fault> {
+    /// Removes the host's snapshots of a sealed cut, then its record; another attempt is left alone. Idempotent.
+    pub async fn delete_cut(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::DeleteCutRequest { cut_id: id.to_string() };
+        let request = proto::DeleteCutRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
         self.ask(CHANGE_LIMIT, client.delete_cut(request)).await.map(drop)
     }
 

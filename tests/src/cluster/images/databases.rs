@@ -58,13 +58,16 @@ fn packed(layout: &Layout) -> Result<[Image; 2]> {
     Ok([postgresql.image(&into)?, cassandra.image(&into)?])
 }
 
+/// Puts an image's files together.
+type Fill = Box<dyn Fn(&Rootfs) -> Result<()>>;
+
 /// How an image is made, and what it depends on.
 struct Recipe {
     name: &'static str,
     /// Everything that makes another image when it changes.
     stamp: String,
     start: Start,
-    fill: Box<dyn Fn(&Rootfs) -> Result<()>>,
+    fill: Fill,
 }
 
 impl Recipe {
@@ -77,7 +80,8 @@ impl Recipe {
         let busybox = layout.debian().join("bin/busybox");
         let stamp = [entrypoint.clone(), POSTGRESQL_PROGRAMS.join(" "), identity(&server)?].join("\n");
         let path = format!("PATH={}/bin:/usr/bin", home.display());
-        let fill = Box::new(move |rootfs: &Rootfs| postgresql(rootfs, &home, &version, &entrypoint, &busybox));
+        let fill =
+            Box::new(move |rootfs: &Rootfs| postgresql(rootfs, &home, &version, &entrypoint, &busybox));
         let environment = vec![path, "PGDATA=/var/lib/postgresql/data/pgdata".into(), "TZ=UTC".into()];
         let start = Start { entrypoint: vec!["/usr/bin/entrypoint".into()], environment, user: USER.into() };
         Ok(Self { name: POSTGRESQL, stamp, start, fill })
@@ -91,7 +95,8 @@ impl Recipe {
         let busybox = layout.debian().join("bin/busybox");
         let pom = fs::read_to_string(binaries::source_directory().join("cassandra/pom.xml"))?;
         let modules = identity(&java.join("lib/modules"))?;
-        let stamp = [&entrypoint, &nodetool, &options, LOGBACK, &pom, &modules].map(|part: &str| part).join("\n");
+        let stamp =
+            [&entrypoint, &nodetool, &options, LOGBACK, &pom, &modules].map(|part: &str| part).join("\n");
         let path = format!("PATH={}/bin:/usr/bin", java.display());
         let fill = Box::new(move |rootfs: &Rootfs| {
             rootfs.text("/opt/cassandra/logback.xml", LOGBACK, 0o644)?;
@@ -112,13 +117,15 @@ impl Recipe {
     fn image(&self, into: &Path) -> Result<Image> {
         let stem = self.name.replace(':', "_");
         let (archive, stamp) = (into.join(format!("{stem}.tar")), into.join(format!("{stem}.stamp")));
+        // How it is put together is in this module.
+        let depends_on = format!("{}\n{}", self.stamp, include_str!("databases.rs"));
         // The first line is the digest of what was packed.
         let kept = fs::read_to_string(&stamp).unwrap_or_default();
-        let kept = kept.split_once('\n').filter(|(_, depends)| archive.is_file() && *depends == self.stamp);
+        let kept = kept.split_once('\n').filter(|(_, depends)| archive.is_file() && *depends == depends_on);
         if let Some((digest, _)) = kept {
             return Ok(Image { name: self.name.into(), archive, digest: digest.into() });
         }
-        let step = Step::begin(format!("packing {} (once)", self.name));
+        let packing = Step::begin(format!("packing {} (once)", self.name));
         let rootfs = Rootfs::new(into.join(format!("{stem}.root")))?;
         let user = format!("database:x:{USER}:{USER}:database:/tmp:/bin/sh\n");
         rootfs.text("/etc/passwd", &format!("root:x:0:0:root:/root:/bin/sh\n{user}"), 0o644)?;
@@ -126,8 +133,8 @@ impl Recipe {
         (self.fill)(&rootfs)?;
         let image = pack(self.name, rootfs.path(), &self.start, into)?;
         fs::remove_dir_all(rootfs.path())?;
-        fs::write(&stamp, format!("{}\n{}", image.digest, self.stamp))?;
-        step.done_with(&format!("{} MiB", fs::metadata(&image.archive)?.len() >> 20));
+        fs::write(&stamp, format!("{}\n{depends_on}", image.digest))?;
+        packing.done_with(&format!("{} MiB", fs::metadata(&image.archive)?.len() >> 20));
         Ok(image)
     }
 }
@@ -162,10 +169,10 @@ fn cassandra(rootfs: &Rootfs, java: &Path, busybox: &Path) -> Result<()> {
     for spare in JAVA_SPARE {
         let path = java.join(spare);
         let path = rootfs.path().join(path.strip_prefix("/")?);
-        fs::remove_file(&path).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        // Links that lead nowhere are there too.
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path)?;
+        }
     }
     // Debian keeps Java's configuration there and links to it.
     rootfs.tree(Path::new("/etc/java-17-openjdk"))?;
@@ -186,6 +193,8 @@ fn cassandra(rootfs: &Rootfs, java: &Path, busybox: &Path) -> Result<()> {
         rootfs.file(&jar, &format!("/opt/cassandra/lib/{name}"))?;
     }
     fs::create_dir_all(rootfs.path().join("var/lib/cassandra"))?;
+    // It asks for names as Java does, which busybox does not.
+    rootfs.program("getent")?;
     rootfs.busybox(busybox)
 }
 

@@ -1,7 +1,7 @@
 //! As much of Cassandra's native protocol (version 4) as the load needs: STARTUP, QUERY, and results of plain
 //! columns. One question at a time per connection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -52,6 +52,13 @@ impl Consistency {
 pub struct Row(Vec<Option<Vec<u8>>>);
 
 impl Row {
+    /// An `inet` column.
+    pub fn address(&self, column: usize) -> Option<IpAddr> {
+        let bytes = self.0.get(column)?.as_deref()?;
+        let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+    }
+
     /// A `bigint` column.
     pub fn bigint(&self, column: usize) -> Option<i64> {
         Some(i64::from_be_bytes(self.0.get(column)?.as_deref()?.try_into().ok()?))
