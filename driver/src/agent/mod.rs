@@ -2,7 +2,7 @@
 //!
 //! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`creation`] makes one,
 //! [`locks`] keeps operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees,
-//! [`round`] cuts, [`blocks`] tells which blocks changed. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
+//! [`round`] cuts, [`blocks`] tells which blocks changed, [`transfer`] copies volumes from host to host. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
 //! around it.
 
 pub mod blocks;
@@ -18,4 +18,5 @@ pub mod pools;
 pub mod round;
 pub mod run;
 pub mod service;
+pub mod transfer;
 pub mod volumes;
