@@ -8,6 +8,7 @@ mod figures;
 mod group;
 mod journal;
 mod manifests;
+mod upkeep;
 mod volumes;
 
 /// The cluster that `make e2e` makes.
