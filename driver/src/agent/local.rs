@@ -141,6 +141,12 @@ impl LocalHost {
         self.cut_if_any(id)?.ok_or_else(|| Fault::not_found(format!("cut {id} is not on this host")))
     }
 
+    /// Whether the round of this cut has not ended on this host.
+    pub fn is_under_way(&self, record: &CutRecord) -> bool {
+        let round = Purpose::Round(record.id.clone());
+        record.members.iter().any(|member| self.locks.purpose(&member.volume).as_ref() == Some(&round))
+    }
+
     fn cut_if_any(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
         let mut best: Option<(Standing, CutRecord)> = None;
         for pool in self.pools.iter() {
@@ -201,6 +207,19 @@ impl LocalHost {
             }
         }
         Ok(thawed)
+    }
+
+    /// Lifts the write limits that an earlier agent set on own raw devices and did not live to lift. Called before
+    /// anything is served. Returns on how many devices.
+    pub fn lift_leftovers(&self) -> Result<usize, Fault> {
+        let mut devices = std::collections::BTreeSet::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes().into_iter().filter(|record| record.filesystem.is_none()) {
+                let attached = self.host.attached(&pool.image(&record.id)?).map_err(kernel)?;
+                devices.extend(attached.iter().map(|device| device.device));
+            }
+        }
+        if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
     }
 
     fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {

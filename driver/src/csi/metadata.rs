@@ -56,7 +56,8 @@ impl Metadata {
                 order.start, size.0
             ))
         })?;
-        let walk = WalkOrder { base: order.base, target: order.target, start, comparison: Comparison::Addresses };
+        let walk =
+            WalkOrder { base: order.base, target: order.target, start, comparison: Comparison::Addresses };
         let mut walk = self.blocks.walk(&walk).await?;
         // The first page tells whether the agent takes the request at all.
         let first = walk.next().await?;
@@ -159,9 +160,9 @@ impl<T> Stream for Messages<T> {
         Poll::Ready(match next {
             Some(Next::Complete) => None,
             Some(Next::Failed(fault)) => Some(Err(status_of(fault))),
-            Some(Next::Message(_)) | None => {
-                Some(Err(status_of(Fault::aborted("the list of blocks broke off; ask again from where it ended"))))
-            }
+            Some(Next::Message(_)) | None => Some(Err(status_of(Fault::aborted(
+                "the list of blocks broke off; ask again from where it ended",
+            )))),
         })
     }
 }

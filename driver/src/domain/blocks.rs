@@ -83,9 +83,10 @@ impl Backing {
         match (self, other) {
             (Self::At(one), Self::At(two)) => one == two,
             (Self::Zeros, Self::Zeros) => true,
-            (Self::Unsure, _) | (_, Self::Unsure) | (Self::At(_), Self::Zeros) | (Self::Zeros, Self::At(_)) => {
-                false
-            }
+            (Self::Unsure, _)
+            | (_, Self::Unsure)
+            | (Self::At(_), Self::Zeros)
+            | (Self::Zeros, Self::At(_)) => false,
         }
     }
 }

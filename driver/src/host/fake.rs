@@ -18,6 +18,7 @@ mod files;
 mod images;
 mod kernel;
 mod plan;
+mod throttle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -77,6 +78,7 @@ struct World {
     /// Files of volumes that are not attached, by disk and inode of their image.
     shelved: BTreeMap<(u64, u64), Disk>,
     frozen: BTreeSet<u64>,
+    throttles: throttle::Throttles,
     latency_sensitive: bool,
     clock_us: u64,
     lies: BTreeSet<Lie>,
@@ -175,6 +177,7 @@ impl FakeHost {
         world.loops.clear();
         world.shelved.clear();
         world.frozen.clear();
+        world.throttles = throttle::Throttles::default();
         world.lies.clear();
         let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
         world.disks.retain(|device, _| kept.contains(device));
@@ -206,7 +209,7 @@ impl FakeHost {
         let mut world = self.world();
         let (disk, inode) = world.image_behind(path).ok_or_else(|| fail(libc::ENOENT))?;
         let device = world.loop_number(path);
-        if device.is_some_and(|device| world.frozen.contains(&device)) {
+        if device.is_some_and(|device| world.frozen.contains(&device) || world.throttles.hold(device)) {
             return Err(fail(libc::EAGAIN));
         }
         if let Some(used) = device.and_then(|device| world.loops.get_mut(&device)) {

@@ -13,6 +13,7 @@ mod ioctls;
 mod loops;
 mod mounts;
 mod subvolumes;
+mod throttle;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

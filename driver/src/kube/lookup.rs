@@ -229,7 +229,9 @@ impl Lookup {
         let asked_for = asked.object.as_ref()?;
         let object = match self.object(kind, asked).await {
             Ok(object) => object?,
-            Err(LookupError::Gone { .. } | LookupError::Doomed { .. }) => return Some(Circumstances::default()),
+            Err(LookupError::Gone { .. } | LookupError::Doomed { .. }) => {
+                return Some(Circumstances::default());
+            }
             Err(_) => return None,
         };
         let resource = ApiResource::erase::<objects::Rule>(&());

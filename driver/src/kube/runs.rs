@@ -14,6 +14,7 @@
 //! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
 //! only, or at once when the rule or the annotation has changed ([`super::pace`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
 use super::pace::Pace;
@@ -112,6 +114,10 @@ impl RuledCuts {
                 () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
             }
         };
+        match self.journal.unpaid_debts().await {
+            Ok(debts) => metrics::runs::unpaid(debts),
+            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
+        }
         for run in &runs {
             tracing::warn!(
                 run = run.id,
@@ -228,8 +234,9 @@ impl RuledCuts {
             budget: BUDGET,
         };
         let run = self.conduct(order.kind, request).await;
+        metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
-        let lanes = outcome.as_ref().map(lanes).unwrap_or_default();
+        let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
         self.let_go(&order.name, lanes).await;
         self.announce(owner, &run).await;
         outcome
@@ -354,12 +361,12 @@ impl RuledCuts {
     }
 }
 
-/// What hosts did, for the run's timeline.
-fn lanes(record: &CutRecord) -> Vec<Lane> {
+/// What hosts did, for the run's timeline. Volumes are called by their claims, which people know.
+fn lanes(record: &CutRecord, claims: &BTreeMap<String, String>) -> Vec<Lane> {
     let hosts = record.timeline.iter().flat_map(|timeline| &timeline.hosts);
     let lane =
         |(host, volume): (&crate::domain::timeline::HostLane, &crate::domain::timeline::VolumeLane)| Lane {
-            of: format!("volume {}", volume.name),
+            of: format!("volume {}", claims.get(&volume.volume.to_string()).unwrap_or(&volume.name)),
             node: host.host.to_string(),
             spans: volume
                 .spans

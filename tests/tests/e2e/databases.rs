@@ -20,6 +20,8 @@ use restored::Proof;
 use shop::{ALONE, IN_GROUP, Loads, Shop, UNTOUCHED, example};
 use told::RunTold;
 
+/// Everything but the deletion; what waits has limits of its own.
+const STORY_LIMIT: Duration = Duration::from_mins(10);
 /// Load before the cut, to compare with.
 const USUAL: Duration = Duration::from_secs(6);
 /// Load after it.
@@ -34,7 +36,8 @@ fn a_ring_and_servers_under_load_are_cut_at_one_instant_and_restored_beside_the_
     let space = Workspace::new(&cluster(), "shop").unwrap();
     let told = space.in_network(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(story(&space))
+        runtime
+            .block_on(async { tokio::time::timeout(STORY_LIMIT, story(&space)).await.context("too slow")? })
     });
     told.unwrap().unwrap();
     let step = Step::begin("deleting everything");

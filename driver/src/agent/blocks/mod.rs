@@ -45,7 +45,9 @@ pub enum WalkError {
         source: HostError,
     },
     /// Snapshots of two volumes.
-    #[error("{base} and {target} are snapshots of different volumes; changes are told between snapshots of one volume")]
+    #[error(
+        "{base} and {target} are snapshots of different volumes; changes are told between snapshots of one volume"
+    )]
     OtherVolume {
         /// Compared with.
         base: SnapshotId,
@@ -53,7 +55,9 @@ pub enum WalkError {
         target: SnapshotId,
     },
     /// Beyond the end.
-    #[error("offset {start} is beyond the end of snapshot {snapshot}, which has {size} bytes; begin at its end or before")]
+    #[error(
+        "offset {start} is beyond the end of snapshot {snapshot}, which has {size} bytes; begin at its end or before"
+    )]
     BeyondEnd {
         /// Which.
         snapshot: SnapshotId,
@@ -63,7 +67,9 @@ pub enum WalkError {
         size: u64,
     },
     /// Never two looks alike.
-    #[error("the blocks of snapshot {0} keep moving: the pool is being balanced or defragmented; ask again when that is done")]
+    #[error(
+        "the blocks of snapshot {0} keep moving: the pool is being balanced or defragmented; ask again when that is done"
+    )]
     Restless(SnapshotId),
     /// Nobody reads the answer.
     #[error("nobody took the answer within {0} s; ask again from where it ended")]
@@ -92,7 +98,12 @@ pub trait Listener {
 }
 
 /// Tells `listener` what was asked for. Blocks. Only `Ok` means that everything was told.
-pub fn tell(pool: &Pool, host: &dyn Host, order: &WalkOrder, listener: &mut dyn Listener) -> Result<(), WalkError> {
+pub fn tell(
+    pool: &Pool,
+    host: &dyn Host,
+    order: &WalkOrder,
+    listener: &mut dyn Listener,
+) -> Result<(), WalkError> {
     if let Some(base) = order.base.as_ref().filter(|base| base.volume != order.target.volume) {
         return Err(WalkError::OtherVolume { base: base.clone(), target: order.target.clone() });
     }
@@ -121,7 +132,10 @@ pub fn tell(pool: &Pool, host: &dyn Host, order: &WalkOrder, listener: &mut dyn 
                 Some(differ) => differ.really(stretch).map_err(failed)?,
                 None => vec![stretch],
             };
-            parts.into_iter().filter_map(|part| joiner.push(part)).try_for_each(|range| listener.range(range))?;
+            parts
+                .into_iter()
+                .filter_map(|part| joiner.push(part))
+                .try_for_each(|range| listener.range(range))?;
         }
         at = end;
     }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`conductor`] drives the machine on a thread of its own, [`prepare`] finds out what there is
 //! to hold, [`member`] is one thread per member that freezes, copies and thaws it, [`hold`] what exists while they are held,
-//! [`watchdog`] the guard.
+//! [`raw`] how raw devices are held, [`watchdog`] the guard.
 //!
 //! # Flow
 //! 1. `Open`: lock the members against stage, unstage, expand and delete; look at headroom; write the record with
@@ -21,6 +21,7 @@ pub mod crew;
 pub mod hold;
 pub mod member;
 pub mod prepare;
+pub mod raw;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
@@ -85,3 +86,6 @@ pub fn serve(context: Arc<RoundContext>, mut orders: Streaming<RoundOrder>) -> R
     });
     Ok(ReceiverStream::new(outbound))
 }
+
+#[cfg(test)]
+mod tests;

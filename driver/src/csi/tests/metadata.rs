@@ -136,7 +136,11 @@ async fn every_wrong_request_has_the_code_of_the_specification() {
     assert!(world.blocks.asked.lock().unwrap().is_empty(), "none of them reaches an agent");
     let asked = v1::GetMetadataDeltaRequest { starting_offset: 1 << 30, ..request(&one, &one) };
     delta(&world, asked).await.1.unwrap();
-    assert_eq!(world.blocks.asked.lock().unwrap()[0].start, 1 << 30, "the end itself is a place to resume at");
+    assert_eq!(
+        world.blocks.asked.lock().unwrap()[0].start,
+        1 << 30,
+        "the end itself is a place to resume at"
+    );
     world.stop().await;
 }
 
@@ -146,7 +150,11 @@ async fn allocated_blocks_come_without_a_base() {
     let snapshot = snapshot(&world, "one", "v").await;
     *world.blocks.script.lock().unwrap() = Script { pages: vec![page([0..MIB])], end: ScriptEnd::Complete };
     let mut client = SnapshotMetadataClient::new(world.controller.clone());
-    let asked = v1::GetMetadataAllocatedRequest { snapshot_id: snapshot, starting_offset: 4096, ..Default::default() };
+    let asked = v1::GetMetadataAllocatedRequest {
+        snapshot_id: snapshot,
+        starting_offset: 4096,
+        ..Default::default()
+    };
     let mut stream = client.get_metadata_allocated(asked).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
     assert_eq!(message.block_metadata[0].size_bytes, 1 << 20);

@@ -286,7 +286,8 @@ impl World {
         });
         let (stop_controller, stopped) = oneshot::channel::<()>();
         let listener = socket::bind(&directory.path().join("controller.sock")).unwrap();
-        let serving = serve_controller(listener, volumes, cuts.clone(), blocks.clone(), async { drop(stopped.await) });
+        let serving =
+            serve_controller(listener, volumes, cuts.clone(), blocks.clone(), async { drop(stopped.await) });
         let controller_task = tokio::spawn(async { serving.await.unwrap() });
         let (stop_node, stopped) = oneshot::channel::<()>();
         let listener = socket::bind(&directory.path().join("node.sock")).unwrap();

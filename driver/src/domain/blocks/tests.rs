@@ -71,7 +71,9 @@ fn extents_of(image: &BTreeMap<u64, Option<u64>>, merge: bool) -> Vec<Extent> {
     for (block, address) in image {
         let backing = address.map_or(Backing::Zeros, at);
         match extents.last_mut() {
-            Some(last) if merge && last.end() == block * BLOCK && last.backing.after(last.length) == backing => {
+            Some(last)
+                if merge && last.end() == block * BLOCK && last.backing.after(last.length) == backing =>
+            {
                 last.length += BLOCK;
             }
             _ => extents.push(extent(*block, 1, backing)),

@@ -38,7 +38,10 @@ async fn the_rule_of_the_snapshot_runs_around_the_cut_and_the_run_tells_all() {
     assert_eq!(status["cut"]["windowMicros"], 20_000);
     let lanes: Vec<_> =
         status["timeline"].as_array().unwrap().iter().map(|lane| lane["of"].clone()).collect();
-    assert!(lanes.contains(&json!("volume pg-data")) && lanes.contains(&json!("pod shop/pg-0")), "{lanes:?}");
+    assert!(
+        lanes.contains(&json!("volume shop/pg-data")) && lanes.contains(&json!("pod shop/pg-0")),
+        "{lanes:?}"
+    );
     assert_eq!(world.events(), ["RuleSucceeded"]);
     assert_eq!(world.flushes(), 1);
 }

@@ -117,9 +117,11 @@ impl Recipe {
     fn image(&self, into: &Path) -> Result<Image> {
         let stem = self.name.replace(':', "_");
         let (archive, stamp) = (into.join(format!("{stem}.tar")), into.join(format!("{stem}.stamp")));
+        // How it is put together is in this module.
+        let depends_on = format!("{}\n{}", self.stamp, include_str!("databases.rs"));
         // The first line is the digest of what was packed.
         let kept = fs::read_to_string(&stamp).unwrap_or_default();
-        let kept = kept.split_once('\n').filter(|(_, depends)| archive.is_file() && *depends == self.stamp);
+        let kept = kept.split_once('\n').filter(|(_, depends)| archive.is_file() && *depends == depends_on);
         if let Some((digest, _)) = kept {
             return Ok(Image { name: self.name.into(), archive, digest: digest.into() });
         }
@@ -131,7 +133,7 @@ impl Recipe {
         (self.fill)(&rootfs)?;
         let image = pack(self.name, rootfs.path(), &self.start, into)?;
         fs::remove_dir_all(rootfs.path())?;
-        fs::write(&stamp, format!("{}\n{}", image.digest, self.stamp))?;
+        fs::write(&stamp, format!("{}\n{depends_on}", image.digest))?;
         packing.done_with(&format!("{} MiB", fs::metadata(&image.archive)?.len() >> 20));
         Ok(image)
     }

@@ -6,17 +6,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use stillpoint_tests::cluster::Kubectl;
 use stillpoint_tests::cluster::launch::run;
 use stillpoint_tests::cluster::workspace::Workspace;
 use stillpoint_tests::harness::{Step, binaries};
 use stillpoint_tests::workloads::cassandra::cql::{Client, Consistency};
 use stillpoint_tests::workloads::{cassandra, postgres};
 
-use super::shop::{ALONE, Addresses, IN_GROUP, Shop, example, ring, server};
+use super::shop::{ALONE, Addresses, IN_GROUP, Shop, example, logged, ring, server};
 use crate::cluster;
 
 /// Gossip takes a moment until every node has told its own address to the others.
 const FORGET_LIMIT: Duration = Duration::from_mins(1);
+
+const RESTORED: &str = "shop-restored";
 
 /// What was acknowledged early enough to be in the cuts.
 pub struct Proof {
@@ -30,7 +33,8 @@ pub struct Proof {
 
 /// Restores everything and looks whether it is all there.
 pub async fn prove(shop: &Shop<'_>, required: &Proof) -> Result<()> {
-    let space = Workspace::new(&cluster(), "shop-restored")?;
+    let space = Workspace::new(&cluster(), RESTORED)?;
+    let contents = Contents::new(&shop.space.kubectl)?;
     let step = Step::begin("the ring and two servers again, from the snapshots, in another namespace");
     restore(&space)?;
     space.apply(&example("restore-cassandra.yaml")?)?;
@@ -41,9 +45,7 @@ pub async fn prove(shop: &Shop<'_>, required: &Proof) -> Result<()> {
     step.done();
 
     let step = Step::begin("every row that was acknowledged before the flush, read from all nodes");
-    forget_others(&addresses).await?;
-    cassandra::wait_until_whole(&addresses, || Ok(())).await?;
-    let checked = cassandra::check(&addresses, &required.rows).await?;
+    let checked = ring_is_whole(&addresses, &required.rows).await.map_err(|error| logged(error, &space))?;
     step.done_with(&format!("{} required, {} there", checked.required, checked.present));
     apart(&shop.ring, &addresses).await?;
     for (number, required) in [(IN_GROUP, &required.in_group), (ALONE, &required.alone)] {
@@ -51,8 +53,38 @@ pub async fn prove(shop: &Shop<'_>, required: &Proof) -> Result<()> {
     }
 
     space.leave()?;
-    shop.space.kubectl.run(&["delete", "volumesnapshotcontents", "-l", "restored-into=shop-restored"])?;
+    drop(contents);
     Ok(())
+}
+
+/// What names snapshots of the original in the other namespace. It belongs to no namespace, so it is deleted by itself.
+struct Contents<'a>(&'a Kubectl);
+
+impl<'a> Contents<'a> {
+    /// None yet.
+    fn new(kubectl: &'a Kubectl) -> Result<Self> {
+        Self(kubectl).delete()?;
+        Ok(Self(kubectl))
+    }
+
+    fn delete(&self) -> Result<()> {
+        let of = format!("restored-into={RESTORED}");
+        self.0.run(&["delete", "volumesnapshotcontents", "--timeout=60s", "-l", &of])?;
+        Ok(())
+    }
+}
+
+impl Drop for Contents<'_> {
+    fn drop(&mut self) {
+        // What is left is named by the end of the test.
+        drop(self.delete());
+    }
+}
+
+async fn ring_is_whole(ring: &Addresses, rows: &[i64]) -> Result<cassandra::Checked> {
+    forget_others(ring).await?;
+    cassandra::wait_until_whole(ring, || Ok(())).await?;
+    cassandra::check(ring, rows).await
 }
 
 /// By the script that people are given.
@@ -61,7 +93,7 @@ fn restore(space: &Workspace) -> Result<()> {
     let words: Vec<_> = std::iter::once(kubectl.get_program()).chain(kubectl.get_args()).collect();
     let words = words.join(std::ffi::OsStr::new(" "));
     let script = binaries::source_directory().join("../deploy/examples/databases/restore.sh");
-    let told = run(Command::new("sh").arg(script).args(["shop", "shop-restored"]).env("KUBECTL", words))?;
+    let told = run(Command::new("sh").arg(script).args(["shop", RESTORED]).env("KUBECTL", words))?;
     let claims = told.lines().filter(|line| line.contains(" -> ")).count();
     ensure!(claims == 5, "five claims, not {claims}:\n{told}");
     Ok(())
@@ -116,10 +148,12 @@ fn hosts(ring: &Addresses) -> BTreeSet<IpAddr> {
 /// Nothing lost, nothing half, and every tuple in its indexes.
 async fn prove_server(space: &Workspace, number: usize, required: &[i64]) -> Result<()> {
     let step = Step::begin(format!("PostgreSQL {number}: recovery, transactions, indexes"));
-    let client = postgres::connect(&server(space, number)?).await?;
-    let checked = postgres::check_rows(&client, required).await?;
     let pod = format!("postgresql-{number}");
-    space.shell(&pod, "pg_amcheck -U postgres --install-missing --heapallindexed -d postgres")?;
+    let client = postgres::connect(&server(space, number)?).await?;
+    let checked = postgres::check_rows(&client, required)
+        .await
+        .map_err(|error| error.context(space.log(&format!("pod/{pod}"))))?;
+    space.shell(&pod, "timeout 120 pg_amcheck -U postgres --install-missing --heapallindexed -d postgres")?;
     step.done_with(&format!("{} required, {} there", checked.required, checked.present));
     Ok(())
 }

@@ -58,7 +58,7 @@ impl<'a> Shop<'a> {
         let servers = [server(space, 0)?, server(space, 1)?, server(space, 2)?];
         let ring = ring(space)?;
         step.detail("waiting until every node of the ring sees the others");
-        cassandra::wait_until_whole(&ring, || Ok(())).await?;
+        cassandra::wait_until_whole(&ring, || Ok(())).await.map_err(|error| logged(error, space))?;
         step.done();
         Ok(Self { space, ring, servers })
     }
@@ -94,6 +94,13 @@ fn running(space: &Workspace, pod: &str) -> Result<std::net::IpAddr> {
     space.wait(&object, "create")?;
     space.wait(&object, READY)?;
     space.address(pod)
+}
+
+/// With what the nodes of a ring have printed last.
+pub fn logged(error: anyhow::Error, space: &Workspace) -> anyhow::Error {
+    let logs: String =
+        (0..cassandra::NODES).map(|node| space.log(&format!("pod/cassandra-{node}"))).collect();
+    error.context(logs)
 }
 
 /// Write load on all of them.
