@@ -14,6 +14,8 @@ CLUSTER ?= dev
 SOAK ?= 60
 # What e2e builds and tests: dev is what `make test` has built already; PROFILE=release for figures.
 PROFILE ?= dev
+# The one that was built last, by whichever target.
+CLUSTER_PROGRAM = $(firstword $(shell ls -t target/release/stillpoint-cluster target/debug/stillpoint-cluster 2>/dev/null))
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # cargo builds as you and runs what it built as root.
@@ -64,11 +66,11 @@ cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUST
 	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up
 
 cluster-down:  ## Remove the cluster and everything it made.
-	@[ -x target/release/stillpoint-cluster ] || $(MAKE) --no-print-directory build
-	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster down
+	@[ -n "$(CLUSTER_PROGRAM)" ] || $(CARGO) build --locked -p stillpoint-tests --bin stillpoint-cluster
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" $(or $(CLUSTER_PROGRAM),target/debug/stillpoint-cluster) down
 
 kubectl:  ## Ask the cluster: make kubectl ARGS='get pods -A'.
-	@$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster kubectl $(ARGS)
+	@$(AS_ROOT) env CLUSTER="$(CLUSTER)" $(or $(CLUSTER_PROGRAM),target/release/stillpoint-cluster) kubectl $(ARGS)
 
 clean:  ## Remove what was built. What a demo left is removed by the next demo.
 	$(CARGO) clean
