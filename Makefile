@@ -11,6 +11,9 @@ export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # Runs programs as root: directly, through sudo, or not at all (then tests that need root say so and are skipped).
 AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E env PATH=$$PATH"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E env PATH=$$PATH"; fi)
 CLUSTER ?= dev
+# What e2e builds and tests: dev is what `make test` has built already; PROFILE=release for figures.
+PROFILE ?= dev
+BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # cargo builds as you and runs what it built as root.
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
@@ -21,8 +24,10 @@ help:  ## Show this.
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
 
-build:  ## Build the release binaries: target/release/stillpoint and stillpoint-guard.
+build:  ## Build the release binaries: target/release/stillpoint and stillpoint-guard, which is static.
 	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) rustc --release --locked -p stillpoint-guard --bin stillpoint-guard -- -C target-feature=+crt-static -C strip=symbols
+	@size=$$(stat -c %s target/release/stillpoint-guard); [ "$$size" -le 4194304 ] || { echo "stillpoint-guard has $$size bytes; it must stay below 4 MiB, all of which it locks in memory"; exit 1; }
 
 demo: setup build  ## Real databases on three hosts, ten consistent cuts, restored and checked. DEMO=small leaves Cassandra out.
 	$(AS_ROOT) env DEMO="$(DEMO)" target/release/stillpoint-demo
@@ -41,13 +46,11 @@ lint:  ## Format, clippy, dependencies, generated files.
 bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
 	$(AS_ROOT) target/release/stillpoint-bench
 
-e2e: setup build  ## Stillpoint in a real Kubernetes, in a cluster of its own that is gone afterwards.
-	$(CARGO) test --release --locked -p stillpoint-tests --test e2e --no-run
-	@export CLUSTER=e2e; status=0; \
-	$(AS_ROOT) env CLUSTER=e2e target/release/stillpoint-cluster up && \
-	$(RUNNER) $(CARGO) test --release --locked -p stillpoint-tests --test e2e -- --ignored --nocapture --test-threads=1 || status=1; \
-	$(AS_ROOT) env CLUSTER=e2e target/release/stillpoint-cluster down || status=1; \
-	exit $$status
+e2e: setup  ## Stillpoint in a real Kubernetes that is made for it and gone afterwards. TESTS=name for some of them.
+	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
+	$(CARGO) test --locked --profile $(PROFILE) -p stillpoint-tests --test e2e --no-run
+	@AS_ROOT="$(AS_ROOT)" CLUSTER="$(if $(filter file,$(origin CLUSTER)),e2e,$(CLUSTER))" BINARIES="$(BINARIES)" \
+	TESTS="$(TESTS)" KEEP="$(KEEP)" tests/e2e.sh $(RUNNER) $(CARGO) test --locked --profile $(PROFILE) -p stillpoint-tests --test e2e
 
 cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUSTER=name for another beside it.
 	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up

@@ -1,125 +1,16 @@
 //! Cuts over three hosts: real agents' services over mTLS on loopback, real pools, real freezes, one kernel.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use stillpoint::agent::local::LocalHost;
-use stillpoint::agent::pools::Pools;
-use stillpoint::agent::service::Service;
-use stillpoint::agent::volumes::NodeVolumes;
-use stillpoint::controller::cuts::{Barrier, CutOrder, Cuts, Opened};
-use stillpoint::controller::fleet::{AgentAddress, Fleet};
+use stillpoint::controller::cuts::{Barrier, CutOrder, Opened};
 use stillpoint::domain::record::CutState;
-use stillpoint::domain::round::Limits;
 use stillpoint::domain::timeline::Phase;
-use stillpoint::domain::{Code, CutKind, HostName, Level, VolumeId};
+use stillpoint::domain::{Code, Level};
 use stillpoint::host::Freezing;
 use stillpoint::host::linux::LinuxHost;
-use stillpoint::identity::tls::{Callers, Credentials, TlsFiles, only_the_controller};
-use stillpoint::identity::{acceptor, pki};
-use stillpoint::proto::agent::agent_server::AgentServer;
-use stillpoint_tests::harness::RunDir;
-use stillpoint_tests::harness::bench::{BLINK, Bench, PATIENCE, command, needs_root, writable};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tonic::service::InterceptorLayer;
-use tonic::transport::Server;
-
-/// Three hosts and a controller. Fields are dropped in this order: servers, hosts, then the directory.
-struct Cluster {
-    servers: Vec<JoinHandle<()>>,
-    hosts: Vec<Bench>,
-    cuts: Cuts,
-    credentials: Credentials,
-    addresses: Vec<AgentAddress>,
-    _run: RunDir,
-}
-
-impl Cluster {
-    /// `None` where it cannot be built; the reason is printed.
-    async fn new(label: &str) -> Result<Option<Self>> {
-        if !needs_root(label) {
-            return Ok(None);
-        }
-        let run = RunDir::new(label)?;
-        let pki_dir = run.directory("pki")?;
-        let names: Vec<HostName> = ["a", "b", "c"].into_iter().map(str::parse).collect::<Result<_, _>>()?;
-        pki::init(&pki_dir, &names)?;
-        let (mut servers, mut hosts, mut addresses) = (vec![], vec![], vec![]);
-        for name in &names {
-            let bench = Bench::new(&run, name.as_str(), 1)?;
-            let (server, address) = serve(&bench, name, &pki_dir).await?;
-            servers.push(server);
-            hosts.push(bench);
-            addresses.push(AgentAddress { host: name.clone(), address });
-        }
-        let credentials = Credentials::of_controller(&files(&pki_dir, "controller"))?;
-        let fleet = Fleet::new(addresses.clone(), &credentials)?;
-        let cuts = Cuts::new(fleet, Limits::default());
-        Ok(Some(Self { servers, hosts, cuts, credentials, addresses, _run: run }))
-    }
-
-    fn volumes(&self) -> Vec<VolumeId> {
-        self.hosts.iter().flat_map(|host| host.volumes.clone()).collect()
-    }
-
-    fn order(&self, name: &str) -> CutOrder {
-        CutOrder { kind: CutKind::Group, name: name.into(), volumes: self.volumes(), barrier: Barrier::Up }
-    }
-
-    /// A controller that knows nothing of what others did.
-    fn other_controller(&self) -> Result<Cuts> {
-        Ok(Cuts::new(Fleet::new(self.addresses.clone(), &self.credentials)?, Limits::default()))
-    }
-
-    fn check_nothing_left(&self) -> Result<()> {
-        self.hosts.iter().try_for_each(Bench::check_nothing_left)
-    }
-
-    async fn check_nothing_left_soon(&self) -> Result<()> {
-        for _ in 0..100 {
-            if self.check_nothing_left().is_ok() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        self.check_nothing_left()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.servers.iter().for_each(JoinHandle::abort);
-    }
-}
-
-fn files(dir: &Path, name: &str) -> TlsFiles {
-    TlsFiles {
-        ca: dir.join("ca.crt"),
-        cert: dir.join(format!("{name}.crt")),
-        key: dir.join(format!("{name}.key")),
-    }
-}
-
-async fn serve(bench: &Bench, name: &HostName, pki_dir: &Path) -> Result<(JoinHandle<()>, String)> {
-    let host = Arc::clone(&bench.context.host);
-    let pools = Pools::of([Arc::clone(&bench.pool)]);
-    let locks = bench.context.locks.clone();
-    let node = Arc::new(NodeVolumes::new(Arc::clone(&host), Arc::new(pools.clone()), locks.clone()));
-    let local = Arc::new(LocalHost::new(name.clone(), host, pools, locks, node));
-    let service = AgentServer::new(Service::new(local, Arc::clone(&bench.context)));
-    let credentials = Credentials::of_agent(&files(pki_dir, &format!("agents/{name}")), name)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
-    let incoming = acceptor::incoming(listener, acceptor::fixed(credentials), Callers::WithCertificate);
-    let server = Server::builder()
-        .layer(InterceptorLayer::new(only_the_controller))
-        .add_service(service)
-        .serve_with_incoming(incoming);
-    Ok((tokio::spawn(async move { drop(server.await) }), address))
-}
+use stillpoint_tests::harness::bench::{BLINK, PATIENCE, command, writable};
+use stillpoint_tests::harness::hosts::Cluster;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_over_three_hosts_is_sealed_on_all_and_measured() -> Result<()> {
@@ -282,6 +173,9 @@ async fn without_the_barrier_hosts_are_cut_one_after_another_and_the_level_says_
     let first_thaw = spans(&timeline, Phase::Thaw).map(|span| span.end_us).min();
     let last_freeze = spans(&timeline, Phase::Freeze).map(|span| span.start_us).max();
     assert!(first_thaw < last_freeze, "some host was released before another was held");
+    // The test switch of a whole controller does the same to every order.
+    let record = cluster.cuts.clone().with_barrier(Barrier::Down).take(cluster.order("switch")).await?;
+    assert_eq!(record.level, Level::Crash);
     Ok(())
 }
 

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use stillpoint_guard::{Armed, GuardError, Outcome};
+use stillpoint_guard::throttle::Hierarchy;
+use stillpoint_guard::{Armed, GuardError, Outcome, Throttle};
 use stillpoint_tests::harness::bench::{PATIENCE, command, needs_root, until, writable};
 use stillpoint_tests::harness::binaries::binary;
 use stillpoint_tests::harness::rundir::RunDir;
@@ -67,7 +68,7 @@ impl Drop for Bench {
 }
 
 fn arm(socket: &Path, mount: &File, limit: Duration) -> Result<Armed, GuardError> {
-    Armed::new(socket, &[mount.as_fd()], limit)
+    Armed::new(socket, &[mount.as_fd()], &[], limit)
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -158,5 +159,48 @@ fn several_holds_do_not_know_each_other() -> Result<()> {
     assert!(!two.is_writable_within(Duration::from_millis(300))?);
     drop(second);
     assert!(two.is_writable_within(PATIENCE)?);
+    Ok(())
+}
+
+#[test]
+fn a_socket_that_is_served_gets_no_second_guard() -> Result<()> {
+    let Some(bench) = Bench::new("guard-second")? else { return Ok(()) };
+    let second = Command::new(binary("stillpoint-guard")?).arg("--socket").arg(&bench.socket).output()?;
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another guard serves"), "{said}");
+    // The first is as it was.
+    let mount = bench.open()?;
+    assert_eq!(arm(&bench.socket, &mount, LONG)?.disarm()?, Outcome::Quiet);
+    Ok(())
+}
+
+#[test]
+fn what_a_guard_had_armed_is_written_down_as_long_as_the_hold() -> Result<()> {
+    let Some(bench) = Bench::new("guard-record")? else { return Ok(()) };
+    let records = bench.run.path().join("guard.sock.armed");
+    let held = || -> Result<usize> {
+        let names = std::fs::read_dir(&records)?.flatten().filter(|entry| entry.file_name() != "lock");
+        Ok(names.count())
+    };
+    assert_eq!(held()?, 0);
+    let mount = bench.open()?;
+    let armed = arm(&bench.socket, &mount, LONG)?;
+    assert_eq!(held()?, 1);
+    armed.disarm()?;
+    until("the end of the record", || held().is_ok_and(|count| count == 0))
+}
+
+#[test]
+fn a_device_that_is_no_volume_and_a_file_that_is_no_limit_are_refused() -> Result<()> {
+    let Some(bench) = Bench::new("guard-limits")? else { return Ok(()) };
+    let file = File::open("/dev/null")?;
+    let throttle =
+        |minor| Throttle { minor, hierarchy: Hierarchy::V1, limits: vec![(file.as_fd(), u64::MAX)] };
+    let own = nix::sys::stat::minor(nix::sys::stat::fstat(bench.open()?)?.st_dev);
+    for (minor, why) in [(u32::try_from(own)?, "of a cgroup"), (4_000_000, "backing_file")] {
+        let refused = Armed::new(&bench.socket, &[], &[throttle(minor)], LONG);
+        assert!(matches!(&refused, Err(GuardError::Refused(said)) if said.contains(why)), "{refused:?}");
+    }
     Ok(())
 }

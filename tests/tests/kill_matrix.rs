@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use stillpoint::backend::BackendKind;
@@ -10,6 +11,7 @@ use stillpoint_guard::fault::{POINTS, SWITCH};
 use stillpoint_tests::harness::{binaries, skip};
 use stillpoint_tests::matrix::{Case, Field, Verdict, conduct, table};
 use stillpoint_tests::scratch;
+use stillpoint_tests::thrasher::thrash;
 
 /// `MATRIX=text` runs only the cases whose name contains the text.
 fn chosen() -> Vec<Case> {
@@ -41,6 +43,25 @@ async fn whatever_dies_at_any_point_everything_is_writable_and_whole_or_gone() -
     ensure!(broken == 0, "{broken} of {} cases failed; see the table", reports.len());
     let left = field.close().await?;
     ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_check_themselves_find_nothing_wrong_while_everything_around_them_dies() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("the thrasher", &why);
+            return Ok(());
+        }
+    }
+    if !cfg!(debug_assertions) {
+        skip("the thrasher", "fault points exist in debug builds only");
+        return Ok(());
+    }
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let stalls = thrash("thrasher", Duration::from_secs(30), seed).await?;
+    println!("{stalls}");
+    ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");
     Ok(())
 }
 

@@ -1,19 +1,29 @@
 //! One host's part of a round on the real kernel: a btrfs pool, real loop devices, real freezes, a real guard. The
 //! conductor is driven as a controller would, order by order.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use stillpoint::agent::local::LocalHost;
 use stillpoint::agent::locks::Purpose;
+use stillpoint::agent::pools::Pools;
 use stillpoint::agent::round::conductor::{Conductor, Input};
+use stillpoint::agent::round::crew::{self, Inbox};
+use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
 use stillpoint::domain::{CutId, CutKind, Filesystem, Level, SnapshotId};
+use stillpoint::host::Loops;
+use stillpoint::host::linux::LinuxHost;
 use stillpoint::proto::agent::{self as proto, RoundOrder, RoundReport, round_order, round_report};
 use stillpoint_tests::harness::RunDir;
 use stillpoint_tests::harness::bench::{
     BLINK, Bench, PATIENCE, VOLUME, command, needs_root, until, writable,
 };
+use stillpoint_tests::harness::blkcg::BlockGroup;
+use stillpoint_tests::harness::skip;
 
 /// Longer than a test; soft limits must not fire where they are not meant to.
 const LONG: Duration = Duration::from_secs(15);
@@ -36,8 +46,10 @@ impl Stage {
     fn start(&self) -> Round<'_> {
         let (inputs, queue) = mpsc::channel();
         let (reports, outbound) = tokio::sync::mpsc::channel(16);
-        let conductor = Conductor::new(Arc::clone(&self.bench.context), inputs.clone(), queue, reports);
-        let thread = std::thread::spawn(move || conductor.run());
+        let sender = inputs.clone();
+        let inbox = Inbox::new(move |input| sender.send(input).is_ok());
+        let conductor = Conductor::new(Arc::clone(&self.bench.context), inbox, reports);
+        let thread = std::thread::spawn(move || crew::run(conductor, &queue));
         Round { bench: &self.bench, inputs, outbound, thread: Some(thread) }
     }
 }
@@ -299,5 +311,149 @@ fn a_volume_that_is_busy_is_not_cut_and_a_foreign_round_is_not_touched() -> Resu
     first.join()?;
     let staged = stage.bench.context.locks.try_lock(&stage.bench.volumes[0], Purpose::Use);
     assert!(staged.is_ok(), "the lock is given back at the release");
+    Ok(())
+}
+
+// ---- raw devices ----------------------------------------------------------------------------------
+
+/// A writer to a raw device in a cgroup of its own.
+struct RawWriter {
+    child: Child,
+    group: BlockGroup,
+}
+
+impl RawWriter {
+    /// Writes for ever, with these options of dd(1). The shell keeps the device open in between.
+    fn new(label: &str, device: &Path, options: &str) -> Result<Option<Self>> {
+        let Some(group) = BlockGroup::new(label)? else {
+            skip(label, "no cgroup hierarchy here can limit writes to block devices");
+            return Ok(None);
+        };
+        let device = device.display();
+        let script = format!(
+            "read go; exec 3<>{device}; while :; do dd if=/dev/zero of={device} bs=64k count=64 conv=notrunc {options}; done"
+        );
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        group.take(child.id())?;
+        // It opens the device only when it is where it belongs.
+        std::io::Write::write_all(&mut child.stdin.take().context("piped")?, b"go\n")?;
+        Ok(Some(Self { child, group }))
+    }
+}
+
+impl Drop for RawWriter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn writes_go_on(device: &Path) -> Result<()> {
+    let before = LinuxHost.writes(device)?;
+    until("a write", || LinuxHost.writes(device).is_ok_and(|now| now != before))
+}
+
+#[test]
+fn a_raw_device_that_is_written_all_the_time_stands_still_during_its_hold() -> Result<()> {
+    let Some(mut stage) = Stage::new("round-raw", 1)? else { return Ok(()) };
+    stage.bench.add_raw("raw")?;
+    let device = stage.bench.devices[0].clone();
+    let Some(writer) = RawWriter::new("round-raw", &device, "oflag=direct")? else { return Ok(()) };
+    writes_go_on(&device)?;
+    let mut round = stage.start();
+    round.advance(Phase::Held)?;
+    let at_the_hold = LinuxHost.writes(&device)?;
+    assert!(writer.group.limits()?.contains(" 1\n"), "{}", writer.group.limits()?);
+    std::thread::sleep(BLINK);
+    assert_eq!(LinuxHost.writes(&device)?, at_the_hold, "a write slipped through");
+    round.cut()?;
+    ensure!(matches!(round.report()?, round_report::Report::Cut(_)), "not cut");
+    round.release()?;
+    let round_report::Report::Released(released) = round.report()? else { bail!("not released") };
+    assert!(released.members.iter().all(|member| member.clean), "{released:?}");
+    writes_go_on(&device)?;
+    assert!(!writer.group.limits()?.contains(" 1\n"), "{}", writer.group.limits()?);
+    Ok(())
+}
+
+#[test]
+fn what_the_kernel_writes_out_of_a_page_cache_during_a_hold_is_a_lapse_that_says_so() -> Result<()> {
+    let Some(mut stage) = Stage::new("round-buffered", 1)? else { return Ok(()) };
+    stage.bench.add_raw("raw")?;
+    let device = stage.bench.devices[0].clone();
+    let Some(_writer) = RawWriter::new("round-buffered", &device, "")? else { return Ok(()) };
+    let mut round = stage.start();
+    round.advance(Phase::Held)?;
+    // The writer goes on into the page cache; what writes that out is not the writer.
+    until("dirty pages", || {
+        let before = LinuxHost.writes(&device).unwrap_or_default();
+        let flushed = command(
+            "timeout",
+            &["5".as_ref(), "blockdev".as_ref(), "--flushbufs".as_ref(), device.as_os_str()],
+        );
+        flushed.is_ok() && LinuxHost.writes(&device).is_ok_and(|now| now != before)
+    })?;
+    round.cut()?;
+    ensure!(matches!(round.report()?, round_report::Report::Cut(_)), "not cut");
+    round.release()?;
+    let round_report::Report::Released(released) = round.report()? else { bail!("not released") };
+    let unclean: Vec<_> = released.members.iter().filter(|member| !member.clean).collect();
+    assert_eq!(unclean.len(), 1, "{released:?}");
+    assert!(unclean[0].why.contains("writes out by itself"), "{unclean:?}");
+    Ok(())
+}
+
+// ---- when agent and guard die together ------------------------------------------------------------
+
+#[test]
+fn when_agent_and_guard_die_together_the_next_agent_lets_go_of_everything() -> Result<()> {
+    let Some(mut stage) = Stage::new("round-both-agent", 1)? else { return Ok(()) };
+    stage.bench.add_raw("raw")?;
+    let device = stage.bench.devices[0].clone();
+    let Some(_writer) = RawWriter::new("round-both-agent", &device, "oflag=direct")? else { return Ok(()) };
+    writes_go_on(&device)?;
+    hold_and_lose_both(&mut stage, &device)?;
+    let host = Arc::clone(&stage.bench.context.host);
+    let pools = Pools::of([Arc::clone(&stage.bench.pool)]);
+    // The locks of the agent that died went with it.
+    let locks = stillpoint::agent::locks::VolumeLocks::default();
+    let node = Arc::new(NodeVolumes::new(Arc::clone(&host), Arc::new(pools.clone()), locks.clone()));
+    let next = LocalHost::new("a".parse()?, host, pools, locks, node);
+    assert_eq!(next.thaw_leftovers()?, [stage.bench.volumes[0].clone()]);
+    assert_eq!(next.lift_leftovers()?, 1);
+    assert!(stage.bench.all_writable()?);
+    writes_go_on(&device)
+}
+
+#[test]
+fn when_agent_and_guard_die_together_the_next_guard_lets_go_of_everything_before_it_serves() -> Result<()> {
+    let Some(mut stage) = Stage::new("round-both-guard", 1)? else { return Ok(()) };
+    stage.bench.add_raw("raw")?;
+    let device = stage.bench.devices[0].clone();
+    let Some(_writer) = RawWriter::new("round-both-guard", &device, "oflag=direct")? else { return Ok(()) };
+    writes_go_on(&device)?;
+    hold_and_lose_both(&mut stage, &device)?;
+    stage.bench.start_guard()?;
+    // Its socket is there only after that.
+    assert!(writable(&stage.bench.mounts[0], BLINK * 10)?);
+    writes_go_on(&device)
+}
+
+/// Holds, kills the guard, and leaves the round as a dead agent would: nobody of it ever thaws.
+fn hold_and_lose_both(stage: &mut Stage, device: &Path) -> Result<()> {
+    let mut round = stage.start();
+    round.advance(Phase::Held)?;
+    // Its threads live on in this process and never hear of anything again.
+    std::mem::forget(round.inputs.clone());
+    std::mem::forget(round);
+    stage.bench.guard.kill()?;
+    stage.bench.guard.wait()?;
+    let at_the_hold = LinuxHost.writes(device)?;
+    assert!(!writable(&stage.bench.mounts[0], BLINK)?, "held, and nobody is there to let go");
+    assert_eq!(LinuxHost.writes(device)?, at_the_hold);
     Ok(())
 }

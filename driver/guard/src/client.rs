@@ -11,7 +11,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::wire::{Answer, DESCRIPTORS_PER_PACKET, PACKET_BYTES, Request};
+use crate::throttle::Hierarchy;
+use crate::wire::{Answer, DESCRIPTORS_PER_PACKET, LIMITS_PER_PACKET, PACKET_BYTES, Request};
 
 /// A guard answers within a millisecond; one that has not after this is not guarding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -52,6 +53,17 @@ pub enum Outcome {
     Fired,
 }
 
+/// The write limits of one raw device that is about to be held.
+#[derive(Debug, Clone)]
+pub struct Throttle<'a> {
+    /// Minor number of the loop device.
+    pub minor: u32,
+    /// How its limits are written.
+    pub hierarchy: Hierarchy,
+    /// The open files, and what each limit was before.
+    pub limits: Vec<(BorrowedFd<'a>, u64)>,
+}
+
 /// A guard that holds our descriptors. Dropping it without [`Armed::disarm`] makes the guard thaw everything.
 #[derive(Debug)]
 pub struct Armed {
@@ -60,8 +72,13 @@ pub struct Armed {
 }
 
 impl Armed {
-    /// Arms the guard at `socket` with these open mounts.
-    pub fn new(socket_path: &Path, mounts: &[BorrowedFd<'_>], limit: Duration) -> Result<Self, GuardError> {
+    /// Arms the guard at `socket` with these open mounts and limits.
+    pub fn new(
+        socket_path: &Path,
+        mounts: &[BorrowedFd<'_>],
+        throttles: &[Throttle<'_>],
+        limit: Duration,
+    ) -> Result<Self, GuardError> {
         let absent = |errno| GuardError::Absent { socket: socket_path.into(), errno };
         let connection =
             socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(absent)?;
@@ -73,10 +90,13 @@ impl Armed {
         let armed = Self { socket: socket_path.into(), connection };
         let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
         for part in mounts.chunks(DESCRIPTORS_PER_PACKET) {
-            match armed.ask(Request::Arm { limit_ms }, part)? {
-                Answer::Armed => {}
-                Answer::Refused(why) => return Err(GuardError::Refused(why)),
-                Answer::Disarmed { .. } => return Err(GuardError::Unknown),
+            armed.arm(&Request::Arm { limit_ms }, part)?;
+        }
+        for throttle in throttles {
+            let Throttle { minor, hierarchy, .. } = *throttle;
+            for part in throttle.limits.chunks(LIMITS_PER_PACKET) {
+                let (files, lifted): (Vec<_>, Vec<_>) = part.iter().copied().unzip();
+                armed.arm(&Request::ArmLimits { limit_ms, minor, hierarchy, lifted }, &files)?;
             }
         }
         Ok(armed)
@@ -84,7 +104,7 @@ impl Armed {
 
     /// Ends the guarded hold. The caller has thawed everything, or wants nothing thawed.
     pub fn disarm(self) -> Result<Outcome, GuardError> {
-        match self.ask(Request::Disarm, &[])? {
+        match self.ask(&Request::Disarm, &[])? {
             Answer::Disarmed { fired: false } => Ok(Outcome::Quiet),
             Answer::Disarmed { fired: true } => Ok(Outcome::Fired),
             Answer::Refused(why) => Err(GuardError::Refused(why)),
@@ -92,7 +112,15 @@ impl Armed {
         }
     }
 
-    fn ask(&self, request: Request, mounts: &[BorrowedFd<'_>]) -> Result<Answer, GuardError> {
+    fn arm(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), GuardError> {
+        match self.ask(request, descriptors)? {
+            Answer::Armed => Ok(()),
+            Answer::Refused(why) => Err(GuardError::Refused(why)),
+            Answer::Disarmed { .. } => Err(GuardError::Unknown),
+        }
+    }
+
+    fn ask(&self, request: &Request, mounts: &[BorrowedFd<'_>]) -> Result<Answer, GuardError> {
         let lost = |errno| GuardError::Lost { socket: self.socket.clone(), errno };
         let raw: Vec<RawFd> = mounts.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use stillpoint_guard::{expedite::Expedite, server};
+use stillpoint_guard::{Records, expedite::Expedite, server};
 
 const USAGE: &str = "usage: stillpoint-guard --socket PATH
 
@@ -48,6 +48,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     if let Some(directory) = arguments.socket.parent() {
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     }
+    let records = Records::beside(&arguments.socket)?;
+    records.let_go();
     let expedite = Expedite::of_this_kernel();
     expedite.put_back_if_unused().map_err(|error| format!("rcu_expedited: {error}"))?;
     let listener = server::listen_at(&arguments.socket)
@@ -61,5 +63,5 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         eprintln!("stillpoint-guard: cannot lower oom_score_adj ({error}); going on without");
     }
     eprintln!("stillpoint-guard: ready at {}", arguments.socket.display());
-    Err(format!("cannot accept connections: {}", server::serve(&listener, &expedite)))
+    Err(format!("cannot accept connections: {}", server::serve(&listener, &expedite, &records)))
 }

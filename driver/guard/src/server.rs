@@ -15,7 +15,9 @@ use nix::sys::socket::{
 
 use crate::expedite::Expedite;
 use crate::fault::point;
-use crate::thaw::{Thaw, check_is_volume, thaw};
+use crate::records::{Record, Records};
+use crate::thaw::{Thaw, check_is_image, check_is_volume, thaw};
+use crate::throttle::{self, Hierarchy, Limit};
 use crate::wire::{Answer, DESCRIPTORS_PER_PACKET, LONGEST_LIMIT_MS, PACKET_BYTES, Request};
 
 /// Holds guarded at the same time; one host has a handful of rounds.
@@ -45,7 +47,7 @@ pub fn listen_at(path: &Path) -> nix::Result<OwnedFd> {
 }
 
 /// Serves for ever. Returns only when accepting fails for good.
-pub fn serve(listener: &OwnedFd, expedite: &Expedite) -> nix::Error {
+pub fn serve(listener: &OwnedFd, expedite: &Expedite, records: &Records) -> nix::Error {
     let holds = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
@@ -62,9 +64,9 @@ pub fn serve(listener: &OwnedFd, expedite: &Expedite) -> nix::Error {
             answer(&connection, &Answer::Refused(format!("{HOLDS_MAX} holds are guarded already")));
             continue;
         }
-        let (holds, expedite) = (Arc::clone(&holds), expedite.clone());
+        let (holds, expedite, record) = (Arc::clone(&holds), expedite.clone(), records.next());
         let hold = move || {
-            Hold::new(connection).run();
+            Hold::new(connection, record).run();
             holds.fetch_sub(1, Ordering::SeqCst);
             if let Err(error) = expedite.put_back_if_unused() {
                 eprintln!("stillpoint-guard: cannot put rcu_expedited back: {error}");
@@ -81,6 +83,9 @@ pub fn serve(listener: &OwnedFd, expedite: &Expedite) -> nix::Error {
 struct Hold {
     connection: OwnedFd,
     mounts: Vec<OwnedFd>,
+    limits: Vec<Limit>,
+    /// What the next guard lets go if this one is killed; goes with the hold.
+    record: Record,
     /// When to thaw by ourselves; `None` before the first `Arm`.
     limit: Option<Instant>,
     fired: bool,
@@ -93,8 +98,8 @@ enum Arrival {
 }
 
 impl Hold {
-    fn new(connection: OwnedFd) -> Self {
-        Self { connection, mounts: Vec::new(), limit: None, fired: false }
+    fn new(connection: OwnedFd, record: Record) -> Self {
+        Self { connection, mounts: Vec::new(), limits: Vec::new(), record, limit: None, fired: false }
     }
 
     fn run(mut self) {
@@ -105,7 +110,14 @@ impl Hold {
                 continue;
             }
             match receive(&self.connection) {
-                Arrival::Packet(Some(Request::Arm { limit_ms }), mounts) => self.arm(limit_ms, mounts),
+                Arrival::Packet(Some(Request::Arm { limit_ms }), mounts) => {
+                    let armed = self.arm_mounts(limit_ms, mounts);
+                    self.answer_arm(armed);
+                }
+                Arrival::Packet(Some(Request::ArmLimits { limit_ms, minor, hierarchy, lifted }), files) => {
+                    let armed = self.arm_limits(limit_ms, minor, hierarchy, &lifted, files);
+                    self.answer_arm(armed);
+                }
                 Arrival::Packet(Some(Request::Disarm), _) => {
                     point("guard.hold.disarming");
                     answer(&self.connection, &Answer::Disarmed { fired: self.fired });
@@ -141,26 +153,60 @@ impl Hold {
         }
     }
 
-    fn arm(&mut self, limit_ms: u32, mounts: Vec<OwnedFd>) {
-        if let Err(why) = self.check(limit_ms, &mounts) {
-            answer(&self.connection, &Answer::Refused(why));
-            return;
-        }
+    fn answer_arm(&self, armed: Result<(), String>) {
         point("guard.hold.checked");
-        self.limit.get_or_insert_with(|| Instant::now() + Duration::from_millis(u64::from(limit_ms)));
-        self.mounts.extend(mounts);
-        answer(&self.connection, &Answer::Armed);
+        let word = armed.map_or_else(Answer::Refused, |()| Answer::Armed);
+        answer(&self.connection, &word);
         point("guard.hold.armed");
     }
 
-    fn check(&self, limit_ms: u32, mounts: &[OwnedFd]) -> Result<(), String> {
+    fn arm_mounts(&mut self, limit_ms: u32, mounts: Vec<OwnedFd>) -> Result<(), String> {
+        self.check(limit_ms, mounts.len())?;
+        let devices =
+            mounts.iter().map(|mount| check_is_volume(mount.as_fd())).collect::<Result<Vec<_>, _>>()?;
+        self.record.add_mounts(&devices)?;
+        self.mounts.extend(mounts);
+        self.start(limit_ms);
+        Ok(())
+    }
+
+    fn arm_limits(
+        &mut self,
+        limit_ms: u32,
+        minor: u32,
+        hierarchy: Hierarchy,
+        lifted: &[u64],
+        files: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        self.check(limit_ms, files.len())?;
+        if files.len() != lifted.len() {
+            return Err(format!("{} limits came with {} files", lifted.len(), files.len()));
+        }
+        let device = check_is_image(minor)?;
+        let mut limits = Vec::with_capacity(files.len());
+        for (file, before) in files.into_iter().zip(lifted) {
+            let path = throttle::check_file(file.as_fd(), hierarchy)?;
+            limits.push(Limit { file: file.into(), path, line: hierarchy.line(minor, *before) });
+        }
+        self.record.add_limits(&device, &limits)?;
+        self.limits.extend(limits);
+        self.start(limit_ms);
+        Ok(())
+    }
+
+    /// The limit counts from the first packet.
+    fn start(&mut self, limit_ms: u32) {
+        self.limit.get_or_insert_with(|| Instant::now() + Duration::from_millis(u64::from(limit_ms)));
+    }
+
+    fn check(&self, limit_ms: u32, more: usize) -> Result<(), String> {
         if limit_ms == 0 || limit_ms > LONGEST_LIMIT_MS {
             return Err(format!("a limit of {limit_ms} ms is not between 1 and {LONGEST_LIMIT_MS} ms"));
         }
-        if self.mounts.len() + mounts.len() > MEMBERS_MAX {
+        if self.mounts.len() + self.limits.len() + more > MEMBERS_MAX {
             return Err(format!("more than {MEMBERS_MAX} members in one hold"));
         }
-        mounts.iter().try_for_each(|mount| check_is_volume(mount.as_fd()))
+        Ok(())
     }
 
     fn fire(&mut self) {
@@ -169,11 +215,28 @@ impl Hold {
         if first {
             self.thaw_all("the limit passed");
         } else {
+            self.lift_all();
             self.thaw_each(|_| {});
         }
     }
 
+    /// How many limits could be lifted. A cgroup that is gone counts: nobody waits in it.
+    fn lift_all(&self) -> usize {
+        let lift = |limit: &&Limit| match throttle::set(&limit.file, &limit.line) {
+            Ok(()) => true,
+            Err(error) => {
+                eprintln!("stillpoint-guard: {}: {error}", limit.path.display());
+                false
+            }
+        };
+        self.limits.iter().filter(lift).count()
+    }
+
     fn thaw_all(&self, why: &str) {
+        let lifted = self.lift_all();
+        if lifted > 0 {
+            eprintln!("stillpoint-guard: {why}: lifted {lifted} of {} write limits", self.limits.len());
+        }
         let thawed = AtomicUsize::new(0);
         self.thaw_each(|result| match result {
             Thaw::Thawed => {

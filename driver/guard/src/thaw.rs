@@ -9,7 +9,7 @@ mod ioctl {
 }
 
 /// Major number of loop devices.
-const LOOP_MAJOR: u64 = 7;
+pub(crate) const LOOP_MAJOR: u64 = 7;
 
 /// How a thaw ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,22 +33,38 @@ pub fn thaw(mount: BorrowedFd<'_>) -> Thaw {
     }
 }
 
-/// Why `mount` is not a mounted volume of a Stillpoint pool, or `Ok`.
+/// Which loop device `mount` is on, if that is a volume of a Stillpoint pool; else why it is not.
 ///
 /// Ours is what lives on a loop device whose backing file is `…/volumes/<volume>/disk.img`. Nothing else may ever
 /// be thawed by the guard, as nothing else is ever frozen by an agent.
-pub fn check_is_volume(mount: BorrowedFd<'_>) -> Result<(), String> {
+pub fn check_is_volume(mount: BorrowedFd<'_>) -> Result<OwnDevice, String> {
     let device = nix::sys::stat::fstat(mount).map_err(|errno| format!("fstat: {errno}"))?.st_dev;
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     if major != LOOP_MAJOR {
         return Err(format!("device {major}:{minor} is not a loop device, so it is no volume"));
     }
-    let link = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
+    let minor = u32::try_from(minor).map_err(|_| format!("loop device {minor} is none"))?;
+    check_is_image(minor)
+}
+
+/// A loop device over the image of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDevice {
+    /// Its minor number.
+    pub minor: u32,
+    /// The image, as the kernel names it.
+    pub backing: String,
+}
+
+/// As [`check_is_volume`], by the number of the loop device.
+pub fn check_is_image(minor: u32) -> Result<OwnDevice, String> {
+    let link = format!("/sys/dev/block/{LOOP_MAJOR}:{minor}/loop/backing_file");
     let backing = std::fs::read_to_string(&link).map_err(|error| format!("{link}: {error}"))?;
-    if is_image_path(backing.trim_end()) {
-        Ok(())
+    let backing = backing.trim_end().to_owned();
+    if is_image_path(&backing) {
+        Ok(OwnDevice { minor, backing })
     } else {
-        Err(format!("loop device {minor} is backed by {}, which is no volume image", backing.trim_end()))
+        Err(format!("loop device {minor} is backed by {backing}, which is no volume image"))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::blocks::{self, WalkStream};
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::Sight;
-use super::pool::Pool;
+use super::pool::{Fence, Pool};
 use super::pools::Pools;
 use super::volumes::NodeVolumes;
+use crate::domain::blocks::WalkOrder;
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -126,11 +128,12 @@ impl LocalHost {
     }
 
     /// Removes everything of an unsealed cut. While its round goes on, it is ABORTED: the round removes it itself.
-    pub fn void(&self, id: &CutId) -> Result<(), Fault> {
-        let Some(record) = self.cut_if_any(id)? else { return Ok(()) };
+    pub fn void(&self, id: &CutId, fence: &Fence) -> Result<(), Fault> {
+        let found = self.cut_if_any(id)?.filter(|record| fence.admits(record));
+        let Some(record) = found else { return Ok(()) };
         let members: Vec<_> = record.members.into_iter().map(|member| member.volume).collect();
         let _guard = self.locks.try_lock_all(&members, Purpose::Round(id.clone()))?;
-        self.pools.iter().try_for_each(|pool| Ok(pool.void_cut(id)?))
+        self.pools.iter().try_for_each(|pool| Ok(pool.void_of(id, fence)?))
     }
 
     /// The record of a cut, with its timeline.
@@ -174,10 +177,16 @@ impl LocalHost {
     }
 
     /// Removes this host's part of a sealed cut, its home first: without that the cut does not exist any more.
-    pub fn delete_cut(&self, id: &CutId) -> Result<(), Fault> {
+    pub fn delete_cut(&self, id: &CutId, fence: &Fence) -> Result<(), Fault> {
         let mut pools: Vec<_> = self.pools.iter().collect();
         pools.sort_by_key(|pool| *pool.id() != id.home);
-        pools.into_iter().try_for_each(|pool| Ok(pool.delete_cut(id)?))
+        pools.into_iter().try_for_each(|pool| Ok(pool.delete_of(id, fence)?))
+    }
+
+    /// Begins to tell the blocks of a snapshot.
+    pub fn walk(&self, order: WalkOrder) -> Result<WalkStream, Fault> {
+        let pool = Arc::clone(self.pools.get(&order.target.volume.pool)?);
+        Ok(blocks::walk(pool, Arc::clone(&self.host), order))
     }
 
     /// Thaws what an earlier agent froze and did not live to thaw. Called before anything is served, so no
@@ -192,6 +201,19 @@ impl LocalHost {
             }
         }
         Ok(thawed)
+    }
+
+    /// Lifts the write limits that an earlier agent set on own raw devices and did not live to lift. Called before
+    /// anything is served. Returns on how many devices.
+    pub fn lift_leftovers(&self) -> Result<usize, Fault> {
+        let mut devices = std::collections::BTreeSet::new();
+        for pool in self.pools.iter() {
+            for record in pool.volumes().into_iter().filter(|record| record.filesystem.is_none()) {
+                let attached = self.host.attached(&pool.image(&record.id)?).map_err(kernel)?;
+                devices.extend(attached.iter().map(|device| device.device));
+            }
+        }
+        if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
     }
 
     fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {

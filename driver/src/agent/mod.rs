@@ -2,13 +2,14 @@
 //!
 //! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`creation`] makes one,
 //! [`locks`] keeps operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees,
-//! [`round`] cuts. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
+//! [`round`] cuts, [`blocks`] tells which blocks changed. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
 //! around it.
 
+pub mod blocks;
 pub mod config;
 pub mod creation;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod local;
 pub mod locks;
 pub mod mounts;

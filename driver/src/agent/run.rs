@@ -2,7 +2,8 @@
 //!
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
-//! 2. Thaw every filesystem of an own volume that is frozen: nobody is there any more who would.
+//! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
+//!    there any more who would.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -23,12 +24,14 @@ use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 
+use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
+use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
 use super::volumes::NodeVolumes;
@@ -41,7 +44,10 @@ use crate::host::fake::FakeHost;
 use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
+use crate::proto::agent::blocks_server::BlocksServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -130,6 +136,8 @@ pub struct Listeners {
     pub api: TcpListener,
     /// The CSI node service.
     pub csi: Option<UnixListener>,
+    /// Metrics.
+    pub metrics: Option<TcpListener>,
 }
 
 /// An agent that is put together and has not begun to serve.
@@ -172,8 +180,15 @@ pub async fn serve_with(
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let csi = config.csi_socket.as_deref().map(socket::bind).transpose()?;
+    let metrics = match config.metrics_listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|source| RunError::Listen { address, source })?)
+        }
+        None => None,
+    };
     serving(&config.host);
-    agent.serve(Listeners { api, csi }, credentials, stop).await
+    agent.serve(Listeners { api, csi, metrics }, credentials, stop).await
 }
 
 /// The kernel that the configuration names; the one in memory comes with its pools.
@@ -214,12 +229,17 @@ impl Agent {
         for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
             tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
         }
+        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
+        if lifted > 0 {
+            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
+        }
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
             locks,
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
             never_hold: never_hold(&*host, &config.state_dir),
+            crew: Arc::new(Threads),
             host,
         };
         Ok(Self { host: name, pools, local: Arc::new(local), node, rounds: Arc::new(rounds) })
@@ -239,6 +259,14 @@ impl Agent {
         if let Some(listener) = listeners.csi {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
             tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
+        }
+        if let Some(listener) = listeners.metrics {
+            let exposition = metrics::of_agent(self.pools.clone());
+            let served = metrics::serve::serve(listener, exposition, ended(stopped.clone()));
+            tasks.spawn(async move {
+                served.await;
+                Ok(())
+            });
         }
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
@@ -269,14 +297,20 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(PING_EVERY))
-            .http2_keepalive_timeout(Some(PING_LIMIT))
+        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
+        let server = with_limits(Server::builder())
+            .layer(Observe)
             .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES));
+            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
+            .add_service(BlocksServer::new(blocks));
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }
+}
+
+/// How patient an agent is with a connection.
+pub fn with_limits(server: Server) -> Server {
+    server.http2_keepalive_interval(Some(PING_EVERY)).http2_keepalive_timeout(Some(PING_LIMIT))
 }
 
 /// No task ends before it is told to.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::local::LocalHost;
+use super::pool::Fence;
 use super::round::{self, RoundContext};
 use crate::domain::{Bytes, Fault};
 use crate::proto::agent::{self as proto, RoundOrder, agent_server};
@@ -44,6 +45,10 @@ where
     T::Err: std::fmt::Display,
 {
     Side::Caller.parse(field, text).map_err(status_of)
+}
+
+fn fence(attempt: String) -> Fence {
+    if attempt.is_empty() { Fence::Any } else { Fence::Attempt(attempt) }
 }
 
 #[async_trait::async_trait]
@@ -108,8 +113,9 @@ impl agent_server::Agent for Service {
     }
 
     async fn void(&self, request: Request<proto::VoidRequest>) -> Answer<proto::VoidResponse> {
-        let id = parse("cut_id", &request.into_inner().cut_id)?;
-        self.call(move |local| local.void(&id).map(|()| proto::VoidResponse {})).await
+        let request = request.into_inner();
+        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(request.attempt));
+        self.call(move |local| local.void(&id, &fence).map(|()| proto::VoidResponse {})).await
     }
 
     async fn get_cut(&self, request: Request<proto::GetCutRequest>) -> Answer<proto::GetCutResponse> {
@@ -136,7 +142,8 @@ impl agent_server::Agent for Service {
         &self,
         request: Request<proto::DeleteCutRequest>,
     ) -> Answer<proto::DeleteCutResponse> {
-        let id = parse("cut_id", &request.into_inner().cut_id)?;
-        self.call(move |local| local.delete_cut(&id).map(|()| proto::DeleteCutResponse {})).await
+        let request = request.into_inner();
+        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(request.attempt));
+        self.call(move |local| local.delete_cut(&id, &fence).map(|()| proto::DeleteCutResponse {})).await
     }
 }

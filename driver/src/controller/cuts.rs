@@ -26,7 +26,7 @@ use super::fleet::{Agent, Fleet};
 use super::round::{Part, Round};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::round::Limits;
-use crate::domain::{CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
+use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
 
 pub use open::{OpenCut, Taken};
 pub use sweep::Swept;
@@ -75,7 +75,10 @@ pub enum Opened {
 pub struct Cuts {
     fleet: Fleet,
     limits: Limits,
+    /// `Barrier::Down` counts for every cut, whatever is ordered.
+    barrier: Barrier,
     busy: Busy,
+    wall_clock: fn() -> Timestamp,
 }
 
 /// Names of cuts that this process is working on.
@@ -96,7 +99,19 @@ impl Drop for BusyName {
 impl Cuts {
     /// Cuts over this fleet, held no longer than these limits.
     pub fn new(fleet: Fleet, limits: Limits) -> Self {
-        Self { fleet, limits, busy: Busy::default() }
+        Self { fleet, limits, barrier: Barrier::Up, busy: Busy::default(), wall_clock: Timestamp::now }
+    }
+
+    /// With this barrier for all cuts: [`Barrier::Down`] is a test switch of the whole process.
+    #[must_use]
+    pub fn with_barrier(self, barrier: Barrier) -> Self {
+        Self { barrier, ..self }
+    }
+
+    /// The same with another wall clock, by which cuts are dated and judged as old: the seam for simulated time.
+    #[must_use]
+    pub fn dated_by(self, wall_clock: fn() -> Timestamp) -> Self {
+        Self { wall_clock, ..self }
     }
 
     /// Takes a cut, or gives the one of this name if it has the same members (as a set).
@@ -128,7 +143,7 @@ impl Cuts {
             state: CutState::Round,
             attempt: attempt()?,
             members,
-            cut_at: Timestamp::now(),
+            cut_at: (self.wall_clock)(),
             level: Level::Crash,
             reasons: vec![],
             timeline: None,
@@ -136,11 +151,11 @@ impl Cuts {
         point("controller.cut.looked-up");
         let base = Instant::now();
         let agents: Vec<Agent> = agents.into_values().collect();
-        let mut open = OpenCut::new(record, agents.clone(), base, busy);
+        let mut open = OpenCut::new(record, agents.clone(), (base, self.wall_clock), busy);
         let parts = agents.into_iter().map(|agent| part(agent, open.record()));
-        let rounds: Vec<Vec<Part>> = match order.barrier {
-            Barrier::Up => vec![parts.collect()],
-            Barrier::Down => parts.map(|part| vec![part]).collect(),
+        let rounds: Vec<Vec<Part>> = match (self.barrier, order.barrier) {
+            (Barrier::Up, Barrier::Up) => vec![parts.collect()],
+            (Barrier::Down, _) | (_, Barrier::Down) => parts.map(|part| vec![part]).collect(),
         };
         for parts in rounds {
             match Round::open(parts, open.record(), self.limits, base).await {
@@ -196,7 +211,7 @@ impl Cuts {
     pub async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
         let agent = match self.fleet.agent_of_pool(&id.home).await {
             Ok(agent) => agent,
-            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(None),
+            Err(fault) if fault.code == Code::NotFound => return Ok(None),
             Err(fault) => return Err(fault),
         };
         Ok(agent.cut(id).await?.filter(is_sealed))
@@ -206,7 +221,7 @@ impl Cuts {
     pub async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
         let agent = match self.fleet.agent_of_pool(&snapshot.volume.pool).await {
             Ok(agent) => agent,
-            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(None),
+            Err(fault) if fault.code == Code::NotFound => return Ok(None),
             Err(fault) => return Err(fault),
         };
         let found = agent.find_cut(snapshot.kind, &snapshot.hash).await?.filter(is_sealed);
@@ -234,19 +249,25 @@ impl Cuts {
     pub async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         let home = match self.fleet.agent_of_pool(&id.home).await {
             Ok(agent) => agent,
-            Err(fault) if fault.code == crate::domain::Code::NotFound => return Ok(()),
+            Err(fault) if fault.code == Code::NotFound => return Ok(()),
             Err(fault) => return Err(fault),
         };
-        // When the home pool's record is gone already, an earlier deletion was interrupted: finish it everywhere.
-        let hosts = match home.cut(id).await? {
-            Some(record) => self.agents_of(&record)?,
-            None => self.fleet.agents(),
-        };
+        let Some(record) = home.cut(id).await? else { return self.finish_deletion(id).await };
         point("controller.uncut.begun");
-        home.delete_cut(id).await?;
+        home.delete_cut(id, &record.attempt).await?;
         point("controller.uncut.home-gone");
-        for agent in hosts.iter().filter(|agent| agent.host() != home.host()) {
-            agent.delete_cut(id).await?;
+        for agent in self.agents_of(&record)?.iter().filter(|agent| agent.host() != home.host()) {
+            agent.delete_cut(id, &record.attempt).await?;
+        }
+        Ok(())
+    }
+
+    /// The home pool has no record, so what others have sealed is left of a deletion that was interrupted.
+    async fn finish_deletion(&self, id: &CutId) -> Result<(), Fault> {
+        for agent in self.fleet.agents() {
+            if let Some(left) = agent.cut(id).await?.filter(is_sealed) {
+                self.remove_unsealed(&left).await?;
+            }
         }
         Ok(())
     }
@@ -301,12 +322,36 @@ impl Cuts {
         Ok(None)
     }
 
-    /// A record that is not sealed on its home pool: an attempt that died, or a deletion that did.
+    /// A cut that is not sealed on its home pool: an attempt that died, or a deletion that did.
+    ///
+    /// Another controller may be at work on it, so the order matters: first see which attempts the other hosts have, then
+    /// let the home pool void its own (it refuses when it has sealed meanwhile, and seals no more afterwards), then remove
+    /// exactly those attempts elsewhere. So nothing of a cut that is or will be sealed is ever removed.
     async fn remove_unsealed(&self, record: &CutRecord) -> Result<(), Fault> {
+        let mut left = Vec::new();
+        let mut home = None;
         for agent in self.agents_of(record)? {
-            match agent.cut(&record.id).await? {
-                Some(left) if is_sealed(&left) => agent.delete_cut(&record.id).await?,
-                Some(_) | None => agent.void(&record.id).await?,
+            if is_home(record, agent.host()) {
+                home = Some(agent);
+            } else if let Some(known) = agent.cut(&record.id).await? {
+                left.push((agent, known));
+            }
+        }
+        let home = home.ok_or_else(|| Fault::internal("no host has the home pool"))?;
+        let known = home.cut(&record.id).await?;
+        if known.as_ref().is_some_and(is_sealed) {
+            return Err(sealed_meanwhile(record));
+        }
+        let attempt = &known.as_ref().unwrap_or(record).attempt;
+        if let Err(fault) = home.void(&record.id, attempt).await {
+            let sealed = home.cut(&record.id).await?.is_some_and(|known| is_sealed(&known));
+            return Err(if sealed { sealed_meanwhile(record) } else { fault });
+        }
+        for (agent, known) in left {
+            if is_sealed(&known) {
+                agent.delete_cut(&record.id, &known.attempt).await?;
+            } else {
+                agent.void(&record.id, &known.attempt).await?;
             }
         }
         Ok(())
@@ -336,6 +381,10 @@ impl Cuts {
         let hosts: BTreeSet<&HostName> = record.members.iter().map(|member| &member.host).collect();
         hosts.into_iter().map(|host| self.fleet.agent(host)).collect()
     }
+}
+
+fn sealed_meanwhile(record: &CutRecord) -> Fault {
+    Fault::aborted(format!("the cut {:?} was sealed by another controller meanwhile; ask again", record.name))
 }
 
 fn is_sealed(record: &CutRecord) -> bool {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::domain::{Code, Fault, HostInfo, HostName, PoolId};
 use crate::identity::tls::Credentials;
@@ -67,6 +67,18 @@ pub enum FleetError {
     },
 }
 
+/// How agents are reached. The seam for a network that is simulated; everywhere else it is [`Credentials`]: TCP and TLS.
+pub trait Dial: std::fmt::Debug + Send + Sync + 'static {
+    /// A channel to this agent that connects at its first use, and again after a loss.
+    fn dial(&self, agent: &AgentAddress) -> Result<Channel, FleetError>;
+}
+
+impl Dial for Credentials {
+    fn dial(&self, agent: &AgentAddress) -> Result<Channel, FleetError> {
+        Ok(endpoint(agent, self)?.connect_lazy())
+    }
+}
+
 /// Which host has which pool, as far as it is known. Shared with the agents, so that one that does not answer
 /// is asked about its pools again.
 #[derive(Debug, Clone, Default)]
@@ -104,7 +116,7 @@ struct Member {
 #[derive(Debug)]
 struct Members {
     by_host: BTreeMap<HostName, Member>,
-    credentials: Credentials,
+    dial: Arc<dyn Dial>,
     /// Counts changes, so that who asked all hosts knows whether they were all.
     generation: u64,
 }
@@ -123,7 +135,15 @@ impl Fleet {
         agents: impl IntoIterator<Item = AgentAddress>,
         credentials: &Credentials,
     ) -> Result<Self, FleetError> {
-        let fleet = Self::of(Origin::Listed, credentials.clone());
+        Self::reached_by(agents, Arc::new(credentials.clone()))
+    }
+
+    /// The fleet of these agents over another network.
+    pub fn reached_by(
+        agents: impl IntoIterator<Item = AgentAddress>,
+        dial: Arc<dyn Dial>,
+    ) -> Result<Self, FleetError> {
+        let fleet = Self::of(Origin::Listed, dial);
         for agent in agents {
             if fleet.members().by_host.contains_key(&agent.host) {
                 return Err(FleetError::Twice(agent.host));
@@ -138,11 +158,11 @@ impl Fleet {
 
     /// A fleet without agents, to be [admitted](Self::admit) as they are found.
     pub fn discovered(credentials: Credentials) -> Self {
-        Self::of(Origin::Discovered, credentials)
+        Self::of(Origin::Discovered, Arc::new(credentials))
     }
 
-    fn of(origin: Origin, credentials: Credentials) -> Self {
-        let members = Members { by_host: BTreeMap::new(), credentials, generation: 0 };
+    fn of(origin: Origin, dial: Arc<dyn Dial>) -> Self {
+        let members = Members { by_host: BTreeMap::new(), dial, generation: 0 };
         Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin }
     }
 
@@ -156,7 +176,7 @@ impl Fleet {
         if members.by_host.get(&address.host).is_some_and(|member| member.address == address) {
             return Ok(());
         }
-        let agent = self.connect(&address, &members.credentials)?;
+        let agent = self.connect(&address, &*members.dial)?;
         members.generation += 1;
         members.by_host.insert(address.host.clone(), Member { address, agent });
         Ok(())
@@ -177,18 +197,17 @@ impl Fleet {
         let agents: Vec<Agent> = members
             .by_host
             .values()
-            .map(|member| self.connect(&member.address, &credentials))
+            .map(|member| self.connect(&member.address, &credentials as &dyn Dial))
             .collect::<Result<_, _>>()?;
         for (member, agent) in members.by_host.values_mut().zip(agents) {
             member.agent = agent;
         }
-        members.credentials = credentials;
+        members.dial = Arc::new(credentials);
         Ok(())
     }
 
-    fn connect(&self, address: &AgentAddress, credentials: &Credentials) -> Result<Agent, FleetError> {
-        let channel = endpoint(address, credentials)?.connect_lazy();
-        Ok(Agent::new(address.host.clone(), channel, self.homes.clone()))
+    fn connect(&self, address: &AgentAddress, dial: &dyn Dial) -> Result<Agent, FleetError> {
+        Ok(Agent::new(address.host.clone(), dial.dial(address)?, self.homes.clone()))
     }
 
     /// All hosts, sorted.
@@ -301,12 +320,17 @@ fn endpoint(agent: &AgentAddress, credentials: &Credentials) -> Result<Endpoint,
     let endpoint = endpoint
         .tls_config(credentials.client(&agent.host))
         .map_err(|why| FleetError::Tls { host: agent.host.clone(), why: why.to_string() })?;
-    Ok(endpoint
+    Ok(with_limits(endpoint))
+}
+
+/// How patient a controller is with a connection.
+pub fn with_limits(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_LIMIT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
 }
 
 #[cfg(test)]

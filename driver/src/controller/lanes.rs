@@ -52,7 +52,7 @@ fn volume_lane(view: &HostView<'_>, member: &CutMember, zero_us: u64) -> VolumeL
     let mut spans = Vec::new();
     let reports = view.reports;
     // A member that is not in use is only copied: nothing was flushed, frozen or thawed.
-    let held = view.kind(&id) == MemberKind::Filesystem;
+    let held = matches!(view.kind(&id), MemberKind::Filesystem | MemberKind::BlockHeld);
     if let Some(flush) =
         reports.prepared.iter().find(|flush| held && flush.volume_id == id && flush.flush_passes > 0)
     {
@@ -96,20 +96,25 @@ fn stall_us(lane: &VolumeLane) -> Option<i64> {
 
 /// The level that storage reached by itself, and why it is not higher. `one_instant`: all members were held together.
 pub fn level(views: &[HostView<'_>], one_instant: bool) -> (Level, Vec<String>) {
-    let raw: Vec<String> = views
+    let raw: Vec<(MemberKind, &str)> = views
         .iter()
         .flat_map(|view| view.members.iter().map(move |member| (view, member)))
-        .filter(|(view, member)| view.kind(&member.volume.to_string()) == MemberKind::Block)
-        .map(|(_, member)| {
-            let name = &member.volume_name;
-            format!("{name} is a raw block device in use: what a power failure would have left of it")
-        })
+        .map(|(view, member)| (view.kind(&member.volume.to_string()), member.volume_name.as_str()))
+        .filter(|(kind, _)| matches!(kind, MemberKind::Block | MemberKind::BlockHeld))
         .collect();
     if !one_instant {
         let why = "members were cut one after another, without the barrier; they are not at one instant";
         return (Level::Crash, vec![why.into()]);
     }
-    if raw.is_empty() { (Level::Filesystem, vec![]) } else { (Level::Crash, raw) }
+    if raw.is_empty() {
+        return (Level::Filesystem, vec![]);
+    }
+    let why = |(_, name): &(MemberKind, &str)| {
+        format!("{name} is a raw block device in use: what a power failure would have left of it")
+    };
+    let all_held = raw.iter().all(|(kind, _)| *kind == MemberKind::BlockHeld);
+    let level = if all_held { Level::Group } else { Level::Crash };
+    (level, raw.iter().map(why).collect())
 }
 
 #[cfg(test)]

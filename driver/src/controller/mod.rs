@@ -1,7 +1,8 @@
 //! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
 //! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
-//! [`clock`]). [`process`] is what every controller process has around them.
+//! [`clock`]); [`blocks`] tells what changed between two of them. [`process`] is what every controller process has around them.
 
+pub mod blocks;
 pub mod clock;
 pub mod cuts;
 pub mod fleet;

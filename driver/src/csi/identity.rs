@@ -14,9 +14,13 @@ use super::DRIVER_NAME;
 #[derive(Debug, Clone, Copy)]
 pub struct Identity;
 
-/// What the plugin as a whole offers. Changed blocks (SNAPSHOT_METADATA_SERVICE) are not.
-const SERVICES: [Service; 3] =
-    [Service::ControllerService, Service::VolumeAccessibilityConstraints, Service::GroupControllerService];
+/// What the plugin as a whole offers.
+const SERVICES: [Service; 4] = [
+    Service::ControllerService,
+    Service::VolumeAccessibilityConstraints,
+    Service::GroupControllerService,
+    Service::SnapshotMetadataService,
+];
 
 #[tonic::async_trait]
 impl v1::identity_server::Identity for Identity {

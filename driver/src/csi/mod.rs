@@ -5,7 +5,8 @@
 //!             │                          └ a retry joins                └ Fault ─ wire::status_of ─► Status
 //!             └ secrets stop here
 //! ```
-//! Two kinds of sockets: the controller's ([`serve_controller`]: Identity, Controller, GroupController) and each
+//! Two kinds of sockets: the controller's ([`serve_controller`]: Identity, Controller, GroupController,
+//! SnapshotMetadata) and each
 //! host's ([`serve_node`]: Identity, Node).
 
 mod answer;
@@ -13,6 +14,7 @@ mod controller;
 mod group;
 mod identity;
 mod inflight;
+mod metadata;
 mod node;
 mod parse;
 pub mod ports;
@@ -32,9 +34,12 @@ use v1::controller_server::ControllerServer;
 use v1::group_controller_server::GroupControllerServer;
 use v1::identity_server::IdentityServer;
 use v1::node_server::NodeServer;
+use v1::snapshot_metadata_server::SnapshotMetadataServer;
 
+use crate::controller::blocks::Blocks;
 use crate::controller::volumes::Volumes;
 use crate::domain::{Code, Fault, HostName};
+use crate::observe::rpc::Observe;
 use crate::wire::status_of;
 use ports::{Cutting, NodeWork};
 
@@ -49,14 +54,16 @@ pub async fn serve_controller(
     listener: UnixListener,
     volumes: Arc<Volumes>,
     cuts: Arc<dyn Cutting>,
+    blocks: Arc<dyn Blocks>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
-        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
+        .layer(Observe)
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(ControllerServer::new(controller::Controller::new(volumes, Arc::clone(&cuts))))
-        .add_service(GroupControllerServer::new(group::Group::new(cuts)))
+        .add_service(GroupControllerServer::new(group::Group::new(Arc::clone(&cuts))))
+        .add_service(SnapshotMetadataServer::new(metadata::Metadata::new(cuts, blocks)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
 }
@@ -69,7 +76,7 @@ pub async fn serve_node(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
-        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
+        .layer(Observe)
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(NodeServer::new(node::Node::new(host, work)))

@@ -1,6 +1,7 @@
 //! What Stillpoint talks about, without any input or output: ids, sizes, records, levels, faults,
 //! timelines and the two machines of a round. Nothing here knows gRPC, Kubernetes or the kernel.
 
+pub mod blocks;
 pub mod bytes;
 pub mod fault;
 pub mod filesystem;

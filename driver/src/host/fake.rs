@@ -12,11 +12,13 @@
 //! Not modelled: what is written through a mounted volume's files does not appear in its image; tests write blocks
 //! with [`FakeHost::write_block`].
 
+mod blocks;
 mod disk;
 mod files;
 mod images;
 mod kernel;
 mod plan;
+mod throttle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -76,6 +78,7 @@ struct World {
     /// Files of volumes that are not attached, by disk and inode of their image.
     shelved: BTreeMap<(u64, u64), Disk>,
     frozen: BTreeSet<u64>,
+    throttles: throttle::Throttles,
     latency_sensitive: bool,
     clock_us: u64,
     lies: BTreeSet<Lie>,
@@ -174,6 +177,7 @@ impl FakeHost {
         world.loops.clear();
         world.shelved.clear();
         world.frozen.clear();
+        world.throttles = throttle::Throttles::default();
         world.lies.clear();
         let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
         world.disks.retain(|device, _| kept.contains(device));
@@ -205,7 +209,7 @@ impl FakeHost {
         let mut world = self.world();
         let (disk, inode) = world.image_behind(path).ok_or_else(|| fail(libc::ENOENT))?;
         let device = world.loop_number(path);
-        if device.is_some_and(|device| world.frozen.contains(&device)) {
+        if device.is_some_and(|device| world.frozen.contains(&device) || world.throttles.hold(device)) {
             return Err(fail(libc::EAGAIN));
         }
         if let Some(used) = device.and_then(|device| world.loops.get_mut(&device)) {
@@ -249,6 +253,16 @@ impl FakeHost {
         if let Some(place) = world.locate(target) {
             world.frozen.remove(&place.device);
         }
+    }
+
+    /// As [`FakeHost::thaw_behind_our_back`], by the filesystem's device; whether it was frozen.
+    pub fn thaw_device(&self, device: u64) -> bool {
+        self.world().frozen.remove(&device)
+    }
+
+    /// Devices of all frozen filesystems.
+    pub fn frozen_devices(&self) -> Vec<u64> {
+        self.world().frozen.iter().copied().collect()
     }
 
     /// Makes it a host on which expediting would hurt.

@@ -4,6 +4,7 @@
 //! detach of a mounted loop device only happens at its unmount, `statfs` lies on btrfs.
 #![allow(unsafe_code, reason = "ioctls; every unsafe block says why it is sound")]
 
+mod blocks;
 mod commands;
 mod files;
 mod freezing;
@@ -12,6 +13,7 @@ mod ioctls;
 mod loops;
 mod mounts;
 mod subvolumes;
+mod throttle;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

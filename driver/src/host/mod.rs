@@ -4,11 +4,15 @@
 //! All calls block; async code runs them on blocking threads. None of them retries, logs or decides: errors are
 //! `std::io::Error` with the kernel's errno, wrapped by [`HostError`] with the operation and the object.
 
+pub mod blocks;
 pub mod fake;
 pub mod linux;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+pub use blocks::Blocks;
 
 use crate::domain::{Bytes, Filesystem};
 
@@ -44,7 +48,9 @@ impl HostError {
 }
 
 /// Everything that Stillpoint asks of the kernel.
-pub trait Host: Files + Images + Subvolumes + Loops + Mounts + Freezing + Send + Sync + 'static {
+pub trait Host:
+    Files + Images + Blocks + Subvolumes + Loops + Mounts + Freezing + Throttling + Send + Sync + 'static
+{
     /// Microseconds on the monotonic clock (`CLOCK_BOOTTIME` is not wanted: a suspended machine holds nothing).
     fn monotonic_us(&self) -> u64;
 }
@@ -163,8 +169,8 @@ pub trait Loops {
     fn detach(&self, device: &Path) -> Result<()>;
     /// Makes the device see the image's new length.
     fn refresh_size(&self, device: &Path) -> Result<()>;
-    /// Completed plus in-flight write sectors of a device, from `/sys/block/loopN/stat`: the lapse detector of
-    /// a held raw device.
+    /// Sectors written and discarded so far, and what is in flight, from `/sys/block/loopN`: the lapse detector of a
+    /// held raw device. Only equality of two readings means something.
     fn writes(&self, device: &Path) -> Result<u64>;
 }
 
@@ -252,4 +258,38 @@ pub trait Freezing {
     fn open_mount(&self, target: &Path) -> Result<Box<dyn MountHandle>>;
     /// Whether expediting grace periods would hurt: a real-time kernel or isolated CPUs.
     fn is_latency_sensitive(&self) -> bool;
+}
+
+/// Cgroups of the processes that have a device open, by device.
+pub type Openers = BTreeMap<u64, BTreeSet<PathBuf>>;
+
+/// Holding raw devices still: a write limit of one byte per second on each cgroup that writes to one. A limit has no
+/// owner, as a freeze has none: who sets it must see to it that it is lifted.
+pub trait Throttling {
+    /// In which cgroups there are processes that have these devices (`st_rdev`) open. One walk over all processes
+    /// that this one sees. A device that nobody has open is not listed. ENOTSUP: this machine cannot throttle.
+    fn openers(&self, devices: &BTreeSet<u64>) -> Result<Openers>;
+    /// Opens the limits of these cgroups for a device. The first use of a limit on a device takes 25 ms and is made
+    /// here, without holding anything. ENOTSUP: a cgroup has no limits of its own.
+    fn open_throttle(
+        &self,
+        device: &LoopDevice,
+        cgroups: &BTreeSet<PathBuf>,
+    ) -> Result<Box<dyn ThrottleHandle>>;
+    /// Lifts what an agent that died has left on these devices, in all cgroups; says on how many of them.
+    fn lift_leftovers(&self, devices: &BTreeSet<u64>) -> Result<usize>;
+}
+
+/// The limits of one device in the cgroups of its users, as open files.
+pub trait ThrottleHandle: Send + Sync {
+    /// The device.
+    fn device(&self) -> u64;
+    /// The limits as the guard takes them; `None` on a fake host.
+    fn limits(&self) -> Option<stillpoint_guard::client::Throttle<'_>>;
+    /// Writes out what is dirty in the device's page cache, so that the kernel has little reason to do it later.
+    fn sync(&self) -> Result<()>;
+    /// Sets all limits, then waits until writes that had got through have ended. After an error, [`Self::lift`].
+    fn hold(&self) -> Result<()>;
+    /// Puts the limits back to what they were.
+    fn lift(&self) -> Result<()>;
 }

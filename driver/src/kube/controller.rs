@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
 use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
-use crate::controller::cuts::Cuts;
+use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
 use crate::controller::process::{self, bind, ended, sweep, together, until};
@@ -35,6 +35,8 @@ use crate::domain::{Code, Fault};
 use crate::identity::acceptor;
 use crate::identity::authority::Authority;
 use crate::identity::tls::{Callers, Credentials};
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::enrol::enrolment_server::EnrolmentServer;
 
 /// An enrolment is a token review, a signature and a write.
@@ -85,6 +87,15 @@ pub struct ControllerArgs {
         hide_env_values = true
     )]
     pub health_listen: SocketAddr,
+    /// Where metrics are served (Prometheus, /metrics).
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "STILLPOINT_METRICS_LISTEN",
+        default_value = "0.0.0.0:9705",
+        hide_env_values = true
+    )]
+    pub metrics_listen: SocketAddr,
     /// Service account of the agents; nobody else may enrol.
     #[arg(
         long,
@@ -103,6 +114,39 @@ pub struct ControllerArgs {
     /// The guards let go by themselves after this; must be above the soft limit.
     #[arg(long, value_name = "MS", env = "STILLPOINT_HARD_LIMIT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=30_000), hide_env_values = true)]
     pub hard_limit_ms: u64,
+    /// Test switch, never for real data: `off` cuts one host after another without holding them together. Snapshots are
+    /// recorded as level crash. For showing that a consistency check can fail.
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_enum,
+        env = "STILLPOINT_TEST_BARRIER",
+        default_value = "on",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    pub test_barrier: TestBarrier,
+}
+
+/// Values of the test switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TestBarrier {
+    /// All hosts are held before the first is cut.
+    On,
+    /// Host after host.
+    Off,
+}
+
+impl TestBarrier {
+    fn barrier(self) -> Barrier {
+        match self {
+            Self::On => Barrier::Up,
+            Self::Off => {
+                tracing::error!("the barrier is switched off for a test: no group is of one instant");
+                Barrier::Down
+            }
+        }
+    }
 }
 
 impl ControllerArgs {
@@ -168,7 +212,7 @@ impl Controller {
         let roll = Roll::new(book, fleet.clone());
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
-        let cuts = Cuts::new(fleet.clone(), limits);
+        let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.test_barrier.barrier());
         let volumes =
             Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default()));
         let holder = holder(&args.pod)?;
@@ -186,6 +230,7 @@ impl Controller {
         let csi_listener = bind(&args.csi_socket)?;
         let enrolments = listen(args.enrol_listen).await?;
         let probes = listen(args.health_listen).await?;
+        let scrapes = metrics::serve::listen(args.metrics_listen).await?;
         let trust = TrustMap::new(client.clone(), &args.namespace);
         let (ca, own) = (self.authority.certificate().to_owned(), args.enrol_address());
         let account = AgentAccount { namespace: args.namespace.clone(), name: args.agent_account.clone() };
@@ -198,8 +243,9 @@ impl Controller {
 
         let mut parts = JoinSet::new();
         let (volumes, cuts, stop) = (self.volumes, Arc::clone(&self.ruled) as _, until(stopped.clone()));
+        let blocks = Arc::new(self.fleet.clone());
         parts.spawn(async move {
-            let served = csi::serve_controller(csi_listener, volumes, cuts, stop).await;
+            let served = csi::serve_controller(csi_listener, volumes, cuts, blocks, stop).await;
             served.map_err(|error| ended("CSI", &error))
         });
         let stop = until(stopped.clone());
@@ -207,6 +253,11 @@ impl Controller {
         let stop = until(stopped.clone());
         parts.spawn(async move {
             health::serve(probes, readiness, stop).await.map_err(|error| ended("health", &error))
+        });
+        let served = metrics::serve::serve(scrapes, metrics::of_controller(), until(stopped.clone()));
+        parts.spawn(async move {
+            served.await;
+            Ok(())
         });
         parts.spawn(sweep(self.cuts, stopped.clone()));
         parts.spawn(settle_runs(self.ruled, stopped.clone()));
@@ -259,6 +310,7 @@ pub async fn serve_enrolments(
     let incoming = acceptor::incoming(listener, credentials, Callers::Anybody);
     Server::builder()
         .timeout(ENROLMENT_LIMIT)
+        .layer(Observe)
         .add_service(EnrolmentServer::new(enrolment))
         .serve_with_incoming_shutdown(incoming, stop)
         .await

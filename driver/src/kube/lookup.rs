@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use stillpoint_rules::api::{Rule, is_dns_subdomain};
 use stillpoint_rules::kube::objects::{self, RULE_ANNOTATION};
 use stillpoint_rules::kube::{KubeError, KubePods, ObjectRef};
@@ -17,6 +17,8 @@ use crate::domain::{CutKind, Fault, VolumeId};
 
 /// Claims that a message names.
 const NAMED: usize = 5;
+/// Rules of a namespace that are looked at for changes.
+const RULES: u32 = 500;
 
 /// Why it is not clear which rule is meant, or that rule cannot be used. Nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,16 @@ pub enum LookupError {
     /// The snapshot is gone.
     #[error("{kind} {namespace}/{name} no longer exists, so nothing is cut for it")]
     Gone {
+        /// Its kind.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Somebody has deleted it meanwhile.
+    #[error("{kind} {namespace}/{name} is being deleted, so nothing is cut for it")]
+    Doomed {
         /// Its kind.
         kind: &'static str,
         /// Its namespace.
@@ -87,7 +99,7 @@ impl LookupError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Kube(_) => "RuleNotReadable",
-            Self::Gone { .. } | Self::Anonymous(_) => "SnapshotUnknown",
+            Self::Gone { .. } | Self::Doomed { .. } | Self::Anonymous(_) => "SnapshotUnknown",
             Self::Different(_) | Self::NotAName { .. } => "RuleUnclear",
             Self::NoRule { .. } => "RuleNotFound",
             Self::Unreadable { .. } => "RuleInvalid",
@@ -106,6 +118,7 @@ impl From<LookupError> for Fault {
                 KubeError::NotFound(_) | KubeError::Forbidden(_) | KubeError::Refused { .. },
             )
             | LookupError::Gone { .. }
+            | LookupError::Doomed { .. }
             | LookupError::Anonymous(_)
             | LookupError::Different(_)
             | LookupError::NotAName { .. }
@@ -187,6 +200,17 @@ pub struct Seen {
     pub claims: BTreeMap<String, String>,
 }
 
+/// What people change to put a failed attempt right.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Circumstances {
+    /// The snapshot is there and is not being deleted.
+    is_wanted: bool,
+    /// Its annotation.
+    annotation: Option<String>,
+    /// Versions of the rules in its namespace.
+    rules: BTreeMap<String, String>,
+}
+
 /// Asks the API server.
 #[derive(Clone)]
 pub struct Lookup {
@@ -198,6 +222,28 @@ impl Lookup {
     /// In this cluster.
     pub fn new(client: Client, pods: KubePods) -> Self {
         Self { client, pods }
+    }
+
+    /// What an attempt at this snapshot depends on; `None`: it cannot be told now.
+    pub async fn circumstances(&self, kind: CutKind, asked: &Asked) -> Option<Circumstances> {
+        let asked_for = asked.object.as_ref()?;
+        let object = match self.object(kind, asked).await {
+            Ok(object) => object?,
+            Err(LookupError::Gone { .. } | LookupError::Doomed { .. }) => {
+                return Some(Circumstances::default());
+            }
+            Err(_) => return None,
+        };
+        let resource = ApiResource::erase::<objects::Rule>(&());
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &asked_for.namespace, &resource);
+        let rules = api.list(&ListParams::default().limit(RULES)).await.ok()?.items;
+        let version = |rule: DynamicObject| Some((rule.metadata.name?, rule.metadata.resource_version?));
+        Some(Circumstances {
+            is_wanted: true,
+            annotation: object.metadata.annotations.unwrap_or_default().remove(RULE_ANNOTATION),
+            rules: rules.into_iter().filter_map(version).collect(),
+        })
     }
 
     /// The snapshot itself; `None` when the sidecar does not tell which one it is and no rule is asked for.
@@ -212,13 +258,13 @@ impl Lookup {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let what = || format!("{} {namespace}/{name}", kind_word(kind));
         let found = api.get_opt(name).await.map_err(|error| KubeError::of(what(), error))?;
+        let (kind, namespace, name) = (kind_word(kind), namespace.clone(), name.clone());
         match found {
+            Some(object) if object.metadata.deletion_timestamp.is_some() => {
+                Err(LookupError::Doomed { kind, namespace, name })
+            }
             Some(object) => Ok(Some(object)),
-            None => Err(LookupError::Gone {
-                kind: kind_word(kind),
-                namespace: namespace.clone(),
-                name: name.clone(),
-            }),
+            None => Err(LookupError::Gone { kind, namespace, name }),
         }
     }
 

@@ -11,7 +11,8 @@
 //! # Guarantees
 //! A rule runs once per attempt and at most one attempt is under way: calls under way are joined before they come here
 //! (`csi::inflight`), controllers exclude each other by the `Run` object, a sealed cut ends it all. A final gRPC code
-//! is given only when nothing of the cut is left on any host.
+//! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
+//! only, or at once when the rule or the annotation has changed ([`super::pace`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,14 +39,18 @@ use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
+use super::pace::Pace;
 use super::storage::{FleetStorage, Storage};
 
 /// A run that has not cut by then is stopped and undone; commands have timeouts of their own.
 const BUDGET: Duration = Duration::from_hours(2);
 /// Between two renewals of a run's lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody has put right what failed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Cuts with rules around them.
 pub struct RuledCuts {
@@ -55,6 +60,7 @@ pub struct RuledCuts {
     events: Events,
     single: Engine,
     group: Engine,
+    pace: Pace,
 }
 
 /// A rule that is to be run.
@@ -93,6 +99,7 @@ impl RuledCuts {
             events: Events::new(client, holder),
             journal,
             storage,
+            pace: Pace::default(),
         }
     }
 
@@ -107,6 +114,10 @@ impl RuledCuts {
                 () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
             }
         };
+        match self.journal.unpaid_debts().await {
+            Ok(debts) => metrics::runs::unpaid(debts),
+            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
+        }
         for run in &runs {
             tracing::warn!(
                 run = run.id,
@@ -123,6 +134,20 @@ impl RuledCuts {
     /// Stops every run and waits until each is undone. No run begins afterwards.
     pub async fn shutdown(&self, why: &str) {
         tokio::join!(self.single.shutdown(why), self.group.shutdown(why));
+    }
+
+    /// Waits until a snapshot that failed for good may be tried again: for its turn, or for a change of what it
+    /// depends on.
+    async fn wait_for_turn(&self, kind: CutKind, name: &str, asked: &Asked) {
+        let Some(failure) = self.pace.failure(kind, name) else { return };
+        loop {
+            let left = failure.turn().saturating_duration_since(Instant::now());
+            let now = self.lookup.circumstances(kind, asked).await;
+            if left.is_zero() || (now.is_some() && now != failure.circumstances) {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        }
     }
 
     async fn attempt(
@@ -209,6 +234,7 @@ impl RuledCuts {
             budget: BUDGET,
         };
         let run = self.conduct(order.kind, request).await;
+        metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
         let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
         self.let_go(&order.name, lanes).await;
@@ -399,10 +425,15 @@ impl Cutting for RuledCuts {
         volumes: Vec<VolumeId>,
         asked: &Asked,
     ) -> Result<CutRecord, Fault> {
+        self.wait_for_turn(kind, name, asked).await;
         let fault = match self.attempt(kind, name, &volumes, asked).await {
             Err(fault) if is_final(fault.code) => fault,
-            outcome => return outcome,
+            outcome => {
+                self.pace.forget(kind, name);
+                return outcome;
+            }
         };
+        self.pace.failed(kind, name, self.lookup.circumstances(kind, asked).await);
         // The caller concludes from a final code that nothing exists, and never asks for a deletion.
         match self.storage.settle(kind, name, &volumes).await {
             Ok(None) => Err(fault),

@@ -32,6 +32,8 @@ use crate::csi;
 use crate::cutter::FleetCutter;
 use crate::domain::{CutKind, Fault};
 use crate::identity::tls::Credentials;
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::operator::operator_server::OperatorServer;
 
 use super::config::{Config, PodSource};
@@ -50,6 +52,7 @@ pub async fn run(config: &Path) -> Result<(), Fault> {
 
 /// A controller that is put together and does not serve yet.
 pub struct Controller {
+    fleet: Fleet,
     cuts: Cuts,
     volumes: Arc<Volumes>,
     operator: Arc<Operator>,
@@ -68,8 +71,11 @@ impl Controller {
         let volumes = Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), policy));
         let lock = lock(&config.state_dir)?;
         let journal = FileJournal::open(config.state_dir.join("runs")).map_err(|error| refused(&error))?;
-        let storage: Arc<dyn Storage> =
-            Arc::new(FleetStorage { fleet, cuts: cuts.clone(), volumes: Arc::clone(&volumes) });
+        let storage: Arc<dyn Storage> = Arc::new(FleetStorage {
+            fleet: fleet.clone(),
+            cuts: cuts.clone(),
+            volumes: Arc::clone(&volumes),
+        });
         let pods = Arc::new(pods(&config.pods, &storage)?);
         let engine = |barrier| {
             let ports = Ports {
@@ -82,13 +88,17 @@ impl Controller {
         };
         let engines = Engines { together: engine(Barrier::Up), one_after_another: engine(Barrier::Down) };
         let operator = Operator::new(storage, Arc::clone(&pods) as _, engines, journal.clone());
-        Ok(Self { cuts, volumes, operator: Arc::new(operator), _lock: lock })
+        Ok(Self { fleet, cuts, volumes, operator: Arc::new(operator), _lock: lock })
     }
 
     /// Steps 2 to 5. A server that ends by itself is an error.
     pub async fn serve(self, config: &Config, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
         let csi_listener = bind(&config.csi_socket)?;
         let operator_listener = bind(&config.operator_socket)?;
+        let scrapes = match config.metrics_listen {
+            Some(address) => Some(metrics::serve::listen(address).await?),
+            None => None,
+        };
         tracing::info!(
             csi = %config.csi_socket.display(),
             operator = %config.operator_socket.display(),
@@ -97,14 +107,22 @@ impl Controller {
         );
         let mut parts = JoinSet::new();
         let (volumes, cuts) = (Arc::clone(&self.volumes), Arc::new(self.cuts.clone()));
+        let blocks = Arc::new(self.fleet.clone());
         let stop = until(stopped.clone());
         parts.spawn(async move {
-            csi::serve_controller(csi_listener, volumes, cuts, stop)
+            csi::serve_controller(csi_listener, volumes, cuts, blocks, stop)
                 .await
                 .map_err(|error| ended("CSI", &error))
         });
         parts.spawn(serve_operator(operator_listener, Arc::clone(&self.operator), stopped.clone()));
         parts.spawn(sweep(self.cuts.clone(), stopped.clone()));
+        if let Some(listener) = scrapes {
+            let served = metrics::serve::serve(listener, metrics::of_controller(), until(stopped.clone()));
+            parts.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         let outcome = together(parts, stopped).await;
         for path in [&config.csi_socket, &config.operator_socket] {
             // A socket that is left behind is replaced at the next start.
@@ -160,7 +178,7 @@ async fn serve_operator(
         until(stopped).await;
         operator.shutdown("the controller was told to stop").await;
     };
-    let server = Server::builder().add_service(service);
+    let server = Server::builder().layer(Observe).add_service(service);
     server
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::domain::blocks::{Comparison, WalkOrder};
 use crate::domain::record::{CutRecord, CutState, Source, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, Filesystem, HostInfo, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -256,6 +257,24 @@ pub fn volume_key(request: proto::GetVolumeRequest) -> Result<VolumeKey, Fault> 
         Some(By::Id(id)) => side.parse("id", &id).map(VolumeKey::Id),
         Some(By::NameHash(hash)) => side.parse("name_hash", &hash).map(VolumeKey::Name),
         None => Err(side.fault("by", "id or name_hash must be set")),
+    }
+}
+
+/// Which blocks a caller asks for.
+pub fn walk_order(request: &proto::WalkRequest) -> Result<WalkOrder, Fault> {
+    let side = Side::Caller;
+    let base = (!request.base.is_empty()).then(|| side.parse("base", &request.base)).transpose()?;
+    let comparison = if request.compare_bytes { Comparison::Bytes } else { Comparison::Addresses };
+    Ok(WalkOrder { base, target: side.parse("target", &request.target)?, start: request.start, comparison })
+}
+
+/// Blocks to be asked for.
+pub fn walk_order_to_proto(order: &WalkOrder) -> proto::WalkRequest {
+    proto::WalkRequest {
+        base: order.base.as_ref().map(ToString::to_string).unwrap_or_default(),
+        target: order.target.to_string(),
+        start: order.start,
+        compare_bytes: order.comparison == Comparison::Bytes,
     }
 }
 

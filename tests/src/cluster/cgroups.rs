@@ -44,6 +44,16 @@ impl Cgroups {
         Ok(Self { hierarchies, name: layout.cgroup() })
     }
 
+    /// Makes a directory in every hierarchy and removes it again: in a container they may be read-only.
+    pub fn probe(&self) -> Result<()> {
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.mount.join(format!("{}-probe-{}", self.name, std::process::id()));
+            fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            removed(&path)?;
+        }
+        Ok(())
+    }
+
     /// Makes a place's directories; the files that a process joins them by.
     pub fn make(&self, place: Place) -> Result<Vec<PathBuf>> {
         let mut joins = Vec::new();

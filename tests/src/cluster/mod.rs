@@ -4,7 +4,7 @@
 //! container images by hand. [`up`] puts it together: a [`place`] is a network and mount namespace with a
 //! [`cgroups`] directory of its own, [`launch`] starts programs in it, [`network`] connects it, [`certificates`],
 //! [`controlplane`], [`services`] and [`node`] fill it, [`addons`] brings the snapshot controller. [`kubectl`] asks it, [`down`]
-//! takes it apart.
+//! takes it apart. Where none of it can work, [`able`] says why.
 //!
 //! # Guarantees
 //! * Networks, mounts and kernel settings exist only inside namespaces that end with their last process. The host
@@ -12,6 +12,7 @@
 //! * Every process is in such a cgroup, also containers and what outlived a crash: that is how [`down`] finds them.
 //! * [`up::up`] and [`down::down`] can be repeated, also after a kill in the middle.
 
+pub mod able;
 pub mod addons;
 pub mod certificates;
 pub mod cgroups;
@@ -28,6 +29,7 @@ pub mod place;
 pub mod services;
 pub mod tools;
 pub mod up;
+pub mod usage;
 pub mod workspace;
 
 pub use kubectl::Kubectl;

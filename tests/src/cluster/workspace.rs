@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use stillpoint::domain::record::CutRecord;
 
 use super::launch::run;
 use super::{Kubectl, Layout, Place, place};
@@ -33,6 +34,26 @@ impl Workspace {
         own.delete()?;
         own.kubectl.run(&["create", "namespace", name])?;
         Ok(own)
+    }
+
+    /// The cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Records of all cuts that a node's pool has.
+    pub fn cuts(&self, node: Place) -> Result<Vec<CutRecord>> {
+        let text = self.on_node(node, &format!("cat {POOL}/cuts/*.json 2>/dev/null || true"))?;
+        let records = serde_json::Deserializer::from_str(&text).into_iter();
+        records
+            .map(|record| record.with_context(|| format!("{node} has a record that cannot be read")))
+            .collect()
+    }
+
+    /// Runs a shell script on a node.
+    pub fn on_node(&self, node: Place, line: &str) -> Result<String> {
+        let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
+        place::script(holder, line, &[])
     }
 
     /// kubectl in this namespace.
@@ -80,11 +101,6 @@ impl Workspace {
         place::in_network(holder, work)
     }
 
-    /// The cluster.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Runs a shell line in a pod; what it printed, trimmed.
     pub fn shell(&self, pod: &str, line: &str) -> Result<String> {
         let printed = self.run(&["exec", pod, "--", "sh", "-euc", line])?;
@@ -113,13 +129,12 @@ impl Workspace {
         let kinds = "persistentvolumes,volumesnapshotcontents,volumegroupsnapshotcontents,volumeattachments";
         let mut left = self.kubectl.run(&["get", kinds, "-o", "name", "--ignore-not-found"])?;
         for node in Place::nodes() {
-            let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
             let script = format!(
                 "find {POOL}/volumes {POOL}/cuts -mindepth 1 -maxdepth 1; find {POOL}/snapshots -mindepth 2 -maxdepth 2; \
                  find /var/lib/kubelet/plugins/kubernetes.io -name globalmount 2>/dev/null || true"
             );
-            left += &place::script(holder, &script, &[])?;
-            let record = place::script(holder, &format!("cat {POOL}/{POOL_RECORD}"), &[])?;
+            left += &self.on_node(node, &script)?;
+            let record = self.on_node(node, &format!("cat {POOL}/{POOL_RECORD}"))?;
             let devices =
                 run(Command::new("losetup").args(["--list", "--noheadings", "-O", "NAME,BACK-FILE"]))?;
             left += &devices_of(&pool_id(&record)?, &devices).join("\n");

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use stillpoint::agent::locks::VolumeLocks;
 use stillpoint::agent::pool::Pool;
 use stillpoint::agent::round::RoundContext;
+use stillpoint::agent::round::crew::Threads;
 use stillpoint::agent::round::watchdog::GuardProcess;
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::{Bytes, Filesystem, NewVolume, VolumeId};
@@ -48,7 +49,9 @@ pub struct Bench {
     pub pool: Arc<Pool>,
     /// Where volumes are mounted, in the order in which they were added.
     pub mounts: Vec<PathBuf>,
-    /// Their ids.
+    /// The raw devices, in the order in which they were added.
+    pub devices: Vec<PathBuf>,
+    /// The ids of all volumes, in the order in which they were added.
     pub volumes: Vec<VolumeId>,
     directory: PathBuf,
 }
@@ -66,10 +69,7 @@ impl Bench {
         Pool::make(&*host, BackendKind::Btrfs, &pool_dir)?;
         let pool = Arc::new(Pool::open(host.clone(), &pool_dir)?.0);
         let socket = directory.join("guard.sock");
-        let guard = Command::new(binary("stillpoint-guard")?)
-            .args([OsStr::new("--socket"), socket.as_os_str()])
-            .stderr(Stdio::null())
-            .spawn()?;
+        let guard = spawn_guard(&socket)?;
         let context = RoundContext {
             host,
             pools: BTreeMap::from([(pool.id().clone(), Arc::clone(&pool))]),
@@ -77,14 +77,24 @@ impl Bench {
             watchdog: Arc::new(GuardProcess { socket: socket.clone() }),
             expedite: None,
             never_hold: vec![],
+            crew: Arc::new(Threads),
         };
         let context = Arc::new(context);
-        let mut bench = Self { guard, context, pool, mounts: vec![], volumes: vec![], directory };
+        let mut bench =
+            Self { guard, context, pool, mounts: vec![], devices: vec![], volumes: vec![], directory };
         until("the guard's socket", || socket.exists())?;
         for index in 0..volumes {
             bench.add_volume(&format!("{name}-{index}"))?;
         }
         Ok(bench)
+    }
+
+    /// Starts another guard in the place of one that has ended; returns when it serves.
+    pub fn start_guard(&mut self) -> Result<()> {
+        let socket = self.directory.join("guard.sock");
+        std::fs::remove_file(&socket)?;
+        self.guard = spawn_guard(&socket)?;
+        until("the guard's socket", || socket.exists())
     }
 
     /// Makes and mounts one more volume.
@@ -113,7 +123,22 @@ impl Bench {
         Ok(())
     }
 
-    /// Whether every volume can be written, from another process each.
+    /// Makes and attaches one more raw volume, as if it were published.
+    pub fn add_raw(&mut self, name: &str) -> Result<()> {
+        let id = VolumeId::new(self.pool.id().clone(), name);
+        self.pool.create_volume(&NewVolume {
+            id: id.clone(),
+            name: name.into(),
+            capacity: Bytes::mib(64),
+            filesystem: None,
+            source: None,
+        })?;
+        self.devices.push(LinuxHost.attach(&self.pool.image(&id)?, false)?.path);
+        self.volumes.push(id);
+        Ok(())
+    }
+
+    /// Whether every mounted volume can be written, from another process each.
     pub fn all_writable(&self) -> Result<bool> {
         self.mounts.iter().try_fold(true, |so_far, mount| Ok(so_far && writable(mount, PATIENCE)?))
     }
@@ -146,6 +171,12 @@ impl Drop for Bench {
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }
+}
+
+fn spawn_guard(socket: &Path) -> Result<Child> {
+    let mut guard = Command::new(binary("stillpoint-guard")?);
+    guard.args([OsStr::new("--socket"), socket.as_os_str()]).stderr(Stdio::null());
+    Ok(guard.spawn()?)
 }
 
 /// Writes from another process, which blocks while the filesystem is frozen.

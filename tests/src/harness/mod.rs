@@ -3,7 +3,9 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod blkcg;
 pub mod csi;
+pub mod hosts;
 pub mod leftovers;
 pub mod net;
 pub mod operator;

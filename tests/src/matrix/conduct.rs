@@ -131,7 +131,8 @@ async fn prepare(field: &mut Field, case: &Case) -> Result<Call> {
     })
 }
 
-fn uncut(group: &csi::VolumeGroupSnapshot) -> Call {
+/// The call that deletes a group.
+pub(super) fn uncut(group: &csi::VolumeGroupSnapshot) -> Call {
     Call::Uncut {
         id: group.group_snapshot_id.clone(),
         snapshots: group.snapshots.iter().map(|snapshot| snapshot.snapshot_id.clone()).collect(),

@@ -38,6 +38,7 @@ pub struct Field {
     stack: Stack,
     caller: Caller,
     volumes: Vec<Volume>,
+    extra: Vec<Volume>,
     points: PathBuf,
     before: Traces,
     serial: u32,
@@ -46,6 +47,11 @@ pub struct Field {
 impl Field {
     /// Builds it.
     pub async fn build(label: &str) -> Result<Self> {
+        Self::build_with(label, 0).await
+    }
+
+    /// Builds it with so many more volumes on each host.
+    pub async fn build_with(label: &str, extra_per_host: usize) -> Result<Self> {
         let run = Stack::directory(label)?;
         let points = run.directory("points")?;
         let blueprint = Blueprint {
@@ -67,12 +73,18 @@ impl Field {
         for host in HOSTS {
             volumes.push(stack.provision(&format!("ledger-{host}"), host, SIZE, "xfs").await?);
         }
+        let mut extra = Vec::new();
+        for index in 0..extra_per_host {
+            for host in HOSTS {
+                extra.push(stack.provision(&format!("extra-{index}-{host}"), host, SIZE, "xfs").await?);
+            }
+        }
         let paths = [0, 1, 2].map(|index: usize| volumes[index].path.clone());
         let ledger = Ledger::start(&binaries::binary("stillpoint-demo")?, &paths, stack.path())?;
         let nodes = stack.hosts().iter().map(|host| host.csi_socket().to_owned());
         let caller = Caller::connect(stack.csi_socket(), nodes).await?;
         let before = traces(&stack, Trash::Waits)?;
-        Ok(Self { ledger, stack, caller, volumes, points, before, serial: 0 })
+        Ok(Self { ledger, stack, caller, volumes, extra, points, before, serial: 0 })
     }
 
     /// Number of hosts.
@@ -96,6 +108,11 @@ impl Field {
     /// The ledger's volumes, in the order in which it writes.
     pub(super) fn volumes(&self) -> &[Volume] {
         &self.volumes
+    }
+
+    /// The further volumes.
+    pub fn extra(&self) -> &[Volume] {
+        &self.extra
     }
 
     /// A name that no case had before.
@@ -222,7 +239,7 @@ impl Field {
     pub async fn close(self) -> Result<Leftovers> {
         self.wait_for_traces(Trash::Counts).await.context("the trash is not emptied")?;
         self.ledger.stop()?;
-        for volume in &self.volumes {
+        for volume in self.volumes.iter().chain(&self.extra) {
             self.stack.retire(volume).await?;
         }
         self.stack.close()

@@ -1,8 +1,12 @@
 //! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
 //! one after the other, and takes the cluster down.
 
+mod client;
 mod databases;
+mod enrolment;
+mod figures;
 mod group;
+mod journal;
 mod manifests;
 mod volumes;
 

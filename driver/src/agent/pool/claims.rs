@@ -2,14 +2,14 @@
 //! shares it; who comes second is told to try again, as CSI wants it (ABORTED).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{PoolError, Result};
 
 /// Claimed objects by their ids. Volumes and cuts never share an id.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
-    held: Mutex<BTreeMap<String, Holder>>,
+    held: Arc<Mutex<BTreeMap<String, Holder>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,25 +20,25 @@ enum Holder {
 
 /// A claim; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Claim<'a> {
-    claims: &'a Claims,
+pub(super) struct Claim {
+    claims: Claims,
     id: String,
 }
 
 impl Claims {
     /// Nobody else may have it meanwhile.
-    pub(super) fn exclusive(&self, id: &impl ToString) -> Result<Claim<'_>> {
+    pub(super) fn exclusive(&self, id: &impl ToString) -> Result<Claim> {
         let id = id.to_string();
         let mut held = self.lock();
         if held.contains_key(&id) {
             return Err(PoolError::Busy(id));
         }
         held.insert(id.clone(), Holder::One);
-        Ok(Claim { claims: self, id })
+        Ok(Claim { claims: self.clone(), id })
     }
 
     /// Others may share it.
-    pub(super) fn shared(&self, id: &impl ToString) -> Result<Claim<'_>> {
+    pub(super) fn shared(&self, id: &impl ToString) -> Result<Claim> {
         let id = id.to_string();
         let mut held = self.lock();
         let count = match held.get(&id) {
@@ -47,7 +47,7 @@ impl Claims {
             None => 0,
         };
         held.insert(id.clone(), Holder::Many(count + 1));
-        Ok(Claim { claims: self, id })
+        Ok(Claim { claims: self.clone(), id })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Holder>> {
@@ -55,7 +55,7 @@ impl Claims {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         let mut held = self.claims.lock();
         match held.get(&self.id) {

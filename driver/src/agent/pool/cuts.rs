@@ -36,6 +36,26 @@ pub struct MemberPaths {
     pub to: PathBuf,
 }
 
+/// Which attempt at a cut is to be removed. Who decided that one is over must not remove what a later one under the
+/// same name has made meanwhile: that one may be sealed already on its home pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// Whatever is there: the pool itself decides, or a person.
+    Any,
+    /// Only this one.
+    Attempt(String),
+}
+
+impl Fence {
+    /// Whether this record is of an attempt that is meant.
+    pub fn admits(&self, record: &CutRecord) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Attempt(attempt) => record.attempt == *attempt,
+        }
+    }
+}
+
 impl Pool {
     /// Checks that a cut can be made of the members that this pool has, and records that an attempt is under way.
     /// Nothing is held yet. The answer is in the order of the record's members.
@@ -129,9 +149,17 @@ impl Pool {
     /// Removes everything of an unsealed cut, trees first and the record last. A cut that does not exist is fine, a
     /// sealed one is refused.
     pub fn void_cut(&self, id: &CutId) -> Result<()> {
+        self.void_of(id, &Fence::Any)
+    }
+
+    /// As [`Pool::void_cut`], but only of this attempt: what a later one under the same name has made stays.
+    pub fn void_of(&self, id: &CutId, fence: &Fence) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
         if let Some(known) = self.stored_cut(id)? {
+            if !fence.admits(&known) {
+                return Ok(());
+            }
             if known.state == CutState::Sealed {
                 return Err(PoolError::Sealed(id.clone()));
             }
@@ -147,9 +175,17 @@ impl Pool {
     /// Deletes a sealed cut: from the first step on it does not exist. A cut that does not exist is fine, one in a
     /// round is refused.
     pub fn delete_cut(&self, id: &CutId) -> Result<()> {
+        self.delete_of(id, &Fence::Any)
+    }
+
+    /// As [`Pool::delete_cut`], but only of this attempt.
+    pub fn delete_of(&self, id: &CutId, fence: &Fence) -> Result<()> {
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
         if let Some(known) = self.stored_cut(id)? {
+            if !fence.admits(&known) {
+                return Ok(());
+            }
             if known.state == CutState::Round {
                 return Err(PoolError::Unfinished { id: id.clone(), attempt: known.attempt });
             }

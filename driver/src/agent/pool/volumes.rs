@@ -18,14 +18,14 @@ const LEAST_CAPACITY: Bytes = Bytes::mib(1);
 const IMAGE_UNIT: u64 = 4096;
 
 /// What a new volume is copied from.
-struct Origin<'a> {
+struct Origin {
     tree: PathBuf,
     capacity: Bytes,
     filesystem: Option<Filesystem>,
     /// The live volume, whose filesystem is flushed before the copy.
     live: Option<VolumeId>,
     /// Keeps it from being deleted meanwhile.
-    _claim: Claim<'a>,
+    _claim: Claim,
 }
 
 impl Pool {
@@ -181,7 +181,7 @@ impl Pool {
         Ok(Some(record))
     }
 
-    fn origin(&self, source: &Source) -> Result<Origin<'_>> {
+    fn origin(&self, source: &Source) -> Result<Origin> {
         match source {
             Source::Snapshot(id) => {
                 self.check_own(id, &id.volume.pool)?;
@@ -214,7 +214,7 @@ impl Pool {
     }
 
     /// Makes everything of a volume under its half-made name, durably.
-    fn make_tree(&self, tree: &Path, record: &VolumeRecord, origin: Option<&Origin<'_>>) -> Result<()> {
+    fn make_tree(&self, tree: &Path, record: &VolumeRecord, origin: Option<&Origin>) -> Result<()> {
         let host = &*self.host;
         match origin {
             Some(origin) => self.copy_tree(tree, record.capacity, origin)?,
@@ -229,7 +229,7 @@ impl Pool {
         Ok(())
     }
 
-    fn copy_tree(&self, tree: &Path, capacity: Bytes, origin: &Origin<'_>) -> Result<()> {
+    fn copy_tree(&self, tree: &Path, capacity: Bytes, origin: &Origin) -> Result<()> {
         if let Some(live) = &origin.live {
             self.flush(live)?;
         }
@@ -289,7 +289,7 @@ fn same_or_differs(found: VolumeRecord, new: &NewVolume) -> Result<VolumeRecord>
     }
 }
 
-fn check_size(new: &NewVolume, origin: Option<&Origin<'_>>) -> Result<()> {
+fn check_size(new: &NewVolume, origin: Option<&Origin>) -> Result<()> {
     let (minimum, reason) = match (new.filesystem, origin) {
         (_, Some(origin)) => (origin.capacity, "a copy of its source".to_owned()),
         (Some(filesystem), None) => (filesystem.minimum(), filesystem.to_string()),

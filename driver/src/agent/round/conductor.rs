@@ -1,21 +1,28 @@
-//! Drives the participant machine: events in, deeds out. One thread per round.
+//! Drives the participant machine: events in, deeds out. One conductor per round; its [`Crew`] gives it its thread.
+//!
+//! [`Crew`]: super::crew::Crew
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stillpoint_guard::fault::point;
 use tokio::sync::mpsc as outbound;
+use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 
 use super::RoundContext;
+use super::crew::Inbox;
 use super::hold::Hold;
 use super::member::{Answer, Work};
 use super::prepare::{OpenRequest, Preparation, prepare};
+use crate::agent::pool::Fence;
 use crate::domain::round::participant::{Action, Cause, Deed, Event, Order, State, step};
 use crate::domain::round::{LONGEST_HOLD, Limits};
 use crate::domain::{Code, Fault};
+use crate::observe::holds::{self, Held};
+use crate::observe::metrics::rounds;
 use crate::proto::agent::{RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
@@ -33,15 +40,14 @@ pub enum Input {
     },
     /// The controller is gone.
     StreamEnded,
-    /// A member's thread has done what it was told.
+    /// A member's worker has done what it was told.
     Answer(Answer),
 }
 
 /// One round on this host.
 pub struct Conductor {
     context: Arc<RoundContext>,
-    inputs: Sender<Input>,
-    queue: Receiver<Input>,
+    inbox: Inbox,
     reports: outbound::Sender<Result<RoundReport, Status>>,
     state: State,
     request: Result<OpenRequest, Fault>,
@@ -58,20 +64,22 @@ pub struct Conductor {
     received_us: u64,
     /// The first thing that went wrong, and with which volume.
     fault: Option<(String, Fault)>,
+    /// From before the first freeze to after the last thaw.
+    held: Option<Held<'static>>,
+    /// The round in the log.
+    span: Span,
 }
 
 impl Conductor {
-    /// A conductor that reads `queue` and lets members answer through `inputs`.
+    /// A conductor that lets members answer through `inbox`.
     pub fn new(
         context: Arc<RoundContext>,
-        inputs: Sender<Input>,
-        queue: Receiver<Input>,
+        inbox: Inbox,
         reports: outbound::Sender<Result<RoundReport, Status>>,
     ) -> Self {
         Self {
             context,
-            inputs,
-            queue,
+            inbox,
             reports,
             state: State::Idle,
             request: Err(Fault::invalid("round refused: nothing was opened")),
@@ -83,41 +91,51 @@ impl Conductor {
             deadline: None,
             received_us: 0,
             fault: None,
+            held: None,
+            span: Span::none(),
         }
     }
 
-    /// Runs until nothing is held, nothing is under way and nothing more can come.
-    pub fn run(mut self) {
-        while !self.state.is_final() {
-            let event = match self.caused.pop_front() {
-                Some(event) => Some(event),
-                None => self.wait(),
-            };
-            if let Some(event) = event {
-                self.step(event);
-            }
+    /// Whether nothing is held, nothing is under way and nothing more can come.
+    pub fn is_over(&self) -> bool {
+        self.state.is_final()
+    }
+
+    /// When to call [`Conductor::deadline_passed`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The deadline has passed and nothing else came before.
+    pub fn deadline_passed(&mut self) {
+        self.deadline = None;
+        self.advance(Event::LimitPassed);
+    }
+
+    /// Takes what came next.
+    pub fn take(&mut self, input: Input) {
+        if let Some(event) = self.event(input) {
+            self.advance(event);
         }
     }
 
-    fn wait(&mut self) -> Option<Event> {
-        let input = match self.deadline {
-            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => self.queue.recv_timeout(at.saturating_duration_since(Instant::now())),
-        };
+    fn advance(&mut self, event: Event) {
+        self.step(event);
+        while let Some(event) = self.caused.pop_front() {
+            self.step(event);
+        }
+    }
+
+    fn event(&mut self, input: Input) -> Option<Event> {
         match input {
-            Ok(Input::Order { order, received_us }) => {
+            Input::Order { order, received_us } => {
                 self.received_us = received_us;
                 self.order(order)
             }
-            // `self.inputs` keeps the queue connected, so it never ends by itself.
-            Ok(Input::StreamEnded) | Err(RecvTimeoutError::Disconnected) => Some(Event::StreamEnded),
-            Ok(Input::Answer(answer)) => {
+            Input::StreamEnded => Some(Event::StreamEnded),
+            Input::Answer(answer) => {
                 let quiet = self.hold.as_mut().is_some_and(|hold| hold.take(answer));
                 quiet.then(|| self.complete()).flatten()
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                self.deadline = None;
-                Some(Event::LimitPassed)
             }
         }
     }
@@ -127,6 +145,7 @@ impl Conductor {
             round_order::Order::Open(open) => {
                 self.limits = limits(&open);
                 self.request = OpenRequest::parse(&open);
+                self.span = self.open_span();
                 point("agent.cut.opened");
                 Order::Open
             }
@@ -165,6 +184,8 @@ impl Conductor {
 
     fn begin(&mut self, deed: Deed) {
         self.pending = Some(deed);
+        let _phase = self.span.in_scope(|| tracing::debug_span!("phase", name = phase(deed))).entered();
+        tracing::debug!("begun");
         let begun = match deed {
             Deed::Prepare => self.prepare(),
             Deed::Freeze => self.freeze(),
@@ -191,16 +212,17 @@ impl Conductor {
         let request = self.request.as_ref().map_err(Clone::clone)?;
         prepare(&self.context, request, &mut self.preparation)?;
         let members = std::mem::take(&mut self.preparation.members);
-        let inputs = self.inputs.clone();
+        let inbox = self.inbox.clone();
         let answer = move |answer| {
             // Without a conductor nobody waits for the answer.
-            let _ = inputs.send(Input::Answer(answer));
+            let _ = inbox.put(Input::Answer(answer));
         };
         self.hold = Some(Hold::new(&self.context, members, answer)?);
         Ok(())
     }
 
     fn freeze(&mut self) -> Result<(), Fault> {
+        self.held = Some(holds::process().begin());
         let hard = self.limits.hard;
         self.hold.as_mut().map_or(Ok(()), |hold| hold.freeze(&self.context, hard))
     }
@@ -227,6 +249,17 @@ impl Conductor {
         Some(if self.fault.is_some() { Event::Failed(deed) } else { Event::Done(deed) })
     }
 
+    /// The request id of a round is its attempt: the controller names it, and every host's lines carry it.
+    fn open_span(&self) -> Span {
+        match &self.request {
+            Ok(request) => {
+                let record = &request.record;
+                tracing::info_span!("round", cut = %record.id, request = record.attempt, name = record.name)
+            }
+            Err(_) => tracing::info_span!("round"),
+        }
+    }
+
     fn note_failure(&mut self, work: Work) {
         let failure = self.hold.as_ref().and_then(|hold| hold.failure(work));
         if let (None, Some((member, fault))) = (&self.fault, failure) {
@@ -241,6 +274,8 @@ impl Conductor {
             hold.disarm();
         }
         point("agent.cut.disarmed");
+        // Everybody writes again; so may we.
+        self.held = None;
         for pool in &self.preparation.pools {
             if let Err(error) = pool.settle() {
                 self.fault
@@ -253,9 +288,12 @@ impl Conductor {
         if let Some(hold) = &mut self.hold {
             hold.disarm();
         }
+        self.held = None;
         let Ok(request) = &self.request else { return };
+        // Another attempt under the same name may be why this one failed.
+        let fence = Fence::Attempt(request.record.attempt.clone());
         for pool in &self.preparation.pools {
-            if let Err(error) = pool.void_cut(&request.record.id) {
+            if let Err(error) = pool.void_of(&request.record.id, &fence) {
                 tracing::warn!(cut = %request.record.id, %error, "could not remove what was cut; the next sweep does");
             }
         }
@@ -274,7 +312,10 @@ impl Conductor {
         });
         let report = match deed {
             Deed::Prepare => {
-                let members = hold.members().iter().map(|member| member.prepared.clone()).collect();
+                let members: Vec<_> = hold.members().iter().map(|member| member.prepared.clone()).collect();
+                for flushed in members.iter().filter(|member| member.flush_passes > 0) {
+                    rounds::phase(rounds::Phase::flush, flushed.flush_start_us, flushed.flush_end_us);
+                }
                 round_report::Report::Prepared(round_report::Prepared { members, received_us })
             }
             Deed::Freeze => round_report::Report::Held(round_report::Held {
@@ -294,7 +335,8 @@ impl Conductor {
             Deed::Undo => return,
         };
         if deed == Deed::Release {
-            self.preparation.locks = None;
+            self.preparation.let_go();
+            self.span.in_scope(|| tracing::info!(members = hold.members().len(), "held, cut and released"));
         }
         self.send(report);
     }
@@ -314,7 +356,8 @@ impl Conductor {
         let unknown = || (String::new(), Fault::internal("failed without a reason"));
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
-        self.preparation.locks = None;
+        self.preparation.let_go();
+        self.span.in_scope(|| tracing::warn!(phase, volume = volume_id, "given up: {fault}"));
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
         let phase = phase.to_owned();

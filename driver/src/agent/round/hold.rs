@@ -2,23 +2,24 @@
 //! what was seen.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
 use stillpoint_guard::fault::point;
 
 use super::RoundContext;
-use super::member::{self, Answer, Member, Work};
-use super::watchdog::{Armed, Fired};
+use super::crew::Errands;
+use super::member::{Answer, Grip, Member, Work, Worker};
+use super::raw::{self, RawDevice};
+use super::watchdog::{Armed, Charge, Fired};
 use crate::domain::Fault;
-use crate::host::MountHandle;
+use crate::observe::metrics::rounds;
 use crate::proto::agent::{MemberReleased, MemberSpan};
 
 /// The members of one round on this host, from the moment when they may be held.
 pub struct Hold {
     members: Vec<Member>,
-    workers: Vec<Sender<Work>>,
+    workers: Vec<Errands>,
     guard: Option<Box<dyn Armed>>,
     expedited: Option<Lease>,
     answers: Vec<Answer>,
@@ -28,14 +29,14 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Starts a thread per member; they wait.
+    /// Starts a worker per member; they wait.
     pub fn new(
         context: &RoundContext,
         members: Vec<Member>,
         answer: impl Fn(Answer) + Clone + Send + 'static,
     ) -> Result<Self, Fault> {
         let start = |(index, member): (usize, &Member)| {
-            member::start(index, member, Arc::clone(&context.host), answer.clone())
+            context.crew.employ(Worker::of(index, member, &context.host), Box::new(answer.clone()))
         };
         let workers: Vec<_> = members
             .iter()
@@ -55,11 +56,21 @@ impl Hold {
     /// Arms the guard over all members, then lets them freeze.
     pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
         point("agent.cut.hold-ordered");
-        let mounts: Vec<&dyn MountHandle> =
-            self.members.iter().filter_map(|member| member.mount.as_deref()).collect();
-        if !mounts.is_empty() {
-            self.guard = Some(context.watchdog.arm(&mounts, hard_limit)?);
+        let devices = self.raw_devices();
+        raw::refresh(context, &devices)?;
+        let throttles: Vec<_> = devices.iter().map(|raw| raw.throttle()).collect();
+        let mounts = self.members.iter().filter_map(|member| match &member.grip {
+            Grip::Freeze(mount) => Some(&**mount),
+            Grip::None | Grip::Throttle(_) => None,
+        });
+        let charge =
+            Charge { mounts: mounts.collect(), throttles: throttles.iter().map(|it| &**it).collect() };
+        let freezes = !charge.mounts.is_empty();
+        if freezes || !charge.throttles.is_empty() {
+            self.guard = Some(context.watchdog.arm(&charge, hard_limit)?);
             point("agent.cut.armed");
+        }
+        if freezes {
             // Without the lease a freeze takes longer and is as good.
             self.expedited = context.expedite.as_ref().and_then(|expedite| expedite.lease().ok());
         }
@@ -67,14 +78,25 @@ impl Hold {
         Ok(())
     }
 
+    fn raw_devices(&self) -> Vec<&Arc<RawDevice>> {
+        let raw = self.members.iter().filter_map(|member| match &member.grip {
+            Grip::Throttle(raw) => Some(raw),
+            Grip::None | Grip::Freeze(_) => None,
+        });
+        raw.collect()
+    }
+
     /// Tells all members; each answers once.
     pub fn order(&mut self, work: Work) {
         for (index, worker) in self.workers.iter().enumerate() {
-            if worker.send(work).is_ok() {
+            if worker(work) {
                 self.outstanding += 1;
             } else {
                 let fault = Fault::internal(format!("the thread of {} is gone", self.members[index].volume));
-                self.answers.push(Answer { index, work, start_us: 0, end_us: 0, result: Err(fault) });
+                // Its thread thaws before it ends, but nobody saw it.
+                let stuck = work == Work::Thaw;
+                let answer = Answer { index, work, start_us: 0, end_us: 0, result: Err(fault), stuck };
+                self.answers.push(answer);
             }
         }
     }
@@ -82,8 +104,21 @@ impl Hold {
     /// Takes an answer; true when no other is awaited.
     pub fn take(&mut self, answer: Answer) -> bool {
         self.outstanding = self.outstanding.saturating_sub(1);
+        self.measure(&answer);
         self.answers.push(answer);
         self.is_quiet()
+    }
+
+    /// A member that is not in use is only copied.
+    fn measure(&self, answer: &Answer) {
+        let held = self.members[answer.index].is_held();
+        let phase = match answer.work {
+            Work::Freeze if held => rounds::Phase::freeze,
+            Work::Copy => rounds::Phase::cut,
+            Work::Thaw if held => rounds::Phase::thaw,
+            Work::Freeze | Work::Thaw => return,
+        };
+        rounds::phase(phase, answer.start_us, answer.end_us);
     }
 
     /// Whether no answer is awaited.
@@ -107,11 +142,20 @@ impl Hold {
         self.answers.iter().filter(|answer| answer.work == work).map(of).collect()
     }
 
-    /// After all members were thawed: lets the guard and the grace periods go.
+    /// After all members were thawed: lets the guard and the grace periods go. A member that resists is the guard's:
+    /// it is not disarmed, so it lets go of all of them.
     pub fn disarm(&mut self) {
         self.expedited = None;
-        let fired = self.guard.take().map_or(Fired::No, Armed::disarm);
+        let Some(guard) = self.guard.take() else { return };
+        let resists = self.answers.iter().any(|answer| answer.stuck);
+        let fired = if resists {
+            drop(guard);
+            Fired::Yes("a member could not be let go, so the guard was told to".into())
+        } else {
+            guard.disarm()
+        };
         if let Fired::Yes(why) = fired {
+            rounds::guard_fired();
             self.fired.get_or_insert(why);
         }
     }
@@ -124,14 +168,16 @@ impl Hold {
     /// For each member whether its hold was there until its release. A member that was not in use must still not be.
     pub fn releases(&self, context: &RoundContext) -> Vec<MemberReleased> {
         let thaws = self.answers.iter().filter(|answer| answer.work == Work::Thaw);
-        thaws.map(|answer| self.release(context, answer)).collect()
+        let released: Vec<_> = thaws.map(|answer| self.release(context, answer)).collect();
+        rounds::lapsed(released.iter().filter(|member| !member.clean).count());
+        released
     }
 
     fn release(&self, context: &RoundContext, thaw: &Answer) -> MemberReleased {
         let member = &self.members[thaw.index];
         let why = match (&thaw.result, &self.fired) {
             (Err(fault), _) => Some(fault.message.clone()),
-            (Ok(()), Some(fired)) if member.mount.is_some() => Some(fired.clone()),
+            (Ok(()), Some(fired)) if member.is_held() => Some(fired.clone()),
             (Ok(()), _) if member.is_idle() => came_into_use(context, member),
             (Ok(()), _) => None,
         };

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`conductor`] drives the machine on a thread of its own, [`prepare`] finds out what there is
 //! to hold, [`member`] is one thread per member that freezes, copies and thaws it, [`hold`] what exists while they are held,
-//! [`watchdog`] the guard.
+//! [`raw`] how raw devices are held, [`watchdog`] the guard.
 //!
 //! # Flow
 //! 1. `Open`: lock the members against stage, unstage, expand and delete; look at headroom; write the record with
@@ -17,14 +17,15 @@
 //! A member whose FIFREEZE returns late is thawed by its own thread, because the thaw is already in its queue.
 
 pub mod conductor;
+pub mod crew;
 pub mod hold;
 pub mod member;
 pub mod prepare;
+pub mod raw;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +37,7 @@ use crate::domain::PoolId;
 use crate::host::Host;
 use crate::proto::agent::{RoundOrder, RoundReport};
 use conductor::{Conductor, Input};
+use crew::Crew;
 use stillpoint_guard::expedite::Expedite;
 use watchdog::Watchdog;
 
@@ -54,6 +56,8 @@ pub struct RoundContext {
     pub watchdog: Arc<dyn Watchdog>,
     /// How grace periods are expedited around a hold; `None` where that would hurt or is switched off.
     pub expedite: Option<Expedite>,
+    /// Who runs rounds.
+    pub crew: Arc<dyn Crew>,
     /// Devices (`st_dev`) that must never be held: the agent's own state, its log, the root filesystem.
     pub never_hold: Vec<u64>,
 }
@@ -63,23 +67,25 @@ pub type Reports = ReceiverStream<Result<RoundReport, Status>>;
 
 /// Serves one round. The inbound stream is the lease: when it ends, the round is given up.
 pub fn serve(context: Arc<RoundContext>, mut orders: Streaming<RoundOrder>) -> Result<Reports, Status> {
-    let (inputs, queue) = mpsc::channel();
     let (reports, outbound) = tokio::sync::mpsc::channel(REPORTS);
-    let conductor = Conductor::new(Arc::clone(&context), inputs.clone(), queue, reports);
-    std::thread::Builder::new()
-        .name("round".into())
-        .spawn(move || conductor.run())
+    let own = Arc::clone(&context);
+    let inbox = context
+        .crew
+        .conduct(Box::new(move |inbox| Conductor::new(own, inbox, reports)))
         .map_err(|error| Status::unavailable(format!("cannot start a thread for the round: {error}")))?;
     tokio::spawn(async move {
         while let Some(Ok(order)) = orders.next().await {
             let received_us = context.host.monotonic_us();
-            if inputs.send(Input::Order { order, received_us }).is_err() {
+            if !inbox.put(Input::Order { order, received_us }) {
                 return;
             }
         }
         // An error of the stream is its end: nobody holds for a controller that cannot be heard. A conductor that
         // is gone has nothing to give up.
-        let _ = inputs.send(Input::StreamEnded);
+        let _ = inbox.put(Input::StreamEnded);
     });
     Ok(ReceiverStream::new(outbound))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use stillpoint_guard::fault::point;
 
 use super::RoundContext;
-use super::member::Member;
+use super::member::{Grip, Member};
+use super::raw;
 use crate::agent::locks::{Guard, Purpose};
-use crate::agent::pool::{MemberPaths, Pool};
+use crate::agent::pool::{MemberPaths, Pool, TrashPause};
 use crate::domain::record::CutRecord;
 use crate::domain::{CutId, Fault, PoolId, SnapshotId, VolumeId};
-use crate::host::{LoopDevice, MountHandle, Mounted};
+use crate::host::{self, LoopDevice, MountHandle, Mounted};
 use crate::proto::agent::{MemberKind, MemberPrepared, round_order};
 
 /// A flush this short says that what is dirty will not delay the freeze.
@@ -29,6 +30,16 @@ pub struct Preparation {
     pub locks: Option<Guard>,
     /// Pools on which this round has begun to write.
     pub pools: Vec<Arc<Pool>>,
+    /// Their cleaners wait: removing subvolumes triples the window.
+    pauses: Vec<TrashPause>,
+}
+
+impl Preparation {
+    /// Nothing of the round is left: others may have the volumes, and the cleaners go on.
+    pub fn let_go(&mut self) {
+        self.locks = None;
+        self.pauses.clear();
+    }
 }
 
 /// A request to open a round, parsed.
@@ -86,14 +97,21 @@ pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Prepara
         Some(context.locks.try_lock_all(&request.volumes, Purpose::Round(request.record.id.clone()))?);
     point("agent.cut.locked");
     let mounts = context.host.mounts().map_err(|error| Fault::internal(error.to_string()))?;
+    let mut found = Vec::new();
     for (id, volumes) in by_pool(&request.volumes) {
         let pool = context
             .pools
             .get(id)
             .ok_or_else(|| Fault::not_found(format!("pool {id} is not on this host")))?;
-        let found: Vec<Found> =
+        into.pauses.push(pool.pause_trash());
+        let members: Vec<Found> =
             volumes.iter().map(|volume| find(context, pool, volume, &mounts)).collect::<Result<_, _>>()?;
-        refuse_what_cannot_be_held(request, &found)?;
+        found.push((pool, members));
+    }
+    if request.record.members.len() > 1 {
+        hold_raw_devices(context, found.iter_mut().flat_map(|(_, members)| members))?;
+    }
+    for (pool, found) in found {
         into.pools.push(Arc::clone(pool));
         let paths = pool.prepare_cut(&request.record)?;
         point("agent.cut.recorded");
@@ -124,28 +142,46 @@ fn by_pool(volumes: &[VolumeId]) -> BTreeMap<&PoolId, Vec<VolumeId>> {
 /// How a member is used on this host.
 struct Found {
     volume: VolumeId,
-    kind: MemberKind,
-    mount: Option<Arc<dyn MountHandle>>,
+    usage: Usage,
+}
+
+enum Usage {
+    Idle,
+    Mounted(Arc<dyn MountHandle>),
+    /// A raw device that is in use and is not held.
+    Raw(LoopDevice),
+    HeldRaw(Arc<raw::RawDevice>),
 }
 
 impl Found {
     fn into_member(self, pool: &Arc<Pool>, paths: MemberPaths) -> Member {
+        let (kind, grip) = match self.usage {
+            Usage::Idle => (MemberKind::Idle, Grip::None),
+            Usage::Mounted(mount) => (MemberKind::Filesystem, Grip::Freeze(mount)),
+            Usage::Raw(_) => (MemberKind::Block, Grip::None),
+            Usage::HeldRaw(raw) => (MemberKind::BlockHeld, Grip::Throttle(raw)),
+        };
         let prepared = MemberPrepared {
             volume_id: self.volume.to_string(),
-            kind: self.kind.into(),
+            kind: kind.into(),
             ..MemberPrepared::default()
         };
-        Member { volume: self.volume, mount: self.mount, pool: Arc::clone(pool), paths, prepared }
+        Member { volume: self.volume, grip, pool: Arc::clone(pool), paths, prepared }
     }
 }
 
 fn find(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mounted]) -> Result<Found, Fault> {
     pool.volume(volume)?;
+    let usage = usage(context, pool, volume, mounts)?;
+    Ok(Found { volume: volume.clone(), usage })
+}
+
+fn usage(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mounted]) -> Result<Usage, Fault> {
     let kernel = |error: crate::host::HostError| Fault::internal(format!("volume {volume}: {error}"));
     let devices = context.host.attached(&pool.image(volume)?).map_err(kernel)?;
     let writable: Vec<&LoopDevice> = devices.iter().filter(|device| !device.read_only).collect();
     let Some(device) = writable.first() else {
-        return Ok(Found { volume: volume.clone(), kind: MemberKind::Idle, mount: None });
+        return Ok(Usage::Idle);
     };
     if writable.len() > 1 {
         return Err(Fault::precondition(format!(
@@ -154,11 +190,11 @@ fn find(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mounte
         )));
     }
     let Some(mounted) = mounts.iter().find(|mounted| mounted.device == device.device) else {
-        return Ok(Found { volume: volume.clone(), kind: MemberKind::Block, mount: None });
+        return Ok(Usage::Raw((*device).clone()));
     };
     let mount = context.host.open_mount(&mounted.target).map_err(kernel)?;
     check_device(context, volume, device, mount.as_ref())?;
-    Ok(Found { volume: volume.clone(), kind: MemberKind::Filesystem, mount: Some(mount.into()) })
+    Ok(Usage::Mounted(mount.into()))
 }
 
 /// The mount may have gone between look-up and open; then the directory below it was opened, on another device.
@@ -183,32 +219,50 @@ fn check_device(
 }
 
 /// A raw device that is in use has no filesystem to freeze. Alone it is still cut at one instant (the snapshot of the
-/// image is atomic); in a group it would have to be held.
-fn refuse_what_cannot_be_held(request: &OpenRequest, found: &[Found]) -> Result<(), Fault> {
-    let in_a_group = request.record.members.len() > 1;
-    match found.iter().find(|found| found.kind == MemberKind::Block) {
-        Some(block) if in_a_group => Err(Fault::precondition(format!(
-            "volume {} is a raw block device in use: its writes cannot be held, so it cannot be part of a consistent \
-             group; unpublish it, use a filesystem volume, or snapshot it alone",
-            block.volume
-        ))),
-        Some(_) | None => Ok(()),
+/// image is atomic); in a group its users are held, or the group is refused.
+fn hold_raw_devices<'a>(
+    context: &RoundContext,
+    members: impl Iterator<Item = &'a mut Found>,
+) -> Result<(), Fault> {
+    let raw: Vec<&mut Found> = members.filter(|found| matches!(found.usage, Usage::Raw(_))).collect();
+    let device = |found: &&mut Found| match &found.usage {
+        Usage::Raw(device) => Some((found.volume.clone(), device.clone())),
+        Usage::Idle | Usage::Mounted(_) | Usage::HeldRaw(_) => None,
+    };
+    let mut held = raw::look_up(context, raw.iter().filter_map(device).collect())?;
+    for found in raw {
+        if let Some(device) = held.remove(&found.volume) {
+            found.usage = Usage::HeldRaw(device);
+        }
+    }
+    Ok(())
+}
+
+/// Writes out what is dirty in a member, while its users go on.
+fn sync(grip: &Grip) -> Option<host::Result<()>> {
+    match grip {
+        Grip::None => None,
+        Grip::Freeze(mount) => Some(mount.sync()),
+        Grip::Throttle(raw) => Some(raw.throttle().sync()),
     }
 }
 
-/// Flushes all mounted members at once until a pass is short. Writers go on, so this shortens the freeze under
+/// Flushes all members in use at once until a pass is short. Writers go on, so this shortens the freeze under
 /// buffered load; under fsync-bound load the first pass is short already. A flush that fails is found out by the freeze.
 fn flush(context: &RoundContext, members: &mut [Member]) {
     std::thread::scope(|scope| {
         for member in members {
-            let Some(mount) = member.mount.clone() else { continue };
+            if !member.is_held() {
+                continue;
+            }
+            let grip = member.grip.clone();
             let prepared = &mut member.prepared;
             scope.spawn(move || {
                 prepared.flush_start_us = context.host.monotonic_us();
                 prepared.flush_end_us = prepared.flush_start_us;
                 while prepared.flush_passes < PASSES_MAX {
                     let before = prepared.flush_end_us;
-                    let result = mount.sync();
+                    let Some(result) = sync(&grip) else { break };
                     prepared.flush_end_us = context.host.monotonic_us();
                     prepared.flush_passes += 1;
                     if result.is_err() || prepared.flush_end_us - before < QUIET_US {

@@ -6,12 +6,20 @@ use std::time::Duration;
 use stillpoint_guard::client;
 
 use crate::domain::Fault;
-use crate::host::MountHandle;
+use crate::host::{MountHandle, ThrottleHandle};
 
-/// Thaws when the agent cannot.
+/// What is about to be held.
+pub struct Charge<'a> {
+    /// Filesystems.
+    pub mounts: Vec<&'a dyn MountHandle>,
+    /// Raw devices.
+    pub throttles: Vec<&'a dyn ThrottleHandle>,
+}
+
+/// Lets go when the agent cannot.
 pub trait Watchdog: Send + Sync {
-    /// Guards these mounts from now on. Without it nothing is frozen.
-    fn arm(&self, mounts: &[&dyn MountHandle], limit: Duration) -> Result<Box<dyn Armed>, Fault>;
+    /// Guards these from now on. Without it nothing is held.
+    fn arm(&self, charge: &Charge<'_>, limit: Duration) -> Result<Box<dyn Armed>, Fault>;
 }
 
 /// A hold under guard; dropping it without [`Armed::disarm`] has the guard thaw at once.
@@ -37,9 +45,10 @@ pub struct GuardProcess {
 }
 
 impl Watchdog for GuardProcess {
-    fn arm(&self, mounts: &[&dyn MountHandle], limit: Duration) -> Result<Box<dyn Armed>, Fault> {
-        let descriptors: Vec<_> = mounts.iter().filter_map(|mount| mount.descriptor()).collect();
-        let armed = client::Armed::new(&self.socket, &descriptors, limit)
+    fn arm(&self, charge: &Charge<'_>, limit: Duration) -> Result<Box<dyn Armed>, Fault> {
+        let mounts: Vec<_> = charge.mounts.iter().filter_map(|mount| mount.descriptor()).collect();
+        let throttles: Vec<_> = charge.throttles.iter().filter_map(|throttle| throttle.limits()).collect();
+        let armed = client::Armed::new(&self.socket, &mounts, &throttles, limit)
             .map_err(|error| Fault::unavailable(error.to_string()))?;
         Ok(Box::new(armed))
     }
@@ -49,7 +58,7 @@ impl Armed for client::Armed {
     fn disarm(self: Box<Self>) -> Fired {
         match client::Armed::disarm(*self) {
             Ok(client::Outcome::Quiet) => Fired::No,
-            Ok(client::Outcome::Fired) => Fired::Yes("the guard thawed because its limit had passed".into()),
+            Ok(client::Outcome::Fired) => Fired::Yes("the guard let go because its limit had passed".into()),
             Err(error) => Fired::Yes(error.to_string()),
         }
     }
@@ -60,10 +69,12 @@ impl Armed for client::Armed {
 pub struct NothingOutlivesUs;
 
 impl Watchdog for NothingOutlivesUs {
-    fn arm(&self, mounts: &[&dyn MountHandle], _limit: Duration) -> Result<Box<dyn Armed>, Fault> {
-        if mounts.iter().any(|mount| mount.descriptor().is_some()) {
+    fn arm(&self, charge: &Charge<'_>, _limit: Duration) -> Result<Box<dyn Armed>, Fault> {
+        let of_the_kernel = charge.mounts.iter().any(|mount| mount.descriptor().is_some())
+            || charge.throttles.iter().any(|throttle| throttle.limits().is_some());
+        if of_the_kernel {
             return Err(Fault::precondition(
-                "a filesystem of the kernel would be frozen without a guard; set guardSocket in the agent's configuration",
+                "a volume of the kernel would be held without a guard; set guardSocket in the agent's configuration",
             ));
         }
         Ok(Box::new(Self))

@@ -49,6 +49,7 @@ fn config(directory: &Path, listen: SocketAddr) -> AgentConfig {
         csi_socket: Some(directory.join("csi.sock")),
         guard_socket: None,
         expedite: Expediting::Auto,
+        metrics_listen: None,
         kernel: Kernel::Memory,
     }
 }
@@ -70,7 +71,9 @@ impl Running {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
             agent
-                .serve(Listeners { api, csi }, acceptor::fixed(credentials), async { drop(stopped.await) })
+                .serve(Listeners { api, csi, metrics: None }, acceptor::fixed(credentials), async {
+                    drop(stopped.await)
+                })
                 .await
         });
         let controller = Credentials::of_controller(&files(directory.path(), "controller")).unwrap();
@@ -173,8 +176,8 @@ async fn cut_records_live_over_the_wire() {
     let volume = running.volume("data").await;
     let record = record(&volume);
     for _ in 0..2 {
-        agent.void(&record.id).await.unwrap();
-        agent.delete_cut(&record.id).await.unwrap();
+        agent.void(&record.id, &record.attempt).await.unwrap();
+        agent.delete_cut(&record.id, &record.attempt).await.unwrap();
     }
     assert_eq!(agent.cut(&record.id).await, Ok(None));
     assert_eq!(agent.find_cut(CutKind::Single, &NameHash::of("nightly")).await, Ok(None));

@@ -1,5 +1,7 @@
 //! A cut from the moment when all hosts are prepared to its seal.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
@@ -11,12 +13,14 @@ use crate::controller::lanes;
 use crate::controller::round::Round;
 use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
-use crate::domain::{CutId, Fault, Level};
+use crate::domain::{Fault, Level};
+use crate::observe::metrics;
 
 /// A prepared cut. Dropping it without [`OpenCut::seal`] gives it up: hosts let go, and what was cut is removed.
 pub struct OpenCut {
     record: CutRecord,
     base: Instant,
+    wall_clock: fn() -> Timestamp,
     /// `None` once it was sealed or given up.
     live: Option<Live>,
 }
@@ -43,8 +47,13 @@ pub struct Taken {
 }
 
 impl OpenCut {
-    pub(super) fn new(record: CutRecord, agents: Vec<Agent>, base: Instant, busy: BusyName) -> Self {
-        Self { record, base, live: Some(Live { agents, rounds: Vec::new(), _busy: busy }) }
+    pub(super) fn new(
+        record: CutRecord,
+        agents: Vec<Agent>,
+        (base, wall_clock): (Instant, fn() -> Timestamp),
+        busy: BusyName,
+    ) -> Self {
+        Self { record, base, wall_clock, live: Some(Live { agents, rounds: Vec::new(), _busy: busy }) }
     }
 
     pub(super) fn add(&mut self, round: Round) {
@@ -62,7 +71,7 @@ impl OpenCut {
     pub async fn cut(&mut self) -> Result<Taken, Fault> {
         let live = self.live.as_mut().ok_or_else(given_up)?;
         let zero_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let hold_requested_at = Timestamp::now();
+        let hold_requested_at = (self.wall_clock)();
         for round in &mut live.rounds {
             if let Err(fault) = round.cut().await {
                 return Err(self.give_up(fault).await);
@@ -73,6 +82,10 @@ impl OpenCut {
         let views: Vec<_> = live.rounds.iter().flat_map(Round::views).collect();
         let (level, reasons) = lanes::level(&views, one_instant);
         let timeline = lanes::timeline(live.rounds.iter().flat_map(|round| round.lanes(zero_us)).collect());
+        metrics::cuts::taken(
+            Duration::from_micros(timeline.window_us),
+            Duration::from_micros(timeline.skew_us),
+        );
         self.record.cut_at = hold_requested_at;
         self.record.timeline = Some(timeline.clone());
         Ok(Taken { level, reasons, timeline, hold_requested_at })
@@ -91,7 +104,16 @@ impl OpenCut {
         self.record.level = level;
         self.record.reasons = reasons;
         point("controller.seal.begun");
-        live.seal(&self.record).await?;
+        live.seal(&self.record).await.inspect_err(|_| metrics::cuts::undecided())?;
+        metrics::cuts::sealed();
+        tracing::info!(
+            cut = %self.record.id,
+            request = self.record.attempt,
+            name = self.record.name,
+            %level,
+            window_us = self.record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),
+            "sealed"
+        );
         point("controller.seal.sealed");
         Ok(self.record.clone())
     }
@@ -99,7 +121,7 @@ impl OpenCut {
     /// Lets go everywhere and removes what was cut. Gives back what to tell the caller.
     pub async fn give_up(&mut self, fault: Fault) -> Fault {
         match self.live.take() {
-            Some(live) => live.give_up(&self.record.id, fault).await,
+            Some(live) => live.give_up(&self.record, fault).await,
             None => fault,
         }
     }
@@ -110,8 +132,9 @@ impl Drop for OpenCut {
         let (Some(live), Ok(runtime)) = (self.live.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let id = self.record.id.clone();
-        runtime.spawn(async move { live.give_up(&id, given_up()).await });
+        metrics::cuts::void(metrics::cuts::Reason::given_up);
+        let record = self.record.clone();
+        runtime.spawn(async move { live.give_up(&record, given_up()).await });
     }
 }
 
@@ -136,14 +159,15 @@ impl Live {
         Ok(())
     }
 
-    async fn give_up(mut self, id: &CutId, fault: Fault) -> Fault {
+    /// This attempt is nobody else's to seal, so the order of hosts does not matter.
+    async fn give_up(mut self, record: &CutRecord, fault: Fault) -> Fault {
         for round in &mut self.rounds {
             round.close().await;
         }
         let mut voids = JoinSet::new();
         for agent in self.agents {
-            let id = id.clone();
-            voids.spawn(async move { agent.void(&id).await });
+            let (id, attempt) = (record.id.clone(), record.attempt.clone());
+            voids.spawn(async move { agent.void(&id, &attempt).await });
         }
         let left: Vec<String> =
             voids.join_all().await.into_iter().filter_map(Result::err).map(|fault| fault.message).collect();

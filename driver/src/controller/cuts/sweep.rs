@@ -53,7 +53,7 @@ impl Cuts {
             }
             answered.insert(agent.host().clone(), agent);
         }
-        let oldest = Timestamp::now().saturating_sub(grace).unwrap_or(Timestamp::MIN);
+        let oldest = (self.wall_clock)().saturating_sub(grace).unwrap_or(Timestamp::MIN);
         for (id, cut) in known {
             let Some(any) = cut.records.values().next() else { continue };
             let Ok(_busy) = self.make_busy(any.id.kind, &any.name) else { continue };

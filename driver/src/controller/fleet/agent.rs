@@ -9,11 +9,13 @@ use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 use super::Homes;
+use crate::domain::blocks::WalkOrder;
 use crate::domain::record::CutRecord;
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, VolumeId, VolumeInfo,
 };
 use crate::proto::agent::agent_client::AgentClient;
+use crate::proto::agent::blocks_client::BlocksClient;
 use crate::proto::agent::{self as proto, RoundOrder, RoundReport};
 use crate::wire::{convert, fault_of};
 
@@ -29,13 +31,15 @@ const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 pub struct Agent {
     host: HostName,
     client: AgentClient<Channel>,
+    blocks: BlocksClient<Channel>,
     homes: Homes,
 }
 
 impl Agent {
     pub(super) fn new(host: HostName, channel: Channel, homes: Homes) -> Self {
+        let blocks = BlocksClient::new(channel.clone());
         let client = AgentClient::new(channel).max_decoding_message_size(ANSWER_LIMIT_BYTES);
-        Self { host, client, homes }
+        Self { host, client, blocks, homes }
     }
 
     /// Its host.
@@ -121,10 +125,10 @@ impl Agent {
         self.ask(CHANGE_LIMIT, client.seal(request)).await.map(drop)
     }
 
-    /// Removes everything of an unsealed cut. Idempotent.
-    pub async fn void(&self, id: &CutId) -> Result<(), Fault> {
+    /// Removes everything of an unsealed attempt at a cut; another attempt is left alone. Idempotent.
+    pub async fn void(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::VoidRequest { cut_id: id.to_string() };
+        let request = proto::VoidRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
         self.ask(CHANGE_LIMIT, client.void(request)).await.map(drop)
     }
 
@@ -153,11 +157,17 @@ impl Agent {
         self.read(answer.cuts.into_iter().map(convert::cut_from_proto).collect())
     }
 
-    /// Removes the host's snapshots of a cut, then its record. Idempotent.
-    pub async fn delete_cut(&self, id: &CutId) -> Result<(), Fault> {
+    /// Removes the host's snapshots of a sealed cut, then its record; another attempt is left alone. Idempotent.
+    pub async fn delete_cut(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::DeleteCutRequest { cut_id: id.to_string() };
+        let request = proto::DeleteCutRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
         self.ask(CHANGE_LIMIT, client.delete_cut(request)).await.map(drop)
+    }
+
+    /// Begins a walk over the blocks of a snapshot. It is complete only if its last message says so.
+    pub async fn walk(&self, order: &WalkOrder) -> Result<Streaming<proto::WalkPage>, Fault> {
+        let mut client = self.blocks.clone();
+        self.ask(LOOK_LIMIT, client.walk(convert::walk_order_to_proto(order))).await
     }
 
     /// Waits for an answer, but not for ever.
@@ -185,7 +195,8 @@ impl Agent {
         outcome.map_err(|fault| self.named(fault))
     }
 
-    fn named(&self, fault: Fault) -> Fault {
+    /// Says which host a fault is of.
+    pub fn named(&self, fault: Fault) -> Fault {
         fault.context(format_args!("host {}", self.host))
     }
 }

@@ -74,6 +74,8 @@ fn the_level_falls_with_a_raw_device_in_use_and_without_the_barrier() {
     assert_eq!(of(MemberKind::Filesystem, true), (Level::Filesystem, vec![]));
     assert_eq!(of(MemberKind::Idle, true), (Level::Filesystem, vec![]));
     assert_eq!(of(MemberKind::Block, true).0, Level::Crash);
+    assert_eq!(of(MemberKind::BlockHeld, true).0, Level::Group, "at one instant, not flushed by its user");
+    assert_eq!(of(MemberKind::BlockHeld, false).0, Level::Crash);
     assert_eq!(of(MemberKind::Filesystem, false).0, Level::Crash);
     assert!(of(MemberKind::Block, true).1[0].contains("raw block device"));
 }

@@ -1,6 +1,7 @@
 //! CSI requests to domain requests. Everything that can be wrong with a request by itself is found here and named;
 //! secrets stop here: no domain request has any.
 
+mod blocks;
 mod capability;
 mod node;
 mod parameters;
@@ -8,6 +9,7 @@ mod snapshots;
 mod topology;
 mod volumes;
 
+pub use blocks::{BlocksOrder, allocated_order, delta_order};
 pub use capability::{CapabilityError, capability};
 pub use node::{NodePath, expand_node, publish, stage, stats, unpublish, unstage};
 pub use parameters::class_parameters;

@@ -1,4 +1,5 @@
 //! The services over real sockets, with hosts, cuts and mounts in memory.
 
+mod metadata;
 mod model;
 mod services;

@@ -1,6 +1,6 @@
 //! Cuts and a host's volumes in memory, over the controller's model of hosts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,11 +13,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::controller::blocks::{Blocks, Page, Walk};
 use crate::controller::placement::Policy;
 use crate::controller::volumes::model::{Model, host};
 use crate::controller::volumes::{Hosts, Snapshots, Volumes};
 use crate::csi::ports::{Asked, Cutting, NodeWork};
 use crate::csi::{serve_controller, serve_node, socket};
+use crate::domain::blocks::WalkOrder;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{Bytes, Code, CutId, CutKind, Fault, Level, SnapshotId, VolumeId};
@@ -201,10 +203,67 @@ impl NodeWork for ModelNode {
     }
 }
 
+/// What a walk over blocks does.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// Pages in order.
+    pub pages: Vec<Page>,
+    /// What comes after them.
+    pub end: ScriptEnd,
+}
+
+/// What comes after the pages.
+#[derive(Debug, Clone, Default)]
+pub enum ScriptEnd {
+    /// The walk is complete.
+    #[default]
+    Complete,
+    /// It fails.
+    Fault(Fault),
+    /// Its task dies.
+    Panic,
+}
+
+/// Blocks as a script says; whoever asks gets all of it, from wherever.
+#[derive(Default)]
+pub struct ModelBlocks {
+    /// The script.
+    pub script: Mutex<Script>,
+    /// What was asked.
+    pub asked: Mutex<Vec<WalkOrder>>,
+}
+
+#[async_trait]
+impl Blocks for ModelBlocks {
+    async fn walk(&self, order: &WalkOrder) -> Result<Box<dyn Walk>, Fault> {
+        self.asked.lock().unwrap().push(order.clone());
+        let script = self.script.lock().unwrap().clone();
+        Ok(Box::new(ScriptedWalk { pages: script.pages.into(), end: script.end }))
+    }
+}
+
+struct ScriptedWalk {
+    pages: VecDeque<Page>,
+    end: ScriptEnd,
+}
+
+#[async_trait]
+impl Walk for ScriptedWalk {
+    async fn next(&mut self) -> Result<Option<Page>, Fault> {
+        match (self.pages.pop_front(), &self.end) {
+            (Some(page), _) => Ok(Some(page)),
+            (None, ScriptEnd::Complete) => Ok(None),
+            (None, ScriptEnd::Fault(fault)) => Err(fault.clone()),
+            (None, ScriptEnd::Panic) => panic!("on purpose"),
+        }
+    }
+}
+
 /// A controller and the node service of host a, served on sockets in a directory of their own.
 pub struct World {
     pub hosts: Arc<Model>,
     pub cuts: Arc<ModelCuts>,
+    pub blocks: Arc<ModelBlocks>,
     pub directory: tempfile::TempDir,
     pub controller: Channel,
     pub node: Channel,
@@ -217,6 +276,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let hosts = Arc::new(Model::three());
         let cuts = Arc::new(ModelCuts { hosts: hosts.clone(), ..ModelCuts::default() });
+        let blocks = Arc::new(ModelBlocks::default());
         let policy = Policy { without_topology: Some(host("a")) };
         let volumes = Arc::new(Volumes::new(hosts.clone(), cuts.clone(), policy));
         let work = Arc::new(ModelNode {
@@ -226,7 +286,8 @@ impl World {
         });
         let (stop_controller, stopped) = oneshot::channel::<()>();
         let listener = socket::bind(&directory.path().join("controller.sock")).unwrap();
-        let serving = serve_controller(listener, volumes, cuts.clone(), async { drop(stopped.await) });
+        let serving =
+            serve_controller(listener, volumes, cuts.clone(), blocks.clone(), async { drop(stopped.await) });
         let controller_task = tokio::spawn(async { serving.await.unwrap() });
         let (stop_node, stopped) = oneshot::channel::<()>();
         let listener = socket::bind(&directory.path().join("node.sock")).unwrap();
@@ -237,6 +298,7 @@ impl World {
             node: connect(&directory.path().join("node.sock")).await,
             hosts,
             cuts,
+            blocks,
             directory,
             stop: vec![stop_controller, stop_node],
             servers: vec![controller_task, node_task],

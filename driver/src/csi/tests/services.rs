@@ -64,7 +64,7 @@ async fn both_sockets_say_who_they_are_and_stop_in_order() {
         assert_eq!(info.name, DRIVER_NAME);
         assert!(info.name.ends_with(|c: char| c.is_ascii_alphabetic()));
         let capabilities = client.get_plugin_capabilities(v1::GetPluginCapabilitiesRequest {}).await;
-        assert_eq!(capabilities.unwrap().into_inner().capabilities.len(), 4);
+        assert_eq!(capabilities.unwrap().into_inner().capabilities.len(), 5);
         let probe = client.probe(v1::ProbeRequest {}).await.unwrap().into_inner();
         assert_eq!(probe.ready, Some(true));
     }

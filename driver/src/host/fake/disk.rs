@@ -13,6 +13,7 @@ pub(super) type Errno = i32;
 const ROOT: u64 = 1;
 /// Contents of images are kept per block.
 pub(super) const BLOCK: u64 = 4096;
+pub(super) const BLOCK_LENGTH: usize = 4096;
 
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
@@ -57,9 +58,11 @@ pub(super) struct Content {
     blocks: BTreeMap<u64, Block>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Block {
     content: u64,
+    /// Of a block that was written byte by byte; else `content` stands for all of it.
+    bytes: Option<Arc<[u8]>>,
     /// Identity of the physical block.
     id: u64,
 }
@@ -75,6 +78,11 @@ impl Content {
 
     pub(super) fn allocated(&self) -> u64 {
         self.blocks.len() as u64 * BLOCK + self.bytes.len() as u64
+    }
+
+    /// Blocks from this one on, with what identifies where they are.
+    pub(super) fn addresses(&self, from: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.blocks.range(from..).map(|(block, found)| (*block, found.id * BLOCK))
     }
 
     /// Runs of blocks that lie beside each other.
@@ -242,6 +250,36 @@ impl Disk {
     }
 
     pub(super) fn write_block(&mut self, inode: u64, block: u64, content: u64) -> Result<(), Errno> {
+        self.put_block(inode, block, content, None)
+    }
+
+    /// Writes a whole block as it is.
+    pub(super) fn write_bytes(&mut self, inode: u64, block: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let first = bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
+        let is_uniform = bytes.chunks(8).all(|word| word == first.to_be_bytes());
+        self.put_block(inode, block, first, (!is_uniform).then(|| bytes.into()))
+    }
+
+    /// A whole block as bytes; zeros where nothing was written.
+    pub(super) fn read_bytes(&self, inode: u64, block: u64) -> Vec<u8> {
+        let found = match self.live.get(&inode) {
+            Some(Node::File(file)) => file.blocks.get(&block),
+            _ => None,
+        };
+        match found {
+            Some(Block { bytes: Some(bytes), .. }) => bytes.to_vec(),
+            Some(block) => block.content.to_be_bytes().repeat(BLOCK_LENGTH / 8),
+            None => vec![0; BLOCK_LENGTH],
+        }
+    }
+
+    fn put_block(
+        &mut self,
+        inode: u64,
+        block: u64,
+        content: u64,
+        bytes: Option<Arc<[u8]>>,
+    ) -> Result<(), Errno> {
         let shared = match self.live.get(&inode) {
             Some(Node::File(file)) if (block + 1) * BLOCK > file.size => return Err(libc::EIO),
             Some(Node::File(file)) => {
@@ -255,7 +293,7 @@ impl Disk {
         let id = self.next_block;
         self.next_block += 1;
         if let Some(Node::File(file)) = self.live.get_mut(&inode) {
-            file.blocks.insert(block, Block { content, id });
+            file.blocks.insert(block, Block { content, bytes, id });
         }
         Ok(())
     }

@@ -101,6 +101,62 @@ pub struct Fiemap {
     pub reserved: u32,
 }
 
+/// The head of a `struct fiemap`, in words of eight bytes, as the kernel reads it.
+pub const FIEMAP_HEAD_WORDS: usize = size_of::<Fiemap>() / size_of::<u64>();
+/// What is dirty is written out first.
+const FIEMAP_FLAG_SYNC: u64 = 1;
+
+/// The head of a call that wants the map from `start` on and has room for so many extents.
+pub fn fiemap_head(start: u64, room: usize) -> [u64; FIEMAP_HEAD_WORDS] {
+    // Two fields of 32 bits share a word: flags and mapped_extents, then extent_count and reserved.
+    let first = if cfg!(target_endian = "big") { 32 } else { 0 };
+    let room = u64::try_from(room).unwrap_or_default();
+    [start, u64::MAX - start, FIEMAP_FLAG_SYNC << first, room << first]
+}
+
+/// How many extents the kernel has filled in.
+pub fn fiemap_mapped(words: &[u64]) -> usize {
+    let shift = if cfg!(target_endian = "big") { 0 } else { 32 };
+    words.get(2).map_or(0, |word| usize::try_from((word >> shift) & 0xffff_ffff).unwrap_or_default())
+}
+
+/// `struct fiemap_extent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FiemapExtent {
+    pub logical: u64,
+    pub physical: u64,
+    pub length: u64,
+    flags: u32,
+}
+
+impl FiemapExtent {
+    pub const WORDS: usize = 7;
+    const LAST: u32 = 0x1;
+    const UNWRITTEN: u32 = 0x800;
+    /// UNKNOWN, DELALLOC, ENCODED, DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL.
+    const NO_ADDRESS: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;
+
+    pub fn of_words(words: &[u64]) -> Option<Self> {
+        let [logical, physical, length, _, _, flags, _] = *words else { return None };
+        let shift = if cfg!(target_endian = "big") { 32 } else { 0 };
+        let flags = u32::try_from((flags >> shift) & 0xffff_ffff).unwrap_or_default();
+        Some(Self { logical, physical, length, flags })
+    }
+
+    pub const fn is_last(&self) -> bool {
+        self.flags & Self::LAST != 0
+    }
+
+    pub const fn is_unwritten(&self) -> bool {
+        self.flags & Self::UNWRITTEN != 0
+    }
+
+    /// Its physical address says nothing about its data.
+    pub const fn has_no_address(&self) -> bool {
+        self.flags & Self::NO_ADDRESS != 0
+    }
+}
+
 /// `struct loop_info64`.
 #[repr(C)]
 pub struct LoopInfo {

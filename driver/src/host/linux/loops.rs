@@ -89,12 +89,19 @@ impl Loops for LinuxHost {
     /// Sectors in the upper 48 bits, writes in flight in the lower 16: only equality of two readings means
     /// something. A write that was in flight at the first reading and done at the second shows.
     fn writes(&self, device: &Path) -> Result<u64> {
-        let name = device.file_name().unwrap_or_default();
-        let directory = Path::new("/sys/block").join(name);
-        let done = field(&directory.join("stat"), 6)?;
-        let under_way = field(&directory.join("inflight"), 1)?;
-        Ok((done << 16) | under_way.min(0xffff))
+        let stat = directory(device).join("stat");
+        let done = field(&stat, 6)?.wrapping_add(field(&stat, 13)?);
+        Ok((done << 16) | writes_in_flight(device)?.min(0xffff))
     }
+}
+
+/// Writes and discards that the device has been given and has not done yet.
+pub(super) fn writes_in_flight(device: &Path) -> Result<u64> {
+    field(&directory(device).join("inflight"), 1)
+}
+
+fn directory(device: &Path) -> PathBuf {
+    Path::new("/sys/block").join(device.file_name().unwrap_or_default())
 }
 
 /// `LOOP_CLR_FD`; the answer is the device's number, `None` when there was nothing to detach.

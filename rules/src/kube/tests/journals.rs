@@ -182,35 +182,3 @@ fn the_name_of_a_run_is_readable_and_tells_snapshots_of_the_same_name_apart() {
     owner.name = "x".repeat(253);
     assert!(run_object_name(&owner).len() <= 253);
 }
-
-#[tokio::test]
-#[ignore = "needs an API server with deploy/crds: KUBECONFIG=path cargo test -p stillpoint-rules --features kube-fake -- --ignored"]
-async fn a_real_api_server_keeps_a_run_as_it_was_written() {
-    let client = kube::Client::try_default().await.unwrap();
-    let name = format!("real-{}", std::process::id());
-    let mut order = order();
-    order.owner =
-        ObjectRef { namespace: "default".into(), uid: name.clone(), name: name.clone(), ..order.owner };
-    let journal = KubeJournal::new(client.clone(), "one");
-    assert_eq!(journal.begin(&order).await.unwrap(), FRESH);
-    let mut run = record();
-    journal.persist(&run).await.unwrap();
-    journal.renew(&order.cut).await.unwrap();
-    let other = KubeJournal::new(client.clone(), "two");
-    assert_eq!(other.begin(&order).await.unwrap(), Begun::Held { by: "one".into() });
-    let api: kube::Api<Run> = kube::Api::namespaced(client, "default");
-    let object = api.get(&run_object_name(&order.owner)).await.unwrap();
-    let kept: Record = serde_json::from_value(object.status.unwrap().record.unwrap()).unwrap();
-    assert_eq!(kept, run, "nothing of the record was dropped");
-    run.phase = Phase::Failed;
-    run.failures.push("why".into());
-    journal.persist(&run).await.unwrap();
-    journal
-        .end(&order.cut, vec![Lane { of: "volume x".into(), node: "n".into(), spans: vec![] }])
-        .await
-        .unwrap();
-    let status = api.get(&run_object_name(&order.owner)).await.unwrap().status.unwrap();
-    assert_eq!((status.phase.as_str(), status.record.is_none()), ("Failed", true));
-    assert_eq!((status.debts.len(), status.timeline.len(), status.conditions.len()), (1, 1, 2));
-    api.delete(&run_object_name(&order.owner), &kube::api::DeleteParams::default()).await.unwrap();
-}

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, addons, down, images, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// A real Kubernetes of three nodes on this machine.
@@ -22,6 +22,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print why no cluster can run on this machine, or nothing when one can.
+    Able,
     /// Build what is missing and nothing else.
     Build,
     /// Bring the cluster up, with Stillpoint's image from the binaries beside this program.
@@ -60,15 +62,24 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let layout = Layout::new(&arguments.name)?;
-    if let Command::Build = arguments.command {
-        return up::prepare(&layout);
+    match arguments.command {
+        Command::Able => {
+            print!("{}", able::why_not(&layout).unwrap_or_default());
+            return Ok(());
+        }
+        Command::Build => return up::prepare(&layout),
+        Command::Up { .. }
+        | Command::Databases
+        | Command::Down
+        | Command::Kubectl { .. }
+        | Command::Release => {}
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
         "namespaces, mounts and cgroups need root; run it by make, which uses sudo"
     );
     match arguments.command {
-        Command::Build => Ok(()),
+        Command::Able | Command::Build => Ok(()),
         Command::Up { binaries, manifests } => {
             let binaries = binaries.map_or_else(harness::binaries::profile_directory, Ok)?;
             let _lock = layout.lock()?;

@@ -1,7 +1,8 @@
 //! Reads three copies and says whether they are of one instant.
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -21,11 +22,13 @@ pub struct Reading {
     pub damage: Vec<String>,
 }
 
-/// Reads the ledger's file in `directory`.
-pub fn read(directory: &Path) -> Result<Reading> {
-    let path = directory.join(FILE);
-    let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+/// Reads the ledger's file in a directory, or the ledger at the start of a device or of an image of one.
+pub fn read(place: &Path) -> Result<Reading> {
+    let path = if place.is_dir() { place.join(FILE) } else { place.to_owned() };
     let expected = SLOTS as usize * SLOT_BYTES;
+    let mut content = Vec::with_capacity(expected);
+    let opened = File::open(&path).and_then(|file| file.take(expected as u64).read_to_end(&mut content));
+    opened.with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(
         content.len() == expected,
         "{} has {} bytes instead of {expected}",
@@ -111,6 +114,8 @@ fn compare(earlier: (&str, u64), later: (&str, u64)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::record::{encode, offset};
     use super::*;
     use proptest::prelude::*;

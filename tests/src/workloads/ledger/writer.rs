@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,12 +36,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Makes the files on three directories and starts `program` as the writer.
-    pub fn start(program: &Path, directories: &[PathBuf; 3], run: &Path) -> Result<Self> {
-        for directory in directories {
-            prepare(directory)?;
+    /// Makes the files on three directories, or clears three raw devices, and starts `program` as the writer.
+    pub fn start(program: &Path, places: &[PathBuf; 3], run: &Path) -> Result<Self> {
+        for place in places {
+            prepare(place)?;
         }
-        let spec = Spec::new("ledger", program).arg(HIDDEN_COMMAND).args(directories).piped();
+        let spec = Spec::new("ledger", program).arg(HIDDEN_COMMAND).args(places).piped();
         let mut process = spec.start(run)?;
         let (ask, answers) = process.pipes().context("the writer has no pipes")?;
         Ok(Self { process, ask, answers: BufReader::new(answers) })
@@ -72,34 +72,97 @@ impl Ledger {
     }
 }
 
+fn is_device(place: &Path) -> bool {
+    std::fs::metadata(place).is_ok_and(|found| found.file_type().is_block_device())
+}
+
 /// Makes the file of one volume, all slots empty and on disk.
-fn prepare(directory: &Path) -> Result<()> {
-    let path = directory.join(FILE);
+fn prepare(place: &Path) -> Result<()> {
+    let empty = vec![0; SLOTS as usize * SLOT_BYTES];
     let make = || -> std::io::Result<()> {
-        let mut file = File::create(&path)?;
-        file.write_all(&vec![0; SLOTS as usize * SLOT_BYTES])?;
+        if is_device(place) {
+            let device = File::options().write(true).open(place)?;
+            device.write_all_at(&empty, 0)?;
+            return device.sync_all();
+        }
+        let mut file = File::create(place.join(FILE))?;
+        file.write_all(&empty)?;
         file.sync_all()?;
-        File::open(directory)?.sync_all()
+        File::open(place)?.sync_all()
     };
-    make().with_context(|| format!("cannot make {}", path.display()))
+    make().with_context(|| format!("cannot make a ledger in {}", place.display()))
+}
+
+/// Where numbers go.
+enum Place {
+    /// A file, through the page cache and fsync.
+    File(File),
+    /// A device without a page cache in between; what is around a slot is written again with it.
+    Raw(File, Box<Blocks>),
+}
+
+/// What is on a raw device, where the kernel can take it from.
+struct Blocks {
+    bytes: Vec<u8>,
+    /// The first byte whose address is a multiple of a block.
+    start: usize,
+}
+
+/// O_DIRECT takes whole blocks of the largest sector size from addresses that are multiples of it.
+const BLOCK: usize = 4096;
+
+impl Blocks {
+    fn new() -> Self {
+        let bytes = vec![0_u8; SLOTS as usize * SLOT_BYTES + BLOCK];
+        let start = bytes.as_ptr().align_offset(BLOCK);
+        Self { bytes, start }
+    }
+
+    /// Puts a number in and gives the block around it.
+    fn put(&mut self, n: u64) -> (&[u8], u64) {
+        let slot = offset(n) as usize;
+        self.bytes[self.start + slot..][..SLOT_BYTES].copy_from_slice(&encode(n));
+        let block = slot / BLOCK * BLOCK;
+        (&self.bytes[self.start + block..][..BLOCK], block as u64)
+    }
+}
+
+impl Place {
+    fn open(path: &Path) -> Result<Self> {
+        let mut options = File::options();
+        options.write(true);
+        let opened = if is_device(path) {
+            let device = options.custom_flags(nix::fcntl::OFlag::O_DIRECT.bits()).open(path);
+            device.map(|device| Self::Raw(device, Box::new(Blocks::new())))
+        } else {
+            options.open(path.join(FILE)).map(Self::File)
+        };
+        opened.with_context(|| format!("cannot open the ledger in {}", path.display()))
+    }
+
+    fn put(&mut self, n: u64) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.write_all_at(&encode(n), offset(n))?;
+                file.sync_all()
+            }
+            Self::Raw(device, blocks) => {
+                let (block, at) = blocks.put(n);
+                device.write_all_at(block, at)
+            }
+        }
+    }
 }
 
 /// The writer's process: writes until standard input ends, answers `mark` on standard output.
-pub fn write_for_ever(directories: &[PathBuf]) -> Result<()> {
-    ensure!(directories.len() == 3, "the ledger needs three directories");
-    let files = directories
-        .iter()
-        .map(|directory| {
-            let path = directory.join(FILE);
-            File::options().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))
-        })
-        .collect::<Result<Vec<_>>>()?;
+pub fn write_for_ever(places: &[PathBuf]) -> Result<()> {
+    ensure!(places.len() == 3, "the ledger needs three directories or devices");
+    let mut places = places.iter().map(|place| Place::open(place)).collect::<Result<Vec<_>>>()?;
     let pace: &'static Pace = Box::leak(Box::new(Pace::new()));
     std::thread::spawn(move || answer(pace));
     for n in 1.. {
-        for file in &files {
-            file.write_all_at(&encode(n), offset(n))?;
-            file.sync_all()?;
+        for place in &mut places {
+            place.put(n)?;
         }
         pace.step(n);
     }

@@ -1,0 +1,31 @@
+//! Images of snapshots, for those who read them.
+
+use std::path::PathBuf;
+
+use super::claims::Claim;
+use super::{Pool, Result};
+use crate::backend::IMAGE;
+use crate::domain::SnapshotId;
+use crate::domain::record::CutMember;
+
+/// The image of a snapshot. Until this is dropped the snapshot cannot be deleted.
+#[derive(Debug)]
+pub struct SnapshotImage {
+    /// The image.
+    pub image: PathBuf,
+    /// What its cut has recorded of it.
+    pub member: CutMember,
+    _claim: Claim,
+}
+
+impl Pool {
+    /// Keeps a snapshot and says where its image is.
+    pub fn open_snapshot(&self, id: &SnapshotId) -> Result<SnapshotImage> {
+        self.check_own(id, &id.volume.pool)?;
+        let (cut, _) = self.sealed_member(id)?;
+        let claim = self.claims.shared(&cut)?;
+        // Once more: it may have been deleted before the claim.
+        let (_, member) = self.sealed_member(id)?;
+        Ok(SnapshotImage { image: self.layout.snapshot(id).join(IMAGE), member, _claim: claim })
+    }
+}

@@ -1,0 +1,86 @@
+//! The seam to whoever runs a round: threads of this process, or tasks on a simulated clock.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+
+use tokio::time::Instant;
+
+use super::conductor::{Conductor, Input};
+use super::member::{Answer, Work, Worker};
+
+/// Where a conductor takes its inputs from. Clones lead to the same one.
+#[derive(Clone)]
+pub struct Inbox(Arc<dyn Fn(Input) -> bool + Send + Sync>);
+
+impl Inbox {
+    /// An inbox into which `put` puts; it says whether the conductor is still there.
+    pub fn new(put: impl Fn(Input) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(put))
+    }
+
+    /// Whether the conductor is still there to take it.
+    pub fn put(&self, input: Input) -> bool {
+        (self.0)(input)
+    }
+}
+
+/// Makes a conductor that has this inbox.
+pub type Start = Box<dyn FnOnce(Inbox) -> Conductor + Send>;
+/// Tells a member's worker what to do; says whether it is still there.
+pub type Errands = Box<dyn Fn(Work) -> bool + Send>;
+/// Takes what a worker answers.
+pub type Reply = Box<dyn Fn(Answer) + Send>;
+
+/// Runs conductors and workers. Each worker does what it is told in order, each conductor takes one input at a time and
+/// is told when its deadline has passed.
+pub trait Crew: Send + Sync {
+    /// Runs a conductor until it is over.
+    fn conduct(&self, start: Start) -> io::Result<Inbox>;
+    /// Runs a worker until its errands are dropped.
+    fn employ(&self, worker: Worker, reply: Reply) -> io::Result<Errands>;
+}
+
+/// A thread per round and one per member: FIFREEZE cannot be interrupted.
+#[derive(Debug, Clone, Copy)]
+pub struct Threads;
+
+impl Crew for Threads {
+    fn conduct(&self, start: Start) -> io::Result<Inbox> {
+        let (inputs, queue) = channel();
+        let inbox = Inbox::new(move |input| inputs.send(input).is_ok());
+        let conductor = start(inbox.clone());
+        thread::Builder::new().name("round".into()).spawn(move || run(conductor, &queue))?;
+        Ok(inbox)
+    }
+
+    fn employ(&self, worker: Worker, reply: Reply) -> io::Result<Errands> {
+        let (orders, queue) = channel();
+        thread::Builder::new().name("member".into()).spawn(move || work(worker, &queue, &reply))?;
+        Ok(Box::new(move |work| orders.send(work).is_ok()))
+    }
+}
+
+/// Runs a conductor on this thread until it is over.
+pub fn run(mut conductor: Conductor, queue: &Receiver<Input>) {
+    while !conductor.is_over() {
+        let input = match conductor.deadline() {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match input {
+            Ok(input) => conductor.take(input),
+            Err(RecvTimeoutError::Timeout) => conductor.deadline_passed(),
+            // The conductor itself keeps the queue connected, so it never ends by itself.
+            Err(RecvTimeoutError::Disconnected) => conductor.take(Input::StreamEnded),
+        }
+    }
+}
+
+fn work(mut worker: Worker, queue: &Receiver<Work>, reply: &Reply) {
+    for work in queue {
+        reply(worker.perform(work));
+    }
+    worker.abandoned();
+}
