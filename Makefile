@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench soak e2e cluster cluster-down kubectl clean
+.PHONY: help setup build demo test lint bench soak e2e cluster cluster-databases cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
@@ -22,7 +22,7 @@ HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-'
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
 
 help:  ## Show this.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
@@ -64,6 +64,10 @@ e2e: setup  ## Stillpoint in a real Kubernetes that is made for it and gone afte
 
 cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUSTER=name for another beside it.
 	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up
+
+cluster-databases:  ## Images of Cassandra and PostgreSQL for the cluster, for deploy/examples/databases.
+	@[ -x target/release/stillpoint-cluster ] || $(MAKE) --no-print-directory build
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster databases
 
 cluster-down:  ## Remove the cluster and everything it made.
 	@[ -n "$(CLUSTER_PROGRAM)" ] || $(CARGO) build --locked -p stillpoint-tests --bin stillpoint-cluster
