@@ -109,7 +109,12 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
     ] {
         ensure!(metrics.contains(line), "no {line} in\n{metrics}");
     }
+    ensure!(!field.log("controller")?.contains("groupSnapshotId"), "fields are for level debug");
+    field.make_controller_talk().await?;
     field.drop_group(&group).await?;
+    let log = field.log("controller")?;
+    let asked = log.lines().find(|line| line.contains("asked") && line.contains("DeleteVolumeGroupSnapshot"));
+    ensure!(asked.is_some_and(|line| line.contains(&group.group_snapshot_id)), "no fields in\n{log}");
     let left = field.close().await?;
     ensure!(left.is_clean(), "something had to be released by force: {left}");
     Ok(())
