@@ -97,8 +97,8 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
         request.context("no request id in the controller's log")?.trim_matches(['"', '}']).to_owned();
     for host in 0..Field::hosts() {
         let log = field.log(&format!("agent-{}", Field::host(host)))?;
-        let round = log.lines().find(|line| line.contains(&request));
-        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {request} in\n{log}");
+        let round = log.lines().find(|line| line.contains(&attempt));
+        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {attempt} in\n{log}");
     }
     let metrics = field.metrics().await?;
     for line in [

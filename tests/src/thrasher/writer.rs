@@ -20,6 +20,8 @@ pub const HIDDEN_COMMAND: &str = "thrash-writer";
 pub const FILE: &str = "thrash";
 /// Operations between two syncs; after each sync one block is read back from the disk.
 const SYNC_EVERY: u64 = 8;
+/// After each sync: the writers shall feel the system, not each other.
+const REST: Duration = Duration::from_millis(2);
 
 /// A running writer. Dropping it ends it.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ pub fn write_for_ever(directory: &Path, number: u64) -> Result<()> {
         times.push(start.elapsed());
         if n % SYNC_EVERY == 0 {
             read_back(&file, number, at, n)?;
+            std::thread::sleep(REST);
         }
         match end.try_recv() {
             Ok(()) => break,
