@@ -21,9 +21,10 @@ use crate::harness::{Blueprint, Process, Stack, binaries, net};
 use crate::workloads::ledger::{Ledger, Mark};
 
 /// The controller gives a round up.
-const SOFT_LIMIT: Duration = Duration::from_millis(1500);
+const SOFT_LIMIT_MS: u64 = 1500;
+const HARD_LIMIT_MS: u64 = 3000;
 /// The guards let go.
-pub const HARD_LIMIT: Duration = Duration::from_secs(3);
+pub const HARD_LIMIT: Duration = Duration::from_millis(HARD_LIMIT_MS);
 /// How long a process stands still.
 pub const PAUSE: Duration = Duration::from_secs(5);
 /// A point is reached, a killed process is gone, a writer writes: within this, or something is broken.
@@ -63,8 +64,7 @@ impl Field {
             rcu: Rcu::Auto,
         };
         let metrics = net::free_address()?;
-        let limits =
-            json!({"softMs": SOFT_LIMIT.as_millis() as u64, "hardMs": HARD_LIMIT.as_millis() as u64});
+        let limits = json!({"softMs": SOFT_LIMIT_MS, "hardMs": HARD_LIMIT_MS});
         let options = Options {
             controller: [("limits".to_owned(), limits), ("metricsListen".to_owned(), json!(metrics))]
                 .into_iter()

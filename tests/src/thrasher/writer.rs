@@ -115,7 +115,8 @@ fn prepare(path: &PathBuf, directory: &Path) -> Result<File> {
 
 /// What was synced is on the disk, not only in memory.
 fn read_back(file: &File, number: u64, at: u64, n: u64) -> Result<()> {
-    posix_fadvise(file, at.cast_signed(), BLOCK_BYTES as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    let length = i64::try_from(BLOCK_BYTES).unwrap_or(i64::MAX);
+    posix_fadvise(file, at.cast_signed(), length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut block = vec![0; BLOCK_BYTES];
     file.read_exact_at(&mut block, at)?;
     ensure!(block == encode(number, n), "operation {n} was synced and cannot be read back");
