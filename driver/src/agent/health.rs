@@ -9,6 +9,7 @@ use super::pool::{Access, Pool, PoolSpace};
 use crate::domain::VolumeId;
 use crate::domain::health::{Ailment, Condition};
 use crate::host::{Host, Result};
+use crate::observe::metrics::health as metrics;
 
 /// What is wrong with a pool; its space where that can be told.
 pub fn of_pool(pool: &Pool) -> (Option<PoolSpace>, Vec<Ailment>) {
@@ -137,6 +138,7 @@ pub fn report(local: &LocalHost, watch: &mut Watch) {
             return;
         }
     };
+    metrics::seen(&now.iter().map(|(_, ailment)| ailment.condition).collect::<Vec<_>>());
     let changes = watch.look(now);
     for (object, ailment) in changes.began {
         let condition = ailment.condition.as_str();

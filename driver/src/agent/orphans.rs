@@ -15,6 +15,7 @@ use super::local::LocalHost;
 use super::pool::{Fence, Orphan, Pool};
 use crate::domain::record::CutState;
 use crate::domain::{Bytes, Code, Fault};
+use crate::observe::metrics::health as metrics;
 
 /// Longer than any call and any rule between two steps of a cut.
 pub const GRACE: Duration = Duration::from_mins(60);
@@ -89,6 +90,7 @@ impl LocalHost {
                     match self.void(&cut.id, &Fence::Attempt(cut.attempt.clone())) {
                         Ok(()) => {
                             self.orphan_counts().rounds.fetch_add(1, Ordering::Relaxed);
+                            metrics::collected(metrics::Orphan::Round);
                             tracing::warn!(cut = %cut.id, "removed a cut that was never sealed");
                         }
                         // Somebody works on it after all, or it was sealed meanwhile.
@@ -108,11 +110,12 @@ impl LocalHost {
 
         let collected = pool.collect(orphan)?;
         if collected {
-            let count = match orphan.kind {
-                HalfMade => &self.orphan_counts().half_made,
-                Snapshot => &self.orphan_counts().snapshots,
+            let (count, metric) = match orphan.kind {
+                HalfMade => (&self.orphan_counts().half_made, metrics::Orphan::HalfMade),
+                Snapshot => (&self.orphan_counts().snapshots, metrics::Orphan::Snapshot),
             };
             count.fetch_add(1, Ordering::Relaxed);
+            metrics::collected(metric);
         }
         Ok(collected)
     }

@@ -314,6 +314,30 @@ fn a_pool_without_room_for_a_new_name_can_still_be_emptied() {
 }
 
 #[test]
+fn a_cut_that_would_hold_for_too_long_is_refused_before_anything_is_held() {
+    // 15 µs for each extent of a reflink: the budget of 500 ms is 33 000 of them.
+    const EXTENTS: u64 = 40_000;
+    for (kind, refused) in [(BackendKind::Xfs, true), (BackendKind::Btrfs, false)] {
+        let world = World::open(ground(kind)).unwrap();
+        let id = world.volume("fragmented");
+        let (capacity, filesystem) = (Bytes::mib(512), None);
+        let new = NewVolume { id: id.clone(), name: "fragmented".into(), capacity, filesystem, source: None };
+        world.pool.create_volume(&new).unwrap();
+        let image = world.pool.image(&id).unwrap();
+        (0..EXTENTS).for_each(|extent| world.host.write_block(&image, extent * 2, 1).unwrap());
+        let prepared = world.pool.prepare_cut(&crate::agent::fixtures::round_record(&[id]));
+        if refused {
+            let error = prepared.unwrap_err();
+            assert!(matches!(error, PoolError::SlowCut { .. }), "{error}");
+            assert_eq!(error.code(), Code::Precondition);
+            assert!(world.pool.cuts().iter().all(|cut| cut.state == CutState::Sealed), "nothing is recorded");
+        } else {
+            prepared.unwrap();
+        }
+    }
+}
+
+#[test]
 fn the_death_of_the_host_is_told_as_such() {
     let world = World::open(ground(BackendKind::Memory)).unwrap();
     world.host.die(When::Nth(1));
