@@ -16,6 +16,7 @@ fn pool(n: u8, backend: &str, gib: u64) -> PoolInfo {
         total: Bytes::gib(100),
         available: Bytes::gib(gib),
         path: format!("/pools/{n}").into(),
+        conditions: vec![],
     }
 }
 

@@ -61,6 +61,7 @@ impl Model {
                 total: Bytes::gib(gib),
                 available: Bytes::gib(gib),
                 path: format!("/pools/{n}").into(),
+                conditions: vec![],
             };
             model.table().entry(host(name)).or_default().pools.push(pool);
         }
@@ -156,7 +157,8 @@ impl Hosts for Model {
             created_at: Timestamp::UNIX_EPOCH,
         };
         let backend = pool.backend.clone();
-        let info = VolumeInfo { record, backend, allocated: Bytes(0), published_at: None };
+        let info =
+            VolumeInfo { record, backend, allocated: Bytes(0), published_at: None, conditions: vec![] };
         host.volumes.insert(volume.id, info.clone());
         host.creations += 1;
         match trouble {
