@@ -12,6 +12,7 @@ use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::Rcu;
 use stillpoint_tests::harness::{Process, Step, binaries};
 
+use super::afar;
 use super::field::{FILESYSTEM, FIRST_HOST, Field, Group};
 use super::serial;
 use super::table::{Goal, Row, Samples};
@@ -142,8 +143,16 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
             csi.delete(&volume.volume_id).await?;
         }
     }
+    step.done();
+
+    let step = Step::begin("restore of it on another host, and dd between the same pools");
+    let afar = afar::copies(field, &snapshot, &full, FULL_VOLUME, FILESYSTEM).await?;
     csi.delete_snapshot(&snapshot).await?;
     field.stack.retire(&full).await?;
+    step.done();
+
+    let step = Step::begin("changed blocks: 10 MiB in 2560 places of 1 GiB");
+    let changed = afar::changed_blocks(field).await?;
     step.done();
 
     let row = |title: &str, own, other: Option<Duration>| Row {
@@ -157,6 +166,8 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
         row("CreateVolume, 1 GiB, xfs", created, None),
         row("restore of a full 1 GiB volume (beside: writing 1 GiB)", restored, Some(write)),
         row("clone of a full 1 GiB volume (beside: writing 1 GiB)", cloned, Some(write)),
+        afar,
+        changed,
     ])
 }
 

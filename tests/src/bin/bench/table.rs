@@ -26,7 +26,7 @@ impl Samples {
     }
 
     /// The smallest time that is not shorter than this share of all, in percent.
-    fn percentile(&self, percent: usize) -> Option<Duration> {
+    pub fn percentile(&self, percent: usize) -> Option<Duration> {
         match self {
             Self::Times(times) => times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied(),
             Self::Memory(_) => None,
