@@ -2,6 +2,7 @@
 //!
 //! Prints a table; nothing is asserted, because a busy machine is no defect. Needs root.
 
+mod afar;
 mod document;
 mod field;
 mod load;

@@ -10,6 +10,7 @@ use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::Rcu;
 use stillpoint_tests::harness::{Process, Step, binaries};
 
+use super::afar;
 use super::field::{FILESYSTEM, FIRST_HOST, Field, Group};
 use super::load::Load;
 use super::table::{Goal, Row, Samples};
@@ -197,8 +198,16 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
             csi.delete(&volume.volume_id).await?;
         }
     }
+    step.done();
+
+    let step = Step::begin("restore of it on another host, and dd between the same pools");
+    let afar = afar::copies(field, &snapshot, &full, FULL_VOLUME, FILESYSTEM).await?;
     csi.delete_snapshot(&snapshot).await?;
     field.stack.retire(&full).await?;
+    step.done();
+
+    let step = Step::begin("changed blocks: 10 MiB in 2560 places of 1 GiB");
+    let changed = afar::changed_blocks(field).await?;
     step.done();
 
     let goal = |limit| vec![Goal::MiddleMs(limit)];
@@ -214,6 +223,8 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
             other: written,
             ..Row::times("clone of a full 1 GiB volume (script: writing 1 GiB)", cloned, goal(40))
         },
+        afar,
+        changed,
     ])
 }
 
