@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench e2e cluster cluster-down kubectl clean
+.PHONY: help setup build demo test soak lint bench e2e cluster cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
@@ -39,6 +39,14 @@ test: setup  ## Every test that needs no cluster.
 	$(RUNNER) $(CARGO) test --locked --workspace --no-fail-fast --test '*' -- --test-threads=1 || status=1; \
 	$(CARGO) test --locked --workspace --no-fail-fast --doc || status=1; \
 	exit $$status
+
+soak:  ## The simulation with new seeds for SOAK=10 minutes.
+	@end=$$(( $$(date +%s) + 60 * $${SOAK:-10} )); seed=$${SEED:-$$(date +%s)}; \
+	$(CARGO) test --locked --release -p stillpoint --test simulation --no-run && \
+	while [ $$(date +%s) -lt $$end ]; do \
+	  FROM=$$seed SEEDS=20 EPISODES=100 $(CARGO) test --locked --release -q -p stillpoint --test simulation -- --nocapture whatever_goes_wrong || exit 1; \
+	  seed=$$(( seed + 20 )); \
+	done
 
 lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint

@@ -4,6 +4,7 @@
 
 mod field;
 mod measure;
+mod overhead;
 mod serial;
 mod table;
 
@@ -71,6 +72,7 @@ async fn with_rcu(rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
     if rcu == Rcu::Auto {
         rows.extend(measure::volumes(&field, rounds).await?);
         rows.extend(measure::memory(&field)?);
+        rows.push(overhead::coordinator(rounds).await?);
     }
     let step = Step::begin("giving everything back");
     let left = field.close()?;
