@@ -44,6 +44,8 @@ use crate::host::fake::FakeHost;
 use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
 use crate::proto::agent::blocks_server::BlocksServer;
 
@@ -134,6 +136,8 @@ pub struct Listeners {
     pub api: TcpListener,
     /// The CSI node service.
     pub csi: Option<UnixListener>,
+    /// Metrics.
+    pub metrics: Option<TcpListener>,
 }
 
 /// An agent that is put together and has not begun to serve.
@@ -176,8 +180,15 @@ pub async fn serve_with(
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let csi = config.csi_socket.as_deref().map(socket::bind).transpose()?;
+    let metrics = match config.metrics_listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|source| RunError::Listen { address, source })?)
+        }
+        None => None,
+    };
     serving(&config.host);
-    agent.serve(Listeners { api, csi }, credentials, stop).await
+    agent.serve(Listeners { api, csi, metrics }, credentials, stop).await
 }
 
 /// The kernel that the configuration names; the one in memory comes with its pools.
@@ -249,6 +260,14 @@ impl Agent {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
             tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
         }
+        if let Some(listener) = listeners.metrics {
+            let exposition = metrics::of_agent(self.pools.clone());
+            let served = metrics::serve::serve(listener, exposition, ended(stopped.clone()));
+            tasks.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
@@ -280,6 +299,7 @@ impl Agent {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
         let blocks = blocks::service::Service::new(Arc::clone(&self.local));
         let server = with_limits(Server::builder())
+            .layer(Observe)
             .layer(InterceptorLayer::new(only_the_controller))
             .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
             .add_service(BlocksServer::new(blocks));

@@ -92,11 +92,10 @@ impl Fault {
 
     /// After so long it is put right again.
     pub fn lasts(self, cluster: &mut Cluster) -> Duration {
-        match self {
-            // Long enough for connections to be given up, sometimes.
-            Self::Parted(..) | Self::Delayed(..) if cluster.dice.percent(20) => cluster.dice.ms(2000..12_000),
-            _ => cluster.dice.ms(10..700),
-        }
+        let between = matches!(self, Self::Parted(..) | Self::Delayed(..));
+        // Long enough for connections to be given up, sometimes.
+        let long = between && cluster.dice.percent(20);
+        cluster.dice.ms(if long { 2000..12_000 } else { 10..700 })
     }
 
     pub fn is_put_right(self, cluster: &mut Cluster) {

@@ -5,8 +5,8 @@
 //! one instant (writers leave a causal chain over the hosts), nothing has leaked, what callers were told is true, and what
 //! they were not told succeeds when they ask again.
 //!
-//! `SEED=n` replays one seed and prints what happened. `FROM=n`, `SEEDS=n` and `EPISODES=n` say which and how much;
-//! `make soak` goes on with new ones.
+//! `SEED=n` replays one seed and prints what happened. `FROM=n`, `SEEDS=n` and `EPISODES=n` say which and how much,
+//! `MINUTES=n` goes on with new ones for so long (`make soak`).
 
 mod check;
 mod cluster;
@@ -22,6 +22,7 @@ mod net;
 mod scenarios;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cluster::Cluster;
 use episode::{Told, episode};
@@ -48,19 +49,30 @@ fn run(seed: u64, episodes: u64, prepare: fn(&mut Cluster)) -> Result<u64, Strin
     Ok(told.rounds)
 }
 
+/// One seed that was asked for, so many from a number on, or new ones for so many minutes.
+fn seeds() -> Box<dyn Iterator<Item = u64>> {
+    if let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
+        return Box::new(std::iter::once(seed));
+    }
+    if let minutes @ 1.. = number("MINUTES", 0) {
+        let end = Instant::now() + Duration::from_mins(minutes);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        return Box::new((number("FROM", now)..).take_while(move |_| Instant::now() < end));
+    }
+    let from = number("FROM", 0);
+    Box::new(from..from + number("SEEDS", 200))
+}
+
 #[test]
 fn whatever_goes_wrong_groups_are_whole_or_gone() {
     let episodes = number("EPISODES", 1);
-    let seeds = match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => number("FROM", 0)..number("FROM", 0) + number("SEEDS", 200),
-    };
-    let (mut rounds, count) = (0, seeds.end - seeds.start);
-    for seed in seeds {
+    let (mut rounds, mut count) = (0, 0_u64);
+    for seed in seeds() {
         match run(seed, episodes, |_| {}) {
             Ok(more) => rounds += more,
             Err(why) => panic!("{why}"),
         }
+        count += 1;
     }
     println!("{count} seeds, {rounds} rounds");
 }
@@ -91,4 +103,23 @@ fn a_guard_that_sleeps_when_its_agent_dies_is_found() {
         }
     };
     must_be_found(200, lazy, "is frozen for");
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    let story = || {
+        let mut cluster = Cluster::new(7);
+        let mut told = Told::default();
+        for _ in 0..2 {
+            episode(&mut cluster, &mut told).unwrap_or_else(|why| panic!("{why}\n{}", cluster.trace()));
+        }
+        // Attempts have random names of sixteen digits.
+        let words = cluster.trace().lines().map(|line| {
+            line.split_whitespace().filter(|word| word.len() != 16).collect::<Vec<_>>().join(" ")
+        });
+        words.collect::<Vec<_>>()
+    };
+    for (line, (once, again)) in story().into_iter().zip(story()).enumerate() {
+        assert_eq!(once, again, "line {line}");
+    }
 }

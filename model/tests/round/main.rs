@@ -127,10 +127,8 @@ fn an_agent_that_goes_on_holding_when_it_takes_too_long_is_found() {
         state: participant::State,
         event: participant::Event,
     ) -> (participant::State, Vec<participant::Action>) {
-        match event {
-            participant::Event::LimitPassed => (state, vec![]),
-            _ => participant::step(state, event),
-        }
+        let ignored = event == participant::Event::LimitPassed;
+        if ignored { (state, vec![]) } else { participant::step(state, event) }
     }
     let rules = Rules { participant: stubborn, ..Rules::real() };
     must_break(&rules, 1, "something stays frozen unless somebody helps");

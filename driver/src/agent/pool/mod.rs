@@ -29,6 +29,7 @@ mod crash_tests;
 mod cuts;
 mod error;
 mod exports;
+mod figures;
 pub mod headroom;
 mod index;
 mod layout;

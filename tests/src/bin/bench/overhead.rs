@@ -32,7 +32,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::service_fn;
 
-use super::table::{Goal, Row, Samples};
+use super::table::{Goal, Row};
 
 const AGENTS: usize = 256;
 const POOL: &str = "/pool";
@@ -81,13 +81,8 @@ pub async fn coordinator(rounds: u32) -> Result<Row> {
         // The first one connects.
         times.extend((number > 0).then_some(time));
     }
-    Ok(Row {
-        title: format!("window of {AGENTS} agents whose kernels take no time (in this process)"),
-        own: Samples::times(times),
-        parts: String::new(),
-        goal: Goal::MiddleMs(30),
-        other: None,
-    })
+    let title = format!("window of {AGENTS} agents whose kernels take no time (in this process)");
+    Ok(Row::times(title, times, vec![Goal::MiddleMs(30)]))
 }
 
 async fn cut(cuts: &Cuts, name: &str, volumes: &[VolumeId]) -> Result<Duration> {
