@@ -22,10 +22,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::service::InterceptorLayer;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
 use super::health::{self, Watch};
 use super::local::LocalHost;
@@ -37,6 +36,7 @@ use super::round::RoundContext;
 use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
+use super::transfer::{self, Transfers};
 use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::csi;
@@ -51,6 +51,7 @@ use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
 use crate::proto::agent::blocks_server::BlocksServer;
+use crate::proto::agent::peer_server::PeerServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -259,7 +260,8 @@ impl Agent {
     ) -> Result<(), RunError> {
         let (stopping, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
-        let api = self.api(listeners.api, credentials, ended(stopped.clone()));
+        let transfers = Arc::new(self.transfers(credentials.clone()));
+        let api = self.api(listeners.api, credentials, Arc::clone(&transfers), ended(stopped.clone()));
         tasks.spawn(async move { api.await.map_err(|why| server("agent API", &why)) });
         if let Some(listener) = listeners.csi {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
@@ -273,6 +275,7 @@ impl Agent {
                 Ok(())
             });
         }
+        tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped.clone())));
         tasks.spawn(look_around(self.local, ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
@@ -296,19 +299,27 @@ impl Agent {
         })
     }
 
+    fn transfers(&self, credentials: Renewed) -> Transfers {
+        let (host, locks) = (Arc::clone(&self.rounds.host), self.rounds.locks.clone());
+        Transfers::new(Arc::clone(&self.local), host, self.pools.clone(), locks, credentials)
+    }
+
     fn api(
         &self,
         listener: TcpListener,
         credentials: Renewed,
+        transfers: Arc<Transfers>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
+        let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
+        let (blocks, peer) = (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
             .layer(Observe)
-            .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
-            .add_service(BlocksServer::new(blocks));
+            .add_service(InterceptedService::new(agent, only_the_controller))
+            .add_service(InterceptedService::new(blocks, only_the_controller))
+            // Finds out by itself whether the caller is the agent that a grant names.
+            .add_service(peer);
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }

@@ -100,6 +100,20 @@ impl Snapshots for Cuts {
         let cut = self.of_snapshot(snapshot).await?;
         Ok(cut.and_then(|cut| cut.members.into_iter().find(|member| member.snapshot == *snapshot)))
     }
+
+    async fn temporary(&self, volume: &VolumeId, name: &str) -> Result<CutMember, Fault> {
+        let (name, volumes) = (name.to_owned(), vec![volume.clone()]);
+        let cut = Self::take(self, CutOrder { kind: CutKind::Single, name, volumes, barrier: Barrier::Up });
+        let first = cut.await?.members.into_iter().next();
+        first.ok_or_else(|| Fault::internal(format!("a snapshot of volume {volume} has no member")))
+    }
+
+    async fn end_temporary(&self, snapshot: &SnapshotId) -> Result<(), Fault> {
+        match self.of_snapshot(snapshot).await? {
+            Some(cut) => Self::delete(self, &cut.id).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// Volumes in use on this host; [`NodeVolumes`] is the real one. All calls block.

@@ -13,6 +13,7 @@ pub mod node;
 pub mod record;
 pub mod round;
 pub mod timeline;
+pub mod transfer;
 
 pub use bytes::Bytes;
 pub use fault::{Code, Fault};

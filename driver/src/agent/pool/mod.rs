@@ -6,7 +6,8 @@
 //! <pool>/cuts/<cut>.json                              state round or sealed, with all members on all hosts
 //! <pool>/snapshots/<volume>/<snapshot>/disk.img       a snapshot exists iff a sealed record in cuts/ lists it
 //! ```
-//! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted.
+//! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted; only
+//! `.part-…` is gone on with for a day: a volume that arrives from another host (`arrivals`).
 //! Deletes are renames to a dot name *in the same directory* (the kernel refuses to move a read-only btrfs
 //! snapshot into another one), and a background cleaner empties them ([`Pool::empty_trash`]), never during a round
 //! ([`Pool::pause_trash`]).
@@ -23,6 +24,7 @@
 //!
 //! One process may have a pool open. All calls block.
 
+mod arrivals;
 mod claims;
 #[cfg(test)]
 mod crash_tests;
@@ -43,6 +45,7 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use arrivals::{Arrival, Begun, Content, Mark};
 pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
 pub use exports::SnapshotImage;
