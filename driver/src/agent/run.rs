@@ -313,7 +313,8 @@ impl Agent {
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
         let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
-        let (blocks, peer) = (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
+        let (blocks, peer) =
+            (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
             .layer(Observe)
             .add_service(InterceptedService::new(agent, only_the_controller))

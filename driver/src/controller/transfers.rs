@@ -88,7 +88,8 @@ impl Transfers {
     }
 
     fn begin(self: &Arc<Self>, transfer: Transfer) -> Running {
-        let running = Running { transfers: Arc::clone(self), volume: transfer.volume.clone(), has_arrived: false };
+        let running =
+            Running { transfers: Arc::clone(self), volume: transfer.volume.clone(), has_arrived: false };
         self.table().insert(transfer.volume.clone(), transfer);
         running
     }
@@ -138,7 +139,12 @@ impl Drop for Granted {
 }
 
 /// Makes a volume on a host out of a snapshot of another pool.
-pub async fn copy(fleet: &Fleet, to: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
+pub async fn copy(
+    fleet: &Fleet,
+    to: &HostName,
+    volume: NewVolume,
+    from: &SnapshotId,
+) -> Result<VolumeInfo, Fault> {
     let (source, target) = (fleet.agent_of_pool(&from.volume.pool).await?, fleet.agent(to)?);
     let address = fleet.addresses().into_iter().find(|address| address.host == *source.host());
     let address = address.ok_or_else(|| {
@@ -167,7 +173,9 @@ pub async fn copy(fleet: &Fleet, to: &HostName, volume: NewVolume, from: &Snapsh
     loop {
         let message = timeout(PROGRESS_LIMIT, progress.message())
             .await
-            .map_err(|_| target.named(Fault::deadline(format!("no sign of the transfer for {PROGRESS_LIMIT:?}"))))?
+            .map_err(|_| {
+                target.named(Fault::deadline(format!("no sign of the transfer for {PROGRESS_LIMIT:?}")))
+            })?
             .map_err(|status| target.named(fault_of(status)))?
             .ok_or_else(|| target.named(Fault::unavailable("the transfer broke off; ask again")))?;
         running.update(Bytes(message.done_bytes));
@@ -202,7 +210,9 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
             continue;
         }
         match cuts.delete(&cut.id).await {
-            Ok(()) => tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left"),
+            Ok(()) => {
+                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left")
+            }
             Err(fault) if fault.code == Code::Aborted => {}
             Err(fault) => return Err(fault),
         }

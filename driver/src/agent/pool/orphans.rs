@@ -51,9 +51,12 @@ impl Pool {
         Ok(found)
     }
 
-    /// Removes an orphan, unless it is somebody's by now; says whether it did.
+    /// Removes an orphan, unless it is somebody's by now or a round is under way; says whether it did.
     pub fn collect(&self, orphan: &Orphan) -> Result<bool> {
         self.check_writable()?;
+        if self.is_paused() {
+            return Ok(false);
+        }
         let name = orphan.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match orphan.kind {
             OrphanKind::HalfMade => {

@@ -61,6 +61,11 @@ impl Pool {
         TrashPause(Arc::clone(&self.trash.pauses))
     }
 
+    /// Whether a round keeps the cleaner away.
+    pub(super) fn is_paused(&self) -> bool {
+        self.trash.pauses.load(Ordering::SeqCst) > 0
+    }
+
     /// How many deleted trees wait to be removed.
     pub fn trash_len(&self) -> usize {
         self.trash.lock().len()
@@ -71,7 +76,7 @@ impl Pool {
     pub fn empty_trash(&self, limit: usize) -> Result<usize> {
         self.check_writable()?;
         for removed in 0..limit {
-            if self.trash.pauses.load(Ordering::SeqCst) > 0 {
+            if self.is_paused() {
                 return Ok(removed);
             }
             let Some(garbage) = self.trash.lock().pop_front() else { return Ok(removed) };

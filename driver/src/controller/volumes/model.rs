@@ -10,7 +10,8 @@ use super::{Hosts, Placed, Snapshots};
 use crate::controller::placement::HostFacts;
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
-    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId, VolumeInfo,
+    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
+    VolumeInfo,
 };
 
 /// What happens to the next creation on a host.
@@ -167,12 +168,7 @@ impl Hosts for Model {
         }
     }
 
-    async fn copy(
-        &self,
-        host: &HostName,
-        volume: NewVolume,
-        from: &SnapshotId,
-    ) -> Result<VolumeInfo, Fault> {
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
         if !self.snapshots.lock().unwrap().contains_key(from) {
             return Err(Fault::not_found("no such snapshot"));
         }
