@@ -6,7 +6,6 @@ mod document;
 mod field;
 mod load;
 mod measure;
-mod overhead;
 mod serial;
 mod table;
 mod ways;
@@ -82,7 +81,6 @@ async fn all(rounds: u32) -> Result<Results> {
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
-    rows.push(overhead::coordinator(rounds).await?);
     close(field)?;
     let field = Field::build(Stack::directory("bench")?, Rcu::Never).await?;
     let plain = measure::windows(&field, Rcu::Never, rounds).await?;
