@@ -12,7 +12,8 @@ use super::Homes;
 use crate::domain::blocks::WalkOrder;
 use crate::domain::record::CutRecord;
 use crate::domain::{
-    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, VolumeId, VolumeInfo,
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, SnapshotId, VolumeId,
+    VolumeInfo,
 };
 use crate::proto::agent::agent_client::AgentClient;
 use crate::proto::agent::blocks_client::BlocksClient;
@@ -183,6 +184,26 @@ impl Agent {
     pub async fn walk(&self, order: &WalkOrder) -> Result<Streaming<proto::WalkPage>, Fault> {
         let mut client = self.blocks.clone();
         self.ask(LOOK_LIMIT, client.walk(convert::walk_order_to_proto(order))).await
+    }
+
+    /// Keeps a snapshot for one other host to fetch.
+    pub async fn grant(&self, ticket: &str, peer: &HostName, snapshot: &SnapshotId) -> Result<proto::GrantResponse, Fault> {
+        let mut client = self.blocks.clone();
+        let (ticket, peer, snapshot_id) = (ticket.to_owned(), peer.to_string(), snapshot.to_string());
+        self.ask(CHANGE_LIMIT, client.grant(proto::GrantRequest { ticket, peer, snapshot_id })).await
+    }
+
+    /// Lets it go. Idempotent.
+    pub async fn withdraw(&self, ticket: &str) -> Result<(), Fault> {
+        let mut client = self.blocks.clone();
+        let request = proto::WithdrawRequest { ticket: ticket.to_owned() };
+        self.ask(LOOK_LIMIT, client.withdraw(request)).await.map(drop)
+    }
+
+    /// Has the host fetch a volume; what has arrived stays when the stream is dropped.
+    pub async fn receive(&self, request: proto::ReceiveRequest) -> Result<Streaming<proto::ReceiveProgress>, Fault> {
+        let mut client = self.blocks.clone();
+        self.ask(LOOK_LIMIT, client.receive(request)).await
     }
 
     /// Waits for an answer, but not for ever.
