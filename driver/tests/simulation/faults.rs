@@ -24,8 +24,9 @@ pub enum Fault {
 }
 
 /// Kernel calls of a cut, a void and a seal, and what they may fail with.
-const CALLS: [(&str, i32); 7] = [
+const CALLS: [(&str, i32); 8] = [
     ("FIFREEZE", libc::EIO),
+    ("FITHAW", libc::EIO),
     ("FICLONE", libc::ENOSPC),
     ("mkdir", libc::EIO),
     ("write", libc::ENOSPC),
