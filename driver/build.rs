@@ -13,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         compiler.open_file(format!("{name}.proto"))?;
     }
     fs::write(out.join("stillpoint.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    // Chunks of images: passed on without being copied.
+    let chunks = tonic_prost_build::configure().bytes(".stillpoint.agent.v1.ExportChunk.data");
+    chunks.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

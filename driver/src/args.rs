@@ -6,6 +6,7 @@ use clap::{Args as Group, Parser, Subcommand};
 
 use crate::cli::output::{Format, TimelineFormat};
 use crate::cli::pool::PoolCommand;
+use crate::domain::HostName;
 use crate::kube::agent::NodeAgentArgs;
 use crate::kube::controller::ControllerArgs;
 use crate::observe::log::LogFormat;
@@ -178,6 +179,9 @@ pub struct RestoreArgs {
     /// Only this volume of the cut; may be given several times.
     #[arg(long = "only", value_name = "VOLUME")]
     pub only: Vec<String>,
+    /// Make all volumes on this host, instead of each on its own: their data is copied from host to host.
+    #[arg(long = "to", value_name = "HOST")]
+    pub to: Option<HostName>,
     /// Output.
     #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
     pub output: Format,

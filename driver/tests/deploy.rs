@@ -114,7 +114,10 @@ fn no_role_has_a_wildcard_and_secrets_are_read_by_name_only() {
             let is_exec = resources.iter().any(|resource| resource == "pods/exec");
             assert_eq!(is_exec, role["metadata"]["name"] == "stillpoint-exec", "{rule}");
             if role["metadata"]["name"] == "stillpoint-secrets" {
-                assert_eq!((resources, strings(&rule["verbs"])), (vec!["secrets".into()], vec!["get".into()]));
+                assert_eq!(
+                    (resources, strings(&rule["verbs"])),
+                    (vec!["secrets".into()], vec!["get".into()])
+                );
             } else if resources.iter().any(|resource| resource == "secrets") {
                 assert_eq!(role["kind"], "Role", "only in the own namespace");
                 let verbs = strings(&rule["verbs"]);

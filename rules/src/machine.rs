@@ -25,6 +25,7 @@ use crate::failure::{Failure, FailureKind};
 pub use types::{Event, Illegal, Order, Outline, Phase, StepFailure, StepOutline};
 
 /// The state of one run.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that a guarantee asks for")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Machine {
     phase: Phase,

@@ -17,9 +17,11 @@ const SHORTEST_PART: usize = 3;
 
 /// Compiles a pattern, or says why not.
 pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
-        other => other.to_string().lines().last().unwrap_or_default().to_owned(),
+    let built = RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().map_err(|error| {
+        if let regex::Error::CompiledTooBig(_) = error {
+            return "it is too large".to_owned();
+        }
+        error.to_string().lines().last().unwrap_or_default().to_owned()
     })?;
     if built.is_match("") {
         return Err("it matches the empty text, so it would hide nothing and everything".to_owned());
@@ -75,7 +77,7 @@ fn without_cut_parts(text: &str, secret: &str) -> String {
     let Some(at) = text.find(OMITTED) else { return text.to_owned() };
     let (before, rest) = text.split_at(at);
     let Some(line_end) =
-        rest.find("\n").and_then(|first| rest[first + 1..].find('\n').map(|n| first + 1 + n))
+        rest.find('\n').and_then(|first| rest[first + 1..].find('\n').map(|n| first + 1 + n))
     else {
         return text.to_owned();
     };

@@ -21,19 +21,22 @@ use stillpoint_guard::expedite::Expedite;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::service::InterceptorLayer;
+use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use super::blocks;
 use super::config::{AgentConfig, Expediting, Kernel};
+use super::health::{self, Watch};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
+use super::orphans::{self, Suspects};
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
 use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
 use super::service::Service;
+use super::transfer::{self, Transfers};
 use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::csi;
@@ -48,12 +51,15 @@ use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
 use crate::proto::agent::blocks_server::BlocksServer;
+use crate::proto::agent::peer_server::PeerServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
 pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
 const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
+/// How often conditions and orphans are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Size that a pool in memory pretends to have.
 const MEMORY_POOL: Bytes = Bytes::gib(64);
 /// A cut record with a thousand members fits.
@@ -122,7 +128,7 @@ impl From<RunError> for Fault {
             RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
             RunError::Tls(_)
             | RunError::NoCertificate
-            | RunError::Pools(OpenError::Twice { .. })
+            | RunError::Pools(OpenError::Twice { .. } | OpenError::InUse { .. })
             | RunError::Directory { .. }
             | RunError::Listen { .. }
             | RunError::Socket(_) => Self::precondition(message),
@@ -254,7 +260,8 @@ impl Agent {
     ) -> Result<(), RunError> {
         let (stopping, stopped) = watch::channel(());
         let mut tasks = JoinSet::new();
-        let api = self.api(listeners.api, credentials, ended(stopped.clone()));
+        let transfers = Arc::new(self.transfers(credentials.clone()));
+        let api = self.api(listeners.api, credentials, Arc::clone(&transfers), ended(stopped.clone()));
         tasks.spawn(async move { api.await.map_err(|why| server("agent API", &why)) });
         if let Some(listener) = listeners.csi {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
@@ -268,7 +275,9 @@ impl Agent {
                 Ok(())
             });
         }
-        tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
+        tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
+        tasks.spawn(empty_trash(self.pools.clone(), ended(stopped.clone())));
+        tasks.spawn(look_around(self.local, ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
             () = stop => {}
@@ -290,19 +299,28 @@ impl Agent {
         })
     }
 
+    fn transfers(&self, credentials: Renewed) -> Transfers {
+        let (host, locks) = (Arc::clone(&self.rounds.host), self.rounds.locks.clone());
+        Transfers::new(Arc::clone(&self.local), host, self.pools.clone(), locks, credentials)
+    }
+
     fn api(
         &self,
         listener: TcpListener,
         credentials: Renewed,
+        transfers: Arc<Transfers>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let blocks = blocks::service::Service::new(Arc::clone(&self.local));
+        let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
+        let (blocks, peer) =
+            (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
             .layer(Observe)
-            .layer(InterceptorLayer::new(only_the_controller))
-            .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES))
-            .add_service(BlocksServer::new(blocks));
+            .add_service(InterceptedService::new(agent, only_the_controller))
+            .add_service(InterceptedService::new(blocks, only_the_controller))
+            // Finds out by itself whether the caller is the agent that a grant names.
+            .add_service(peer);
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);
         server.serve_with_incoming_shutdown(incoming, stop)
     }
@@ -348,6 +366,28 @@ async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(),
                 Err(why) => return Err(server("trash", &why)),
             }
         }
+    }
+}
+
+/// Tells what is wrong, and collects what nobody will ever come back for.
+async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    tokio::pin!(stop);
+    let (mut watch, mut suspects) = (Watch::default(), Suspects::default());
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let local = Arc::clone(&local);
+        let look = move || {
+            health::report(&local, &mut watch);
+            if let Err(fault) = local.collect_orphans(&mut suspects, Instant::now(), orphans::GRACE) {
+                tracing::warn!(%fault, "orphans could not be collected");
+            }
+            (watch, suspects)
+        };
+        (watch, suspects) =
+            tokio::task::spawn_blocking(look).await.map_err(|why| server("look-out", &why))?;
     }
 }
 

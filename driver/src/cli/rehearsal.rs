@@ -19,10 +19,10 @@ pub(super) fn report(run: &Run) -> String {
             attempt.command.clone(),
         ]);
     }
-    let mut text = table.to_string();
+    let mut parts = vec![table.to_string()];
     for attempt in run.attempts.iter().filter(|attempt| !attempt.output.trim().is_empty()) {
-        text.push_str(&format!(
-            "\n\n{} in {}/{} printed:\n{}",
+        parts.push(format!(
+            "{} in {}/{} printed:\n{}",
             attempt.command,
             attempt.target.namespace,
             attempt.target.pod,
@@ -30,10 +30,10 @@ pub(super) fn report(run: &Run) -> String {
         ));
     }
     if let Some(skew) = run.session_skew_us {
-        text.push_str(&format!("\n\nsessions: {} between the first and the last that held", human(skew)));
+        parts.push(format!("sessions: {} between the first and the last that held", human(skew)));
     }
-    text.push_str(&format!("\n\nnothing was cut; the rule {}", run.verdict()));
-    text
+    parts.push(format!("nothing was cut; the rule {}", run.verdict()));
+    parts.join("\n\n")
 }
 
 fn ended(attempt: &Attempt) -> String {

@@ -27,9 +27,9 @@ fn convert(file: &Path, output: Format) -> Result<(), Fault> {
         .map_err(|error| Fault::invalid(format!("cannot use the rule {}: {error}", file.display())))?;
     match output {
         Format::Text => {
-            let notes: String = converted.notes.iter().map(|note| format!("# {note}\n")).collect();
-            let yaml = text::to_yaml(&converted.rule).map_err(|error| Fault::internal(error.to_string()))?;
-            print(&format!("{notes}{yaml}"))
+            let mut lines: Vec<String> = converted.notes.iter().map(|note| format!("# {note}")).collect();
+            lines.push(text::to_yaml(&converted.rule).map_err(|error| Fault::internal(error.to_string()))?);
+            print(&lines.join("\n"))
         }
         Format::Json => print_json(&converted.rule),
     }

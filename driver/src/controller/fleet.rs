@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
+use super::transfers::Transfers;
 use crate::domain::{Code, Fault, HostInfo, HostName, PoolId};
 use crate::identity::tls::Credentials;
 
@@ -127,6 +128,7 @@ pub struct Fleet {
     members: Arc<Mutex<Members>>,
     homes: Homes,
     origin: Origin,
+    transfers: Arc<Transfers>,
 }
 
 impl Fleet {
@@ -163,7 +165,12 @@ impl Fleet {
 
     fn of(origin: Origin, dial: Arc<dyn Dial>) -> Self {
         let members = Members { by_host: BTreeMap::new(), dial, generation: 0 };
-        Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin }
+        Self {
+            members: Arc::new(Mutex::new(members)),
+            homes: Homes::default(),
+            origin,
+            transfers: Arc::default(),
+        }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -208,6 +215,11 @@ impl Fleet {
 
     fn connect(&self, address: &AgentAddress, dial: &dyn Dial) -> Result<Agent, FleetError> {
         Ok(Agent::new(address.host.clone(), dial.dial(address)?, self.homes.clone()))
+    }
+
+    /// Copies between hosts that are under way, and figures of all.
+    pub fn transfers(&self) -> &Arc<Transfers> {
+        &self.transfers
     }
 
     /// All hosts, sorted.

@@ -1,6 +1,7 @@
 //! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
 //! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
-//! [`clock`]); [`blocks`] tells what changed between two of them. [`process`] is what every controller process has around them.
+//! [`clock`]); [`blocks`] tells what changed between two of them, and
+//! [`transfers`] copies a volume to another host. [`process`] is what every controller process has around them.
 
 pub mod blocks;
 pub mod clock;
@@ -12,4 +13,5 @@ pub mod paging;
 pub mod placement;
 pub mod process;
 pub mod round;
+pub mod transfers;
 pub mod volumes;

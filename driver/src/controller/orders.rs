@@ -124,6 +124,19 @@ pub struct VolumeOrder {
     pub source: Option<Source>,
     /// Where.
     pub places: Places,
+    /// Where a copy goes first.
+    pub copies: Copies,
+}
+
+/// Where the copy of a snapshot or volume goes first, among the places that are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Copies {
+    /// To its source's pool, at once and sharing its blocks; elsewhere only where that is not allowed or full.
+    #[default]
+    BesideSource,
+    /// To the places that the request prefers, by copying all data: so that copies of sources on several hosts can be
+    /// used in one place.
+    WherePreferred,
 }
 
 /// A question for free space.

@@ -1,15 +1,16 @@
 //! Where a new volume goes. Pure: facts about hosts and a wish go in, pools in order of preference or a refusal
 //! come out.
 //!
-//! * A copy goes to its source's pool; when the request allows only other hosts, it is RESOURCE_EXHAUSTED, on which
-//!   an orchestrator schedules anew.
+//! * A copy goes to its source's pool, where it takes no time and no room; then to other pools, where all data is copied:
+//!   when the request allows only other hosts, asks for another backend, or the source's pool refuses for want of room.
+//!   A request may ask for its preferred hosts to come first ([`Copies`]).
 //! * Preferred hosts come first in their order, then the other allowed ones by free space; within a host the
 //!   pool with most free space.
 //! * A request that says nothing about places (orchestrators without topology, csi-sanity) goes where the
 //!   configuration says ([`Policy`]), else to the pool with most free space.
 //! * Memory pools lose everything with their process: only for requests that name that backend.
 
-use super::orders::Places;
+use super::orders::{Copies, Places};
 use crate::backend::BackendKind;
 use crate::domain::{Bytes, Code, Fault, HostName, PoolId, PoolInfo};
 
@@ -41,6 +42,8 @@ pub struct Wish<'a> {
     pub places: &'a Places,
     /// Pool of what it is copied from.
     pub source: Option<&'a PoolId>,
+    /// Where a copy goes first.
+    pub copies: Copies,
 }
 
 /// A pool on its host.
@@ -73,14 +76,6 @@ pub enum Refusal {
         /// Our hosts.
         known: String,
     },
-    /// The source is on a host that is not allowed.
-    #[error(
-        "the source is on host {host}, which the request does not allow, and a copy lives on its source's pool; let the consumer run on {host}"
-    )]
-    SourceElsewhere {
-        /// Host of the source.
-        host: HostName,
-    },
     /// Nobody who answers has the source's pool.
     #[error("pool {pool} of the source is on no host that answers{silent}; ask again when its host is back")]
     SourceAway {
@@ -88,16 +83,6 @@ pub enum Refusal {
         pool: PoolId,
         /// Hosts that do not answer.
         silent: String,
-    },
-    /// The source's pool is of another backend.
-    #[error(
-        "the source is on a {has} pool and a copy lives on its source's pool, but the request asks for {asked}; leave stillpoint.dev/backend out"
-    )]
-    SourceOfOtherBackend {
-        /// Backend of the source.
-        has: String,
-        /// Backend that was asked for.
-        asked: BackendKind,
     },
     /// No host that is allowed answers.
     #[error("no allowed host answers{silent}; ask again when one is back")]
@@ -132,12 +117,8 @@ pub enum Refusal {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchPlace { .. }
-            | Refusal::SourceElsewhere { .. }
-            | Refusal::NoPool { .. }
-            | Refusal::Full { .. } => Code::Exhausted,
+            Refusal::NoSuchPlace { .. } | Refusal::NoPool { .. } | Refusal::Full { .. } => Code::Exhausted,
             Refusal::NoSuchDefault { .. } => Code::Precondition,
-            Refusal::SourceOfOtherBackend { .. } => Code::Invalid,
             Refusal::SourceAway { .. } | Refusal::AllSilent { .. } => Code::Unavailable,
         };
         Self::new(code, refusal.to_string())
@@ -146,9 +127,34 @@ impl From<Refusal> for Fault {
 
 /// The pools that fit, best first; never empty.
 pub fn rank(wish: Wish<'_>, hosts: &[HostFacts], policy: &Policy) -> Result<Vec<Spot>, Refusal> {
-    if let Some(pool) = wish.source {
-        return beside_source(wish, pool, hosts).map(|spot| vec![spot]);
+    match wish.source {
+        None => anywhere(wish, hosts, policy),
+        Some(pool) => for_a_copy(wish, pool, hosts, policy),
     }
+}
+
+/// The source's pool where it is allowed, and all others that have room for a copy of everything.
+fn for_a_copy(
+    wish: Wish<'_>,
+    pool: &PoolId,
+    hosts: &[HostFacts],
+    policy: &Policy,
+) -> Result<Vec<Spot>, Refusal> {
+    let beside = beside_source(wish, pool, hosts)?;
+    let elsewhere = anywhere(wish, hosts, policy);
+    let Some(beside) = beside else { return elsewhere };
+    let mut spots = vec![beside];
+    spots.extend(elsewhere.unwrap_or_default().into_iter().filter(|spot| spot.pool != *pool));
+    match wish.copies {
+        Copies::BesideSource => {}
+        // Stable: within a host the source's pool stays first.
+        Copies::WherePreferred => spots.sort_by_key(|spot| preference(wish.places, &spot.host)),
+    }
+    Ok(spots)
+}
+
+/// Pools for a volume that shares nothing.
+fn anywhere(wish: Wish<'_>, hosts: &[HostFacts], policy: &Policy) -> Result<Vec<Spot>, Refusal> {
     let allowed = allowed(wish.places, hosts, policy)?;
     let silent = silent(&allowed);
     if allowed.iter().all(|facts| facts.pools.is_err()) {
@@ -174,8 +180,9 @@ pub fn rank(wish: Wish<'_>, hosts: &[HostFacts], policy: &Policy) -> Result<Vec<
     Ok(pools.into_iter().map(|(_, host, pool)| spot(host, pool)).collect())
 }
 
-/// The source's pool. How much room a copy needs is the agent's to say: it shares what it does not change.
-fn beside_source(wish: Wish<'_>, pool: &PoolId, hosts: &[HostFacts]) -> Result<Spot, Refusal> {
+/// The source's pool, if a copy may be there. How much room it needs there is the agent's to say: it shares what it
+/// does not change.
+fn beside_source(wish: Wish<'_>, pool: &PoolId, hosts: &[HostFacts]) -> Result<Option<Spot>, Refusal> {
     let found = hosts.iter().find_map(|facts| {
         let info = facts.pools.iter().flatten().find(|info| info.id == *pool)?;
         Some((&facts.host, info))
@@ -184,15 +191,8 @@ fn beside_source(wish: Wish<'_>, pool: &PoolId, hosts: &[HostFacts]) -> Result<S
         let all: Vec<&HostFacts> = hosts.iter().collect();
         return Err(Refusal::SourceAway { pool: pool.clone(), silent: silent(&all) });
     };
-    if !wish.places.allow(host) {
-        return Err(Refusal::SourceElsewhere { host: host.clone() });
-    }
-    match wish.backend {
-        Some(asked) if asked.as_str() != info.backend => {
-            Err(Refusal::SourceOfOtherBackend { has: info.backend.clone(), asked })
-        }
-        Some(_) | None => Ok(spot(host, info)),
-    }
+    let is_of_kind = wish.backend.is_none_or(|asked| asked.as_str() == info.backend);
+    Ok((wish.places.allow(host) && is_of_kind).then(|| spot(host, info)))
 }
 
 /// The hosts that a volume from nothing may go to; never empty.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cuts::Cuts;
+use super::transfers;
 use crate::csi::socket;
 use crate::domain::Fault;
 use crate::observe::metrics;
@@ -80,6 +81,9 @@ pub async fn sweep(cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fau
         }
         for (id, fault) in &swept.left {
             tracing::warn!(cut = %id, %fault, "cannot settle a cut yet");
+        }
+        if let Err(fault) = transfers::sweep(&cuts).await {
+            tracing::warn!(%fault, "cannot look for temporary snapshots yet");
         }
     }
 }

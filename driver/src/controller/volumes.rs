@@ -13,6 +13,7 @@ use stillpoint_guard::fault::point;
 
 use super::orders::{CapacityQuery, Content, DEFAULT_SIZE, Place, SMALLEST_DEVICE, SizeRange, VolumeOrder};
 use super::placement::{self, HostFacts, Policy, Spot, Wish};
+use super::transfers;
 use crate::backend::BackendKind;
 use crate::domain::record::{CutMember, Source, VolumeRecord};
 use crate::domain::{
@@ -36,6 +37,8 @@ pub trait Hosts: Send + Sync + 'static {
     async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)>;
     /// Makes a volume on this host.
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault>;
+    /// Makes a volume on this host out of a snapshot of another pool; goes on with what an earlier call copied.
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault>;
     /// One volume; `None` when it or its pool exists nowhere.
     async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault>;
     /// Removes a volume; one that does not exist is fine.
@@ -49,6 +52,14 @@ pub trait Hosts: Send + Sync + 'static {
 pub trait Snapshots: Send + Sync + 'static {
     /// The member of a sealed cut that this snapshot is.
     async fn member(&self, snapshot: &SnapshotId) -> Result<Option<CutMember>, Fault>;
+    /// Takes a snapshot of a volume that is only needed to copy it; the same name gives the same snapshot.
+    async fn temporary(&self, volume: &VolumeId, _name: &str) -> Result<CutMember, Fault> {
+        Err(Fault::unimplemented(format!("volume {volume} cannot be copied to another host from here")))
+    }
+    /// Removes it; one that is gone is fine.
+    async fn end_temporary(&self, snapshot: &SnapshotId) -> Result<(), Fault> {
+        Err(Fault::unimplemented(format!("snapshot {snapshot} cannot be removed from here")))
+    }
 }
 
 /// A volume and where it is.
@@ -115,6 +126,7 @@ impl Volumes {
             backend: order.backend,
             places: &order.places,
             source: source.as_ref().map(|source| &source.pool),
+            copies: order.copies,
         };
         let spots = placement::rank(wish, &facts, &self.policy)?;
         self.make(order, &name, filesystem, size, spots).await
@@ -144,7 +156,7 @@ impl Volumes {
                 source: order.source.clone(),
             };
             point("controller.create.placed");
-            match self.hosts.create(&host, volume).await {
+            match self.make_there(&host, volume).await {
                 Ok(info) => {
                     point("controller.create.made");
                     self.settled(name);
@@ -159,6 +171,35 @@ impl Volumes {
             }
         }
         Err(refused.unwrap_or_else(|| Fault::internal("placement named no pool and no reason")))
+    }
+
+    /// Makes a volume in its pool: at once where its source is in that pool too, else by copying all data.
+    async fn make_there(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {
+        match volume.source.clone() {
+            Some(Source::Snapshot(from)) if from.volume.pool != volume.id.pool => {
+                self.hosts.copy(host, volume, &from).await
+            }
+            Some(Source::Volume(from)) if from.pool != volume.id.pool => {
+                self.clone_there(host, volume, &from).await
+            }
+            Some(Source::Snapshot(_) | Source::Volume(_)) | None => self.hosts.create(host, volume).await,
+        }
+    }
+
+    /// A live volume is copied from a snapshot of it, which is removed when the copy is there or given up for good.
+    async fn clone_there(
+        &self,
+        host: &HostName,
+        volume: NewVolume,
+        from: &VolumeId,
+    ) -> Result<VolumeInfo, Fault> {
+        let temporary = self.snapshots.temporary(from, &transfers::temporary_name(&volume.name)).await?;
+        let made = self.hosts.copy(host, volume, &temporary.snapshot).await;
+        let goes_on = made.as_ref().is_err_and(|fault| leaves_doubt(fault.code));
+        if !goes_on && let Err(fault) = self.snapshots.end_temporary(&temporary.snapshot).await {
+            tracing::warn!(snapshot = %temporary.snapshot, %fault, "a temporary snapshot stays until the next sweep");
+        }
+        made
     }
 
     /// The volume of this name, on whichever host.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::agent::volumes::NodeVolumes;
 use crate::controller::cuts::{Barrier, CutOrder, Cuts};
 use crate::controller::volumes::Snapshots;
+use crate::domain::health::Ailment;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
@@ -99,6 +100,20 @@ impl Snapshots for Cuts {
         let cut = self.of_snapshot(snapshot).await?;
         Ok(cut.and_then(|cut| cut.members.into_iter().find(|member| member.snapshot == *snapshot)))
     }
+
+    async fn temporary(&self, volume: &VolumeId, name: &str) -> Result<CutMember, Fault> {
+        let (name, volumes) = (name.to_owned(), vec![volume.clone()]);
+        let cut = Self::take(self, CutOrder { kind: CutKind::Single, name, volumes, barrier: Barrier::Up });
+        let first = cut.await?.members.into_iter().next();
+        first.ok_or_else(|| Fault::internal(format!("a snapshot of volume {volume} has no member")))
+    }
+
+    async fn end_temporary(&self, snapshot: &SnapshotId) -> Result<(), Fault> {
+        match self.of_snapshot(snapshot).await? {
+            Some(cut) => Self::delete(self, &cut.id).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// Volumes in use on this host; [`NodeVolumes`] is the real one. All calls block.
@@ -115,6 +130,10 @@ pub trait NodeWork: Send + Sync + 'static {
     fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault>;
     /// Makes what is at a path as large as the volume has become; says how large.
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault>;
+    /// What is wrong with a volume.
+    fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault>;
+    /// What is wrong with what volumes are stored on.
+    fn storage_health(&self) -> Vec<Ailment>;
 }
 
 impl NodeWork for NodeVolumes {
@@ -140,5 +159,13 @@ impl NodeWork for NodeVolumes {
 
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {
         Self::grow(self, request)
+    }
+
+    fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault> {
+        Self::health(self, volume)
+    }
+
+    fn storage_health(&self) -> Vec<Ailment> {
+        Self::storage_health(self)
     }
 }

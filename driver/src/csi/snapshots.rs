@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ports::{Asked, Cutting};
+use crate::controller::transfers::is_temporary;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutKind, Fault, SnapshotId, VolumeId};
 
@@ -39,6 +40,9 @@ pub async fn one(cuts: &dyn Cutting, id: &SnapshotId) -> Result<Option<(Arc<CutR
 pub async fn all(cuts: &dyn Cutting) -> Result<Vec<(Arc<CutRecord>, CutMember)>, Fault> {
     let mut found = Vec::new();
     for cut in cuts.list().await? {
+        if is_temporary(cut.id.kind, &cut.name) {
+            continue;
+        }
         let cut = Arc::new(cut);
         found.extend(cut.members.iter().map(|member| (Arc::clone(&cut), member.clone())));
     }

@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod bytes;
 pub mod fault;
 pub mod filesystem;
+pub mod health;
 pub mod ids;
 pub mod inventory;
 pub mod level;
@@ -12,6 +13,7 @@ pub mod node;
 pub mod record;
 pub mod round;
 pub mod timeline;
+pub mod transfer;
 
 pub use bytes::Bytes;
 pub use fault::{Code, Fault};

@@ -4,10 +4,11 @@
 //! | who | name in its certificate | who may connect to it |
 //! |---|---|---|
 //! | controller | `controller.stillpoint` | agents, to enrol (Kubernetes only; see `kube::enrol`) |
-//! | agent of host `a` | `a.agent.stillpoint` | the controller |
+//! | agent of host `a` | `a.agent.stillpoint` | the controller; an agent, for what the controller has granted it |
 //!
-//! An agent's certificate is good for both directions, because agents stream blocks to each other; the agent API
-//! itself answers nobody but the controller.
+//! An agent's certificate is good for both directions, because agents stream blocks to each other (service `Peer`, which
+//! looks for a grant to the very host that the caller's certificate names); everything else that an agent serves answers
+//! nobody but the controller.
 
 pub mod acceptor;
 pub mod authority;
@@ -22,4 +23,9 @@ pub const CONTROLLER: &str = "controller.stillpoint";
 /// The name in the certificate of the agent of this host.
 pub fn agent_name(host: &HostName) -> String {
     format!("{host}.agent.stillpoint")
+}
+
+/// The host whose agent has this name in its certificate.
+fn host_of_agent(name: &str) -> Option<HostName> {
+    name.strip_suffix(".agent.stillpoint")?.parse().ok()
 }

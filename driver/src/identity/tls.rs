@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::authority::Pair;
-use super::{CONTROLLER, agent_name};
+use super::{CONTROLLER, agent_name, host_of_agent};
 use crate::domain::{Fault, HostName};
 use crate::wire::status_of;
 
@@ -236,6 +236,19 @@ pub fn only_the_controller(request: Request<()>) -> Result<Request<()>, Status> 
         Ok(()) => Ok(request),
         Err(_) => refuse("the certificate of this connection is valid, but somebody else's"),
     }
+}
+
+/// The host whose agent is calling, by the certificate of the connection.
+pub fn calling_agent<T>(request: &Request<T>) -> Result<HostName, Status> {
+    let refuse = || {
+        let message = "only another host's agent may call this; its certificate names its host";
+        status_of(Fault::denied(message))
+    };
+    let certificates = request.peer_certs().ok_or_else(refuse)?;
+    let certificate = certificates.first().ok_or_else(refuse)?;
+    let certificate = EndEntityCert::try_from(certificate).map_err(|_| refuse())?;
+    let host = certificate.valid_dns_names().find_map(host_of_agent);
+    host.ok_or_else(refuse)
 }
 
 /// A name that can stand in a certificate.

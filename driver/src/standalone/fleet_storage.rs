@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 
 use crate::controller::cuts::Cuts;
 use crate::controller::fleet::Fleet;
-use crate::controller::orders::{Content, Places, SizeRange, VolumeOrder};
+use crate::controller::orders::{Content, Copies, Places, SizeRange, VolumeOrder};
+use crate::controller::transfers::{Transfer, is_temporary};
 use crate::controller::volumes::Volumes as VolumeCases;
 use crate::domain::record::{CutMember, CutRecord, Source};
-use crate::domain::{CutId, CutKind, Fault};
+use crate::domain::{CutId, CutKind, Fault, HostName};
 
 use super::storage::{PlacedVolume, Storage, Volumes};
 
@@ -45,7 +46,9 @@ impl Storage for FleetStorage {
     }
 
     async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
-        self.cuts.list().await
+        let mut cuts = self.cuts.list().await?;
+        cuts.retain(|cut| !is_temporary(cut.id.kind, &cut.name));
+        Ok(cuts)
     }
 
     async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
@@ -60,7 +63,7 @@ impl Storage for FleetStorage {
         self.cuts.delete(id).await
     }
 
-    async fn restore(&self, member: &CutMember, name: &str) -> Result<PlacedVolume, Fault> {
+    async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault> {
         let order = VolumeOrder {
             name: name.to_owned(),
             size: SizeRange { required: member.capacity, limit: None },
@@ -69,9 +72,14 @@ impl Storage for FleetStorage {
                 .map_or(Content::Device, |filesystem| Content::Filesystem(Some(filesystem))),
             backend: None,
             source: Some(Source::Snapshot(member.snapshot.clone())),
-            places: Places { requisite: Some(vec![member.host.clone()]), preferred: Vec::new() },
+            places: Places { requisite: Some(vec![on.clone()]), preferred: Vec::new() },
+            copies: Copies::BesideSource,
         };
         let placed = self.volumes.create(&order).await?;
         Ok(PlacedVolume { host: placed.host, info: placed.info })
+    }
+
+    fn transfers(&self) -> Vec<Transfer> {
+        self.fleet.transfers().running()
     }
 }

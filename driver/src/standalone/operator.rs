@@ -20,9 +20,10 @@ use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::text;
 use tokio::sync::{mpsc, watch};
 
+use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{CutId, Fault};
+use crate::domain::{CutId, Fault, HostName};
 use crate::observe::metrics;
 use crate::observe::plain::shortened;
 
@@ -210,12 +211,14 @@ impl Operator {
         Ok(id)
     }
 
-    /// Makes volumes from a cut's members, each on its own host, called `<prefix><volume name>`. Idempotent.
+    /// Makes volumes from a cut's members, each on its own host or all on one, called `<prefix><volume name>`. Idempotent;
+    /// what was copied to another host before it broke off is not copied again.
     pub async fn restore(
         &self,
         id_or_name: &str,
         prefix: &str,
         only: &[String],
+        to: Option<&HostName>,
     ) -> Result<Vec<(CutMember, PlacedVolume)>, Fault> {
         let record = self.record(id_or_name).await?;
         check_name("the prefix", prefix)?;
@@ -226,7 +229,7 @@ impl Operator {
         let mut restored = Vec::new();
         for member in members {
             let name = format!("{prefix}{}", member.volume_name);
-            let volume = self.storage.restore(member, &name).await.map_err(|fault| {
+            let volume = self.storage.restore(member, &name, to.unwrap_or(&member.host)).await.map_err(|fault| {
                 fault.context(format_args!(
                     "cannot restore {} ({} of its {} volumes are restored; the same command goes on from there)",
                     member.volume_name,
@@ -237,6 +240,11 @@ impl Operator {
             restored.push((member.clone(), volume));
         }
         Ok(restored)
+    }
+
+    /// Copies between hosts that are under way.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.storage.transfers()
     }
 
     /// All volumes of all hosts.

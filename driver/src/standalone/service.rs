@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::controller::transfers::Transfer;
 use crate::domain::Fault;
 use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
@@ -15,6 +16,7 @@ use crate::proto::operator::{
     ListVolumesResponse, PlanResponse, RestoreRequest, RestoreResponse, SnapshotProgress, SnapshotRequest,
     list_volumes_response, restore_response,
 };
+use crate::wire::convert::Side;
 use crate::wire::status_of;
 
 use super::operator::{CutAndRun, InOrder, Operator, SnapshotOrder};
@@ -89,8 +91,11 @@ impl OperatorApi for Service {
     }
 
     async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<RestoreResponse>, Status> {
-        let RestoreRequest { id_or_name, prefix, only } = request.into_inner();
-        let restored = self.operator.restore(&id_or_name, &prefix, &only).await.map_err(status_of)?;
+        let RestoreRequest { id_or_name, prefix, only, to_host } = request.into_inner();
+        let to = (!to_host.is_empty()).then(|| Side::Caller.parse("to_host", &to_host)).transpose();
+        let to = to.map_err(status_of)?;
+        let restored = self.operator.restore(&id_or_name, &prefix, &only, to.as_ref()).await;
+        let restored = restored.map_err(status_of)?;
         let volumes = restored.into_iter().map(|(member, volume)| restore_response::Restored {
             from_volume: member.volume_name,
             name: volume.name().to_owned(),
@@ -122,6 +127,7 @@ impl OperatorApi for Service {
         Ok(Response::new(ListVolumesResponse {
             volumes: volumes.all.iter().map(volume).collect(),
             silent: volumes.silent.into_iter().map(|fault| fault.message).collect(),
+            transfers: self.operator.transfers().iter().map(transfer).collect(),
         }))
     }
 }
@@ -193,11 +199,24 @@ fn volume(volume: &PlacedVolume) -> list_volumes_response::Volume {
             .as_ref()
             .map(|path| path.display().to_string())
             .unwrap_or_default(),
+        conditions: volume.info.conditions.iter().map(ToString::to_string).collect(),
         source: match &record.source {
             None => String::new(),
             Some(Source::Snapshot(id)) => id.to_string(),
             Some(Source::Volume(id)) => id.to_string(),
         },
+    }
+}
+
+fn transfer(transfer: &Transfer) -> list_volumes_response::Transfer {
+    list_volumes_response::Transfer {
+        volume_id: transfer.volume.to_string(),
+        name: transfer.name.clone(),
+        from_host: transfer.from.to_string(),
+        to_host: transfer.to.to_string(),
+        done_bytes: transfer.done.0,
+        total_bytes: transfer.total.0,
+        began_at: transfer.began_at.to_string(),
     }
 }
 

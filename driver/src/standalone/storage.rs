@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use crate::controller::transfers::Transfer;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault, HostName, VolumeId, VolumeInfo};
 
@@ -48,6 +49,10 @@ pub trait Storage: Send + Sync {
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// Removes a cut with all its snapshots; idempotent.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
-    /// Makes a volume of this name from a member, on the member's own host; idempotent.
-    async fn restore(&self, member: &CutMember, name: &str) -> Result<PlacedVolume, Fault>;
+    /// Makes a volume of this name from a member, on this host; idempotent.
+    async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault>;
+    /// Copies between hosts that are under way.
+    fn transfers(&self) -> Vec<Transfer> {
+        Vec::new()
+    }
 }

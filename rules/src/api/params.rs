@@ -164,7 +164,7 @@ impl Filler<'_> {
         let script = run.shell_text().map(str::to_owned);
         if let Invocation::Argv(argv) = run {
             for arg in argv.iter_mut().skip(1).filter(|arg| script.as_deref() != Some(arg)) {
-                *arg = self.fill(arg, |value| value.to_owned());
+                *arg = self.fill(arg, str::to_owned);
             }
         }
     }
@@ -176,7 +176,7 @@ impl Filler<'_> {
 
     fn entries(&self, entries: &mut [EnvEntry]) {
         for value in entries.iter_mut().filter_map(|entry| entry.value.as_mut()) {
-            *value = self.fill(value, |value| value.to_owned());
+            *value = self.fill(value, str::to_owned);
         }
     }
 
@@ -185,15 +185,13 @@ impl Filler<'_> {
         let mut parts = text.split("${params.");
         let mut filled = parts.next().unwrap_or_default().to_owned();
         for part in parts {
-            match part.split_once('}').and_then(|(name, rest)| Some((self.values.get(name)?, rest))) {
-                Some((value, rest)) => {
-                    filled.push_str(&quote(value));
-                    filled.push_str(rest);
-                }
-                None => {
-                    filled.push_str("${params.");
-                    filled.push_str(part);
-                }
+            let known = part.split_once('}').and_then(|(name, rest)| Some((self.values.get(name)?, rest)));
+            if let Some((value, rest)) = known {
+                filled.push_str(&quote(value));
+                filled.push_str(rest);
+            } else {
+                filled.push_str("${params.");
+                filled.push_str(part);
             }
         }
         filled

@@ -47,7 +47,6 @@ pub(super) fn command(node: &Node<'_>) -> Option<Command> {
 }
 
 #[expect(clippy::option_option, reason = "absent and wrong are two things; wrong is already in the sink")]
-#[expect(clippy::type_complexity, reason = "two fields, each of which may be absent or wrong")]
 fn invocation_fields(fields: &Fields<'_>) -> (Option<Option<Vec<String>>>, Option<Option<String>>) {
     (fields.optional("command", |n| n.texts(limits::ARGV_ITEMS)), fields.optional("shell", Node::text))
 }

@@ -12,6 +12,7 @@ pub mod operator;
 pub mod process;
 pub mod progress;
 pub mod rundir;
+pub mod site;
 pub mod stack;
 
 /// Says that a test cannot run here and why: printed, and counted where `STILLPOINT_SKIPS` names a file.

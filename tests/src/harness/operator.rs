@@ -86,8 +86,23 @@ impl Operator {
 
     /// New volumes from a cut: all members, or those whose names are in `only`.
     pub async fn restore(&self, cut: &str, prefix: &str, only: &[String]) -> Result<Vec<Restored>> {
-        let request =
-            api::RestoreRequest { id_or_name: cut.into(), prefix: prefix.into(), only: only.to_vec() };
+        self.restore_to(cut, prefix, only, "").await
+    }
+
+    /// All on one host, or each on its own where none is named.
+    pub async fn restore_to(
+        &self,
+        cut: &str,
+        prefix: &str,
+        only: &[String],
+        to: &str,
+    ) -> Result<Vec<Restored>> {
+        let request = api::RestoreRequest {
+            id_or_name: cut.into(),
+            prefix: prefix.into(),
+            only: only.to_vec(),
+            to_host: to.into(),
+        };
         let mut client = self.client.clone();
         let answer = client.restore(limited(request)).await.map_err(said)?.into_inner();
         let restored = answer.volumes.into_iter().map(|volume| Restored {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,18 @@ use super::traces::{Traces, Trash};
 use crate::harness::csi::Volume;
 use crate::harness::leftovers::{self, Leftovers};
 use crate::harness::stack::{Options, Rcu};
-use crate::harness::{Blueprint, Process, Stack, binaries};
+use crate::harness::{Blueprint, Process, Stack, binaries, net};
 use crate::workloads::ledger::{Ledger, Mark};
 
 /// The controller gives a round up.
-const SOFT_LIMIT: Duration = Duration::from_millis(1500);
+const SOFT_LIMIT_MS: u64 = 1500;
+const HARD_LIMIT_MS: u64 = 3000;
 /// The guards let go.
-pub const HARD_LIMIT: Duration = Duration::from_secs(3);
+pub const HARD_LIMIT: Duration = Duration::from_millis(HARD_LIMIT_MS);
 /// How long a process stands still.
 pub const PAUSE: Duration = Duration::from_secs(5);
 /// A point is reached, a killed process is gone, a writer writes: within this, or something is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const POOL: Bytes = Bytes::gib(12);
@@ -41,6 +43,7 @@ pub struct Field {
     extra: Vec<Volume>,
     points: PathBuf,
     before: Traces,
+    metrics: SocketAddr,
     serial: u32,
 }
 
@@ -60,10 +63,12 @@ impl Field {
             pods: vec![],
             rcu: Rcu::Auto,
         };
-        let limits =
-            json!({"softMs": SOFT_LIMIT.as_millis() as u64, "hardMs": HARD_LIMIT.as_millis() as u64});
+        let metrics = net::free_address()?;
+        let limits = json!({"softMs": SOFT_LIMIT_MS, "hardMs": HARD_LIMIT_MS});
         let options = Options {
-            controller: [("limits".to_owned(), limits)].into_iter().collect(),
+            controller: [("limits".to_owned(), limits), ("metricsListen".to_owned(), json!(metrics))]
+                .into_iter()
+                .collect(),
             xfs: vec![HOSTS[2].to_owned()],
             fault_points: Some(points.clone()),
             ..Options::default()
@@ -84,7 +89,35 @@ impl Field {
         let nodes = stack.hosts().iter().map(|host| host.csi_socket().to_owned());
         let caller = Caller::connect(stack.csi_socket(), nodes).await?;
         let before = traces(&stack, Trash::Waits)?;
-        Ok(Self { ledger, stack, caller, volumes, extra, points, before, serial: 0 })
+        Ok(Self { ledger, stack, caller, volumes, extra, points, before, metrics, serial: 0 })
+    }
+
+    /// What the controller's metrics say.
+    pub async fn metrics(&self) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let mut stream = tokio::net::TcpStream::connect(self.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Makes the controller log more, and waits until it does.
+    pub async fn make_controller_talk(&mut self) -> Result<()> {
+        self.stack.controller_mut().send(Signal::SIGUSR1)?;
+        let end = Instant::now() + PATIENCE;
+        while !self.log("controller")?.contains("the log level was changed") {
+            ensure!(Instant::now() < end, "SIGUSR1 changes nothing");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// What a process has logged so far.
+    pub fn log(&self, process: &str) -> Result<String> {
+        let path = self.stack.path().join(format!("log/{process}.log"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Number of hosts.
@@ -106,7 +139,7 @@ impl Field {
     }
 
     /// The ledger's volumes, in the order in which it writes.
-    pub(super) fn volumes(&self) -> &[Volume] {
+    pub fn volumes(&self) -> &[Volume] {
         &self.volumes
     }
 
@@ -188,7 +221,11 @@ impl Field {
             Blow::Die => vec![case.at],
             Blow::Kill(dead) => {
                 for party in dead {
-                    self.process(*party).send(Signal::SIGKILL)?;
+                    let process = self.process(*party);
+                    // It may have died before, so that the point is reached at all.
+                    if !process.has_ended()? {
+                        process.send(Signal::SIGKILL)?;
+                    }
                 }
                 dead.clone()
             }
@@ -218,13 +255,25 @@ impl Field {
         self.stack.revive().await.map(drop)
     }
 
-    /// Nothing is there that was not there before the first case.
-    pub(super) async fn check_nothing_left(&self) -> Result<()> {
-        self.wait_for_traces(Trash::Waits).await
+    /// Nothing is there that was not there before the first case; what is being let go may take so long.
+    pub async fn check_nothing_left(&self, limit: Duration) -> Result<()> {
+        self.wait_for_traces(Trash::Waits, limit).await
     }
 
-    async fn wait_for_traces(&self, trash: Trash) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+    /// All three volumes are written within the hard limit and a second.
+    pub async fn check_writable(&mut self) -> Result<()> {
+        let mark = self.mark()?;
+        self.all_written_since(mark).await.map(drop)
+    }
+
+    /// What is there now counts as what was there before: a broken case must not break all that follow.
+    pub(super) fn forgive(&mut self) -> Result<()> {
+        self.before = traces(&self.stack, Trash::Waits)?;
+        Ok(())
+    }
+
+    async fn wait_for_traces(&self, trash: Trash, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
         loop {
             let differences = self.before.differences(&traces(&self.stack, trash)?);
             if differences.is_empty() {
@@ -237,7 +286,7 @@ impl Field {
 
     /// Ends everything: also the trash must be empty, and nothing may need force.
     pub async fn close(self) -> Result<Leftovers> {
-        self.wait_for_traces(Trash::Counts).await.context("the trash is not emptied")?;
+        self.wait_for_traces(Trash::Counts, PATIENCE).await.context("the trash is not emptied")?;
         self.ledger.stop()?;
         for volume in self.volumes.iter().chain(&self.extra) {
             self.stack.retire(volume).await?;

@@ -1,13 +1,23 @@
 //! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
 //! one after the other, and takes the cluster down.
 
+// Helpers of tests may unwrap like tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod client;
 mod databases;
+mod deaths;
 mod enrolment;
 mod figures;
 mod group;
 mod journal;
+mod ledger;
 mod manifests;
+mod permissions;
+mod rude;
+mod rules;
+mod three;
+mod upkeep;
 mod volumes;
 
 /// The cluster that `make e2e` makes.

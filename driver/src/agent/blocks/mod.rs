@@ -9,7 +9,6 @@
 //! 3. Where the comparison is [`Comparison::Bytes`], the blocks that differ by address are read and compared.
 //! 4. Ranges are joined over the ends of pages and given on in messages of bounded size.
 
-pub mod service;
 mod stream;
 
 use std::ops::Range;
@@ -140,6 +139,25 @@ pub fn tell(
         at = end;
     }
     joiner.finish().map_or(Ok(()), |range| listener.range(range))
+}
+
+/// Tells each stretch of an image that holds data: whole blocks, ascending, never touching. Blocks.
+pub fn each_allocated(
+    host: &dyn Host,
+    image: &Path,
+    size: u64,
+    each: &mut dyn FnMut(Range<u64>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let pages = Pages { host, base: None, target: image, size };
+    let mut joiner = Joiner::new(0, size);
+    let mut at = 0;
+    while at < size {
+        // Without a base there is nothing that could move.
+        let (stretches, end) = pages.at(at)?.unwrap_or_default();
+        stretches.into_iter().filter_map(|stretch| joiner.push(stretch)).try_for_each(&mut *each)?;
+        at = end.max(at + 1);
+    }
+    joiner.finish().map_or(Ok(()), each)
 }
 
 /// Maps of one or two images, a page at a time.

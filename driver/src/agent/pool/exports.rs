@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::claims::Claim;
-use super::{Pool, Result};
+use super::{Content, Pool, PoolError, Result};
 use crate::backend::IMAGE;
 use crate::domain::SnapshotId;
 use crate::domain::record::CutMember;
@@ -15,6 +15,8 @@ pub struct SnapshotImage {
     pub image: PathBuf,
     /// What its cut has recorded of it.
     pub member: CutMember,
+    /// Never the same for two snapshots, also not of the same name one after the other.
+    pub content: Content,
     _claim: Claim,
 }
 
@@ -26,6 +28,9 @@ impl Pool {
         let claim = self.claims.shared(&cut)?;
         // Once more: it may have been deleted before the claim.
         let (_, member) = self.sealed_member(id)?;
-        Ok(SnapshotImage { image: self.layout.snapshot(id).join(IMAGE), member, _claim: claim })
+        let attempt = self.index().attempt_of(&cut).ok_or_else(|| PoolError::NoSnapshot(id.clone()))?;
+        let allocated = self.backend.allocated(&*self.host, &self.layout.snapshot(id))?;
+        let content = Content { id: format!("{id}/{attempt}"), size: member.capacity, allocated };
+        Ok(SnapshotImage { image: self.layout.snapshot(id).join(IMAGE), member, content, _claim: claim })
     }
 }

@@ -86,6 +86,11 @@ impl Index {
             .find_map(|cut| Some((&cut.id, cut.members.iter().find(|member| member.snapshot == *id)?)))
     }
 
+    /// Which attempt at a cut this is.
+    pub(super) fn attempt_of(&self, id: &CutId) -> Option<String> {
+        self.cuts.get(id).map(|cut| cut.attempt.clone())
+    }
+
     /// An unsealed cut that has this volume as a member.
     pub(super) fn round_of(&self, volume: &VolumeId) -> Option<&CutId> {
         self.cuts

@@ -10,7 +10,10 @@ pub(super) const POOL_RECORD: &str = "stillpoint.json";
 pub(super) const VOLUME_RECORD: &str = "volume.json";
 /// Directories that every pool has.
 pub(super) const DIRECTORIES: [&str; 3] = ["volumes", "snapshots", "cuts"];
+/// The record inside the tree of a volume that arrives.
+pub(super) const PART_RECORD: &str = "arrival.json";
 const HALF_MADE: &str = ".new-";
+const PART: &str = ".part-";
 const GONE: &str = ".gone-";
 
 /// What a name in one of the pool's directories stands for.
@@ -18,6 +21,8 @@ const GONE: &str = ".gone-";
 pub(super) enum Name<'a> {
     /// An object, by its id.
     Object(&'a str),
+    /// A volume that arrives from another host, to be gone on with.
+    Part,
     /// Something half made when its maker died or failed.
     HalfMade,
     /// Something deleted, with its number.
@@ -29,6 +34,9 @@ impl<'a> Name<'a> {
         if let Some(number) = name.strip_prefix(GONE) {
             return Self::Gone(number.parse().unwrap_or_default());
         }
+        if name.starts_with(PART) {
+            return Self::Part;
+        }
         if name.starts_with('.') { Self::HalfMade } else { Self::Object(name) }
     }
 }
@@ -36,6 +44,11 @@ impl<'a> Name<'a> {
 /// The name of something while it is made.
 pub(super) fn half_made(name: &str) -> String {
     format!("{HALF_MADE}{name}")
+}
+
+/// What something half made will be called.
+pub(super) fn made(name: &str) -> &str {
+    name.strip_prefix(HALF_MADE).unwrap_or(name)
 }
 
 /// The name of something deleted.
@@ -77,6 +90,10 @@ impl Layout {
 
     pub(super) fn half_made_volume(&self, id: &VolumeId) -> PathBuf {
         self.volumes().join(half_made(&id.to_string()))
+    }
+
+    pub(super) fn part(&self, id: &VolumeId) -> PathBuf {
+        self.volumes().join(format!("{PART}{id}"))
     }
 
     pub(super) fn snapshots(&self) -> PathBuf {

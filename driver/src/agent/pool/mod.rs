@@ -6,7 +6,8 @@
 //! <pool>/cuts/<cut>.json                              state round or sealed, with all members on all hosts
 //! <pool>/snapshots/<volume>/<snapshot>/disk.img       a snapshot exists iff a sealed record in cuts/ lists it
 //! ```
-//! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted.
+//! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted; only
+//! `.part-…` is gone on with for a day: a volume that arrives from another host (`arrivals`).
 //! Deletes are renames to a dot name *in the same directory* (the kernel refuses to move a read-only btrfs
 //! snapshot into another one), and a background cleaner empties them ([`Pool::empty_trash`]), never during a round
 //! ([`Pool::pause_trash`]).
@@ -23,6 +24,7 @@
 //!
 //! One process may have a pool open. All calls block.
 
+mod arrivals;
 mod claims;
 #[cfg(test)]
 mod crash_tests;
@@ -34,6 +36,7 @@ pub mod headroom;
 mod index;
 mod layout;
 mod making;
+mod orphans;
 mod records;
 mod sweep;
 mod trash;
@@ -42,11 +45,13 @@ mod volumes;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use arrivals::{Arrival, Begun, Content, Mark};
 pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
 pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
+pub use orphans::{Orphan, OrphanKind};
 pub use sweep::{Broken, SweepReport};
 pub use trash::TrashPause;
 
@@ -113,6 +118,14 @@ impl Pool {
     /// Whether it can be written.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Whether it could be written when it was opened and still can: btrfs becomes read-only after an error.
+    pub fn access_now(&self) -> Access {
+        match making::mounted_at(&*self.host, self.dir()) {
+            Ok(mounted) if !mounted.read_only => self.access,
+            Ok(_) | Err(_) => Access::ReadOnly,
+        }
     }
 
     /// Size, and what new volumes and snapshots may use; the reserve is taken off.

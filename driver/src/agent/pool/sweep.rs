@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
+use jiff::Timestamp;
+
 use super::index::Index;
 use super::layout::{Layout, Name, VOLUME_RECORD, half_made};
 use super::trash::Trash;
@@ -48,7 +50,7 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
     survey.volumes()?;
     survey.cuts()?;
     survey.snapshots()?;
-    let Survey { index, trash, next, report, half_made, orphans, .. } = survey;
+    let Survey { index, trash, next, report, mut half_made, parts, orphans, .. } = survey;
 
     let pool = Pool {
         host,
@@ -60,6 +62,11 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
         claims: super::Claims::default(),
         trash: Trash::new(trash, next),
     };
+    for part in parts {
+        if !pool.is_awaited(&part, Timestamp::now())? {
+            half_made.push((part, FileKind::Directory));
+        }
+    }
     let report = match access {
         Access::Writable => pool.sweep(report, half_made, orphans)?,
         Access::ReadOnly => report,
@@ -108,6 +115,8 @@ struct Survey<'a> {
     pool: &'a PoolId,
     index: Index,
     half_made: Vec<(PathBuf, FileKind)>,
+    /// Volumes that were arriving.
+    parts: Vec<PathBuf>,
     trash: Vec<PathBuf>,
     next: u64,
     report: SweepReport,
@@ -128,6 +137,7 @@ impl<'a> Survey<'a> {
             pool,
             index: Index::default(),
             half_made: Vec::new(),
+            parts: Vec::new(),
             trash: Vec::new(),
             next: 0,
             report: SweepReport::default(),
@@ -144,6 +154,7 @@ impl<'a> Survey<'a> {
             let path = directory.join(&name);
             match Name::of(&name) {
                 Name::Object(_) => objects.push(name),
+                Name::Part => self.parts.push(path),
                 Name::HalfMade => self.half_made.push((path, kind)),
                 Name::Gone(number) => {
                     self.next = self.next.max(number.saturating_add(1));

@@ -61,6 +61,11 @@ impl Pool {
         TrashPause(Arc::clone(&self.trash.pauses))
     }
 
+    /// Whether a round keeps the cleaner away.
+    pub(super) fn is_paused(&self) -> bool {
+        self.trash.pauses.load(Ordering::SeqCst) > 0
+    }
+
     /// How many deleted trees wait to be removed.
     pub fn trash_len(&self) -> usize {
         self.trash.lock().len()
@@ -71,7 +76,7 @@ impl Pool {
     pub fn empty_trash(&self, limit: usize) -> Result<usize> {
         self.check_writable()?;
         for removed in 0..limit {
-            if self.trash.pauses.load(Ordering::SeqCst) > 0 {
+            if self.is_paused() {
                 return Ok(removed);
             }
             let Some(garbage) = self.trash.lock().pop_front() else { return Ok(removed) };
@@ -103,8 +108,14 @@ impl Pool {
         // Nobody can begin a cut of it between the look and the removal.
         let Ok(_claim) = self.claims.exclusive(&volume) else { return };
         if self.index().volume(&volume).is_none() {
-            // Not empty is the usual case; an empty directory that stays does no harm, the sweep takes it.
-            let _ = self.host.remove_directory(directory);
+            self.remove_empty(directory);
         }
+    }
+
+    /// Removes the snapshot directory of a volume that is gone, unless it still has snapshots or is not there. Whoever
+    /// calls this has the volume to himself.
+    pub(super) fn remove_empty(&self, directory: &Path) {
+        // Not empty is the usual case; an empty directory that stays does no harm, the sweep takes it.
+        let _ = self.host.remove_directory(directory);
     }
 }

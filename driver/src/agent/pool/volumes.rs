@@ -86,6 +86,8 @@ impl Pool {
         if let Some(cut) = self.index().round_of(id) {
             return Err(PoolError::Busy(format!("volume {id} (cut {cut})")));
         }
+        // One that was still arriving will not be gone on with.
+        self.discard_part(id)?;
         let image = tree.join(IMAGE);
         if self.host.stat(&image)?.is_some()
             && let Some(device) = self.host.attached(&image)?.into_iter().next()
@@ -95,6 +97,7 @@ impl Pool {
         if self.host.stat(&tree)?.is_none() {
             // Put away by a call that failed afterwards; this makes it durable.
             self.index_mut().drop_volume(id);
+            self.remove_empty(&self.layout.snapshots_of(id));
             return Ok(self.host.sync_directory(&self.layout.volumes())?);
         }
         point("agent.delete.begun");
@@ -102,6 +105,7 @@ impl Pool {
         point("agent.delete.renamed");
         self.index_mut().drop_volume(id);
         self.finish_discard(&tree, away)?;
+        self.remove_empty(&self.layout.snapshots_of(id));
         point("agent.delete.gone");
         Ok(())
     }
@@ -165,7 +169,7 @@ impl Pool {
     }
 
     /// A volume that is there, also one that was published by a call that failed afterwards.
-    fn find_published(&self, id: &VolumeId) -> Result<Option<VolumeRecord>> {
+    pub(super) fn find_published(&self, id: &VolumeId) -> Result<Option<VolumeRecord>> {
         if let Some(found) = self.index().volume(id) {
             return Ok(Some(found.clone()));
         }
@@ -266,11 +270,11 @@ impl Pool {
 }
 
 /// Length of an image for this capacity.
-fn image_size(capacity: Bytes) -> Bytes {
+pub(super) fn image_size(capacity: Bytes) -> Bytes {
     Bytes(capacity.0.div_ceil(IMAGE_UNIT).saturating_mul(IMAGE_UNIT))
 }
 
-fn same_or_differs(found: VolumeRecord, new: &NewVolume) -> Result<VolumeRecord> {
+pub(super) fn same_or_differs(found: VolumeRecord, new: &NewVolume) -> Result<VolumeRecord> {
     let filesystem = |fs: Option<Filesystem>| fs.map_or("raw block", Filesystem::as_str).to_owned();
     let source = |source: &Option<Source>| match source {
         Some(Source::Snapshot(id)) => id.to_string(),

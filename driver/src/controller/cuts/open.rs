@@ -16,6 +16,10 @@ use crate::domain::timeline::Timeline;
 use crate::domain::{Fault, Level};
 use crate::observe::metrics;
 
+/// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
+/// one host may not have come to the next before that is cut, and the check that is to fail would pass.
+const ONE_HOST_TO_THE_NEXT: Duration = Duration::from_millis(100);
+
 /// A prepared cut. Dropping it without [`OpenCut::seal`] gives it up: hosts let go, and what was cut is removed.
 pub struct OpenCut {
     record: CutRecord,
@@ -72,7 +76,10 @@ impl OpenCut {
         let live = self.live.as_mut().ok_or_else(given_up)?;
         let zero_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
         let hold_requested_at = (self.wall_clock)();
-        for round in &mut live.rounds {
+        for (index, round) in live.rounds.iter_mut().enumerate() {
+            if index > 0 {
+                tokio::time::sleep(ONE_HOST_TO_THE_NEXT).await;
+            }
             if let Err(fault) = round.cut().await {
                 return Err(self.give_up(fault).await);
             }
@@ -108,7 +115,7 @@ impl OpenCut {
         metrics::cuts::sealed();
         tracing::info!(
             cut = %self.record.id,
-            request = self.record.attempt,
+            attempt = self.record.attempt,
             name = self.record.name,
             %level,
             window_us = self.record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),

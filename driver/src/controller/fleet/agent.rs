@@ -12,7 +12,8 @@ use super::Homes;
 use crate::domain::blocks::WalkOrder;
 use crate::domain::record::CutRecord;
 use crate::domain::{
-    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, VolumeId, VolumeInfo,
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, SnapshotId, VolumeId,
+    VolumeInfo,
 };
 use crate::proto::agent::agent_client::AgentClient;
 use crate::proto::agent::blocks_client::BlocksClient;
@@ -143,11 +144,26 @@ impl Agent {
         optional(self.get_cut(proto::get_cut_request::By::KindAndNameHash(text)).await)
     }
 
+    /// The record of a cut whose round has ended on this host; ABORTED while it has not.
+    pub async fn cut_at_rest(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        let by = proto::get_cut_request::By::CutId(id.to_string());
+        match optional(self.ask_cut(by).await)? {
+            Some(answer) if answer.under_way => {
+                Err(self.named(Fault::aborted(format!("cut {id} is being taken; try again when it is done"))))
+            }
+            Some(answer) => self.read(convert::cut_from_proto(answer)).map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn get_cut(&self, by: proto::get_cut_request::By) -> Result<CutRecord, Fault> {
-        let mut client = self.client.clone();
-        let request = proto::GetCutRequest { by: Some(by) };
-        let answer = self.ask(LOOK_LIMIT, client.get_cut(request)).await?;
+        let answer = self.ask_cut(by).await?;
         self.read(convert::cut_from_proto(answer))
+    }
+
+    async fn ask_cut(&self, by: proto::get_cut_request::By) -> Result<proto::GetCutResponse, Fault> {
+        let mut client = self.client.clone();
+        self.ask(LOOK_LIMIT, client.get_cut(proto::GetCutRequest { by: Some(by) })).await
     }
 
     /// All cut records of the host, sealed or not, one per cut.
@@ -168,6 +184,34 @@ impl Agent {
     pub async fn walk(&self, order: &WalkOrder) -> Result<Streaming<proto::WalkPage>, Fault> {
         let mut client = self.blocks.clone();
         self.ask(LOOK_LIMIT, client.walk(convert::walk_order_to_proto(order))).await
+    }
+
+    /// Keeps a snapshot for one other host to fetch.
+    pub async fn grant(
+        &self,
+        ticket: &str,
+        peer: &HostName,
+        snapshot: &SnapshotId,
+    ) -> Result<proto::GrantResponse, Fault> {
+        let mut client = self.blocks.clone();
+        let (ticket, peer, snapshot_id) = (ticket.to_owned(), peer.to_string(), snapshot.to_string());
+        self.ask(CHANGE_LIMIT, client.grant(proto::GrantRequest { ticket, peer, snapshot_id })).await
+    }
+
+    /// Lets it go. Idempotent.
+    pub async fn withdraw(&self, ticket: &str) -> Result<(), Fault> {
+        let mut client = self.blocks.clone();
+        let request = proto::WithdrawRequest { ticket: ticket.to_owned() };
+        self.ask(LOOK_LIMIT, client.withdraw(request)).await.map(drop)
+    }
+
+    /// Has the host fetch a volume; what has arrived stays when the stream is dropped.
+    pub async fn receive(
+        &self,
+        request: proto::ReceiveRequest,
+    ) -> Result<Streaming<proto::ReceiveProgress>, Fault> {
+        let mut client = self.blocks.clone();
+        self.ask(LOOK_LIMIT, client.receive(request)).await
     }
 
     /// Waits for an answer, but not for ever.

@@ -16,6 +16,7 @@ fn pool(n: u8, backend: &str, gib: u64) -> PoolInfo {
         total: Bytes::gib(100),
         available: Bytes::gib(gib),
         path: format!("/pools/{n}").into(),
+        conditions: vec![],
     }
 }
 
@@ -41,7 +42,7 @@ fn places(requisite: Option<&[&str]>, preferred: &[&str]) -> Places {
 }
 
 fn wish(places: &Places, gib: u64) -> Wish<'_> {
-    Wish { size: Bytes::gib(gib), backend: None, places, source: None }
+    Wish { size: Bytes::gib(gib), backend: None, places, source: None, copies: Copies::BesideSource }
 }
 
 fn order(wish: Wish<'_>, hosts: &[HostFacts]) -> Result<Vec<PoolId>, Refusal> {
@@ -123,18 +124,35 @@ fn pools_that_are_too_full_are_left_out_and_all_full_says_how_much_there_is() {
 }
 
 #[test]
-fn a_copy_stays_on_its_sources_pool_or_is_refused() {
+fn a_copy_goes_to_its_sources_pool_and_elsewhere_only_where_it_must_or_is_asked_to() {
     let (anywhere, source) = (Places::default(), pool_id(1));
     let copy = Wish { source: Some(&source), ..wish(&anywhere, 99) };
     assert_eq!(order(copy, &three()), Ok(ids(&[1])), "how much room a copy needs is the agent's to say");
+    let small = Wish { source: Some(&source), ..wish(&anywhere, 15) };
+    assert_eq!(
+        order(small, &three()),
+        Ok(ids(&[1, 3, 2, 4])),
+        "where its own pool refuses, all data is copied"
+    );
 
-    let elsewhere = places(Some(&["b", "c"]), &[]);
+    let elsewhere = places(Some(&["b", "c"]), &["c"]);
+    let there = Wish { places: &elsewhere, ..small };
+    assert_eq!(order(there, &three()), Ok(ids(&[4, 3])), "the source's host is not allowed");
     let refusal = order(Wish { places: &elsewhere, ..copy }, &three()).unwrap_err();
-    assert_eq!(refusal, Refusal::SourceElsewhere { host: host("a") });
-    assert_eq!(Fault::from(refusal).code, Code::Exhausted);
+    assert_eq!(Fault::from(refusal).code, Code::Exhausted, "nobody there has room for all of it");
 
-    let refusal = order(Wish { backend: Some(BackendKind::Xfs), ..copy }, &three()).unwrap_err();
-    assert_eq!(Fault::from(refusal).code, Code::Invalid);
+    let preferred = places(None, &["c", "a"]);
+    let asked = Wish { places: &preferred, ..small };
+    assert_eq!(order(asked, &three()), Ok(ids(&[1, 4, 2, 3])));
+    let asked = Wish { copies: Copies::WherePreferred, ..asked };
+    assert_eq!(
+        order(asked, &three()),
+        Ok(ids(&[4, 1, 2, 3])),
+        "so that copies of several hosts come together"
+    );
+
+    let other_kind = Wish { backend: Some(BackendKind::Xfs), ..small };
+    assert_eq!(order(other_kind, &three()), Ok(ids(&[2])));
 
     let unknown = pool_id(77);
     let refusal = order(Wish { source: Some(&unknown), ..copy }, &[down("a"), down("b")]).unwrap_err();

@@ -8,7 +8,10 @@ use tokio::task::JoinSet;
 use super::{Hosts, Placed};
 use crate::controller::fleet::{Agent, Fleet};
 use crate::controller::placement::HostFacts;
-use crate::domain::{Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, VolumeId, VolumeInfo};
+use crate::controller::transfers;
+use crate::domain::{
+    Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, SnapshotId, VolumeId, VolumeInfo,
+};
 
 #[async_trait]
 impl Hosts for Fleet {
@@ -32,6 +35,10 @@ impl Hosts for Fleet {
 
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {
         self.agent(host)?.create_volume(&volume).await
+    }
+
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
+        transfers::copy(self, host, volume, from).await
     }
 
     async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault> {

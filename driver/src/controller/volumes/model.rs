@@ -10,7 +10,8 @@ use super::{Hosts, Placed, Snapshots};
 use crate::controller::placement::HostFacts;
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
-    Bytes, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId, VolumeInfo,
+    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
+    VolumeInfo,
 };
 
 /// What happens to the next creation on a host.
@@ -36,6 +37,8 @@ struct ModelHost {
 pub(crate) struct Model {
     hosts: Mutex<BTreeMap<HostName, ModelHost>>,
     snapshots: Mutex<BTreeMap<SnapshotId, CutMember>>,
+    /// What was copied to which host.
+    pub(crate) copies: Mutex<Vec<(HostName, SnapshotId)>>,
 }
 
 pub(crate) fn host(name: &str) -> HostName {
@@ -59,6 +62,7 @@ impl Model {
                 total: Bytes::gib(gib),
                 available: Bytes::gib(gib),
                 path: format!("/pools/{n}").into(),
+                conditions: vec![],
             };
             model.table().entry(host(name)).or_default().pools.push(pool);
         }
@@ -154,13 +158,22 @@ impl Hosts for Model {
             created_at: Timestamp::UNIX_EPOCH,
         };
         let backend = pool.backend.clone();
-        let info = VolumeInfo { record, backend, allocated: Bytes(0), published_at: None };
+        let info =
+            VolumeInfo { record, backend, allocated: Bytes(0), published_at: None, conditions: vec![] };
         host.volumes.insert(volume.id, info.clone());
         host.creations += 1;
         match trouble {
             Some(Trouble::AnswerLost(fault)) => Err(fault),
             Some(Trouble::Refused(_)) | None => Ok(info),
         }
+    }
+
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
+        if !self.snapshots.lock().unwrap().contains_key(from) {
+            return Err(Fault::not_found("no such snapshot"));
+        }
+        self.copies.lock().unwrap().push((host.clone(), from.clone()));
+        self.create(host, volume).await
     }
 
     async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault> {
@@ -188,5 +201,25 @@ impl Hosts for Model {
 impl Snapshots for Model {
     async fn member(&self, snapshot: &SnapshotId) -> Result<Option<CutMember>, Fault> {
         Ok(self.snapshots.lock().unwrap().get(snapshot).cloned())
+    }
+
+    async fn temporary(&self, volume: &VolumeId, name: &str) -> Result<CutMember, Fault> {
+        let placed = self.volume(volume).await?.ok_or_else(|| Fault::not_found("no such volume"))?;
+        let cut = CutId::new(CutKind::Single, name, [volume]).unwrap();
+        let member = CutMember {
+            volume: volume.clone(),
+            volume_name: placed.info.record.name,
+            snapshot: SnapshotId::of(volume, &cut),
+            host: placed.host,
+            capacity: placed.info.record.capacity,
+            filesystem: placed.info.record.filesystem,
+        };
+        self.add_snapshot(member.clone());
+        Ok(member)
+    }
+
+    async fn end_temporary(&self, snapshot: &SnapshotId) -> Result<(), Fault> {
+        self.remove_snapshot(snapshot);
+        Ok(())
     }
 }

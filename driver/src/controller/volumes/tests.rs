@@ -1,6 +1,6 @@
 use super::model::{Model, Trouble, host, pool_id};
 use super::*;
-use crate::controller::orders::Places;
+use crate::controller::orders::{Copies, Places};
 use crate::domain::{CutId, CutKind};
 
 type Change = fn(&mut VolumeOrder);
@@ -17,6 +17,7 @@ fn order(name: &str) -> VolumeOrder {
         backend: None,
         source: None,
         places: Places::default(),
+        copies: Copies::default(),
     }
 }
 
@@ -167,8 +168,33 @@ async fn a_copy_goes_beside_its_source_and_is_at_least_as_large() {
     assert_eq!(volumes.create(&clone).await.unwrap().info.record.capacity, Bytes::gib(3));
 
     (clone.name, clone.places) = ("away".into(), only("b"));
-    let fault = volumes.create(&clone).await.unwrap_err();
-    assert_eq!(fault.code, Code::Exhausted, "{fault}");
+    assert!(model.copies.lock().unwrap().is_empty());
+    let away = volumes.create(&clone).await.unwrap();
+    assert_eq!((away.host.as_str(), &away.info.record.source), ("b", &clone.source));
+    let copies = model.copies.lock().unwrap().clone();
+    assert_eq!(copies.len(), 1, "its data is copied, from a snapshot of it");
+    assert_eq!((&copies[0].0, &copies[0].1.volume), (&host("b"), source.id()));
+    assert_eq!(model.member(&copies[0].1).await, Ok(None), "which is gone");
+}
+
+#[tokio::test]
+async fn where_the_sources_pool_is_full_the_copy_goes_elsewhere_and_a_copy_that_breaks_off_is_not_final() {
+    let model = Arc::new(Model::three());
+    let volumes = over(&model);
+    let mut first = order("v");
+    first.places = only("a");
+    let snapshot = snapshot_of(&volumes.create(&first).await.unwrap());
+    model.add_snapshot(snapshot.clone());
+    let mut restored = order("restored");
+    restored.source = Some(Source::Snapshot(snapshot.snapshot.clone()));
+    model.trouble("a", Trouble::Refused(Fault::exhausted("the pool is too full")));
+    assert_eq!(volumes.create(&restored).await.unwrap().host.as_str(), "c", "where most is free");
+    assert_eq!(model.copies.lock().unwrap().clone(), [(host("c"), snapshot.snapshot.clone())]);
+
+    (restored.name, restored.places) = ("again".into(), only("b"));
+    model.trouble("b", Trouble::Refused(Fault::internal("broke off")));
+    assert_eq!(volumes.create(&restored).await.unwrap_err().code, Code::Unavailable, "to be asked again");
+    assert_eq!(volumes.create(&restored).await.unwrap().host.as_str(), "b");
 }
 
 #[tokio::test]

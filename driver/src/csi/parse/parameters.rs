@@ -7,10 +7,12 @@ use stillpoint_rules::api::is_dns_subdomain;
 
 use super::{MAP_LIMIT, shown};
 use crate::backend::BackendKind;
+use crate::controller::orders::Copies;
 use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::{Fault, Filesystem};
 
 const BACKEND: &str = "stillpoint.dev/backend";
+const COPIES: &str = "stillpoint.dev/copies";
 const RULE: &str = "stillpoint.dev/rule";
 /// What the sidecar calls a VolumeSnapshot in its keys.
 pub const SNAPSHOT: &str = "volumesnapshot";
@@ -29,16 +31,27 @@ pub struct Parameters {
     pub backend: Option<BackendKind>,
     /// `csi.storage.k8s.io/fstype`, where a sidecar leaves it in.
     pub filesystem: Option<Filesystem>,
+    /// `stillpoint.dev/copies`.
+    pub copies: Copies,
 }
 
 /// Parameters of a StorageClass.
 pub fn class_parameters(given: &HashMap<String, String>) -> Result<Parameters, Fault> {
-    check(given, &[BACKEND, FSTYPE])?;
+    check(given, &[BACKEND, FSTYPE, COPIES])?;
     let wrong = |key: &str, why: String| Fault::invalid(format!("parameter {key}: {why}"));
     let backend = given.get(BACKEND).map(|value| value.parse::<BackendKind>());
     let filesystem =
         given.get(FSTYPE).filter(|value| !value.is_empty()).map(|value| value.parse::<Filesystem>());
+    let copies = match given.get(COPIES).map(String::as_str) {
+        None | Some("beside-source") => Copies::BesideSource,
+        Some("where-preferred") => Copies::WherePreferred,
+        Some(other) => {
+            let why = format!("{:?} is neither beside-source nor where-preferred", shown(other));
+            return Err(wrong(COPIES, why));
+        }
+    };
     Ok(Parameters {
+        copies,
         backend: backend.transpose().map_err(|why| wrong(BACKEND, why.to_string()))?,
         filesystem: filesystem.transpose().map_err(|why| wrong(FSTYPE, why.to_string()))?,
     })

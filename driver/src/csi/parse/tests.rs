@@ -10,7 +10,7 @@ use v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use super::parameters::{self, GROUP, snapshot_parameters};
 use super::*;
 use crate::backend::BackendKind;
-use crate::controller::orders::{Content, Place, Places, SizeRange, VolumeOrder};
+use crate::controller::orders::{Content, Copies, Place, Places, SizeRange, VolumeOrder};
 use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::node::Access;
 use crate::domain::record::Source;
@@ -76,6 +76,7 @@ fn a_plain_request_becomes_an_order() {
         backend: None,
         source: None,
         places: Places::default(),
+        copies: Copies::default(),
     };
     assert_eq!(volume_order(&good()), Ok(expected));
 }

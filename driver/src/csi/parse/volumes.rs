@@ -32,6 +32,7 @@ pub fn volume_order(request: &v1::CreateVolumeRequest) -> Result<VolumeOrder, Fa
         backend: parameters.backend,
         source: request.volume_content_source.as_ref().map(source).transpose()?,
         places: topology::places(request.accessibility_requirements.as_ref()),
+        copies: parameters.copies,
     })
 }
 

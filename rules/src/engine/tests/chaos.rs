@@ -2,6 +2,10 @@
 //! any write of its journal and start again. Whatever happens: what was owed is paid, nothing is sealed that did not
 //! hold, nothing is left holding. A seed replays: it is in the message of what fails.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "most calls know only good and bad luck")]
+#![allow(clippy::struct_excessive_bools, reason = "each is a fact of its own that a check asks for")]
+#![allow(clippy::cast_possible_truncation, clippy::format_push_string, reason = "small numbers, short texts")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -305,13 +309,11 @@ impl Drop for Held {
 impl Session for Held {
     async fn prove(&mut self, _: Option<&Probe>) -> Result<(), ExecError> {
         self.world.alive().await;
-        match self.world.luck(&self.pod) {
-            Luck::Good => Ok(()),
-            _ => {
-                self.world.state().lost_a_hold |= !self.degrade;
-                if self.world.broken == Broken::Proofs { Ok(()) } else { Err(lost(&self.pod)) }
-            }
+        if self.world.luck(&self.pod) == Luck::Good {
+            return Ok(());
         }
+        self.world.state().lost_a_hold |= !self.degrade;
+        if self.world.broken == Broken::Proofs { Ok(()) } else { Err(lost(&self.pod)) }
     }
 
     async fn release(self: Box<Self>, _: &[String]) -> Result<ExecOutcome, ExecError> {

@@ -1,5 +1,6 @@
 //! A world of pods, hosts and a journal that does what a test says and remembers what was done.
 
+#![allow(clippy::format_collect, reason = "short texts")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "each fault matters in one place and nowhere else")]
 
 use std::collections::BTreeMap;

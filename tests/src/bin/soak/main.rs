@@ -34,15 +34,17 @@ struct Length {
     /// How long, in minutes.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Repeats the choices of an earlier run.
-    #[arg(long, env = "SEED")]
-    seed: Option<u64>,
+    /// Repeats the choices of an earlier run; empty: others every time.
+    #[arg(long, env = "SEED", default_value = "")]
+    seed: String,
 }
 
 impl Length {
-    fn seed(&self) -> u64 {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-        self.seed.unwrap_or_else(now)
+    fn seed(&self) -> Result<u64> {
+        if self.seed.is_empty() {
+            return Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs()));
+        }
+        self.seed.parse().with_context(|| format!("SEED {:?} is not a number", self.seed))
     }
 
     fn time(&self) -> Duration {
@@ -71,7 +73,7 @@ fn run(part: Part) -> Result<()> {
         match part {
             Part::Matrix(length) => matrix(&length).await,
             Part::Thrasher(length) => {
-                println!("{}", thrasher::thrash("soak-thrasher", length.time(), length.seed()).await?);
+                println!("{}", thrasher::thrash("soak-thrasher", length.time(), length.seed()?).await?);
                 Ok(())
             }
             Part::Writer { .. } => Ok(()),
@@ -80,7 +82,7 @@ fn run(part: Part) -> Result<()> {
 }
 
 async fn matrix(length: &Length) -> Result<()> {
-    let mut state = length.seed();
+    let mut state = length.seed()?;
     println!("matrix: SEED={state}");
     let mut next = move |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
