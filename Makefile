@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench e2e cluster cluster-down kubectl clean
+.PHONY: help setup build demo test lint bench soak e2e cluster cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
@@ -11,6 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:/usr/local/go/bin
 # Runs programs as root: directly, through sudo, or not at all (then tests that need root say so and are skipped).
 AS_ROOT := $(shell if [ "$$(id -u)" = 0 ]; then echo ""; elif sudo -n true 2>/dev/null; then echo "sudo -n -E env PATH=$$PATH"; elif [ -t 0 ] && command -v sudo >/dev/null; then echo "sudo -E env PATH=$$PATH"; fi)
 CLUSTER ?= dev
+SOAK ?= 60
 # What e2e builds and tests: dev is what `make test` has built already; PROFILE=release for figures.
 PROFILE ?= dev
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
@@ -28,6 +29,8 @@ build:  ## Build the release binaries: target/release/stillpoint and stillpoint-
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) rustc --release --locked -p stillpoint-guard --bin stillpoint-guard -- -C target-feature=+crt-static -C strip=symbols
 	@size=$$(stat -c %s target/release/stillpoint-guard); [ "$$size" -le 4194304 ] || { echo "stillpoint-guard has $$size bytes; it must stay below 4 MiB, all of which it locks in memory"; exit 1; }
+	@! grep -lF STILLPOINT_FAULT_POINTS target/release/stillpoint target/release/stillpoint-guard || \
+	{ echo "a release binary contains fault points, which are for tests only"; exit 1; }
 
 demo: setup build  ## Real databases on three hosts, ten consistent cuts, restored and checked. DEMO=small leaves Cassandra out.
 	$(AS_ROOT) env DEMO="$(DEMO)" target/release/stillpoint-demo
@@ -43,8 +46,13 @@ test: setup  ## Every test that needs no cluster.
 lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint
 
-bench: setup build  ## Windows, throughput and memory, as a table with ratios measured in the same run.
-	$(AS_ROOT) target/release/stillpoint-bench
+bench: setup build  ## Windows, calls and memory beside scripts in the same run. WRITE=1 writes docs/benchmarks.md.
+	$(AS_ROOT) target/release/stillpoint-bench $(if $(WRITE),--write)
+
+soak: setup  ## Long tests, one after another, each SOAK=60 minutes long. SEED=n repeats one.
+	$(CARGO) build --locked --workspace --bins
+	$(AS_ROOT) env SEED="$(SEED)" target/debug/stillpoint-soak matrix --minutes $(SOAK)
+	$(AS_ROOT) env SEED="$(SEED)" target/debug/stillpoint-soak thrasher --minutes $(if $(filter 60,$(SOAK)),10,$(SOAK))
 
 e2e: setup  ## Stillpoint in a real Kubernetes that is made for it and gone afterwards. TESTS=name for some of them.
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins

@@ -227,6 +227,11 @@ pub enum RuleCommand {
 }
 
 impl Command {
+    /// Whether it runs until it is told to stop.
+    pub const fn is_service(&self) -> bool {
+        matches!(self, Self::Agent(_) | Self::NodeAgent(_) | Self::Controller(_) | Self::Standalone(_))
+    }
+
     /// Services log what they do; commands only what is wrong.
     pub const fn log_level(&self) -> &'static str {
         match self {

@@ -29,7 +29,12 @@ fn run(args: Args) -> Result<(), Fault> {
     log::start(args.log_format, level).map_err(|error| Fault::invalid(error.to_string()))?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Fault::internal(format!("cannot start threads: {error}")))?;
-    runtime.block_on(dispatch(args.command))
+    runtime.block_on(async {
+        if args.command.is_service() {
+            log::follow_signals();
+        }
+        dispatch(args.command).await
+    })
 }
 
 async fn dispatch(command: Command) -> Result<(), Fault> {

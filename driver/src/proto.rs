@@ -21,3 +21,6 @@ pub mod registration {
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
+
+/// The compiled protos with their imports, as a serialized `FileDescriptorSet`.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stillpoint.bin"));

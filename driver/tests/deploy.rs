@@ -249,3 +249,24 @@ fn a_rule_is_admitted_only_from_somebody_who_may_exec() {
     let binding = &named(&all, "ValidatingAdmissionPolicyBinding", "stillpoint-rule-author")["spec"];
     assert_eq!(strings(&binding["validationActions"]), ["Deny"]);
 }
+
+#[test]
+fn metrics_are_found_where_the_manifests_say() {
+    let all = all();
+    for (kind, name, command) in [
+        ("DaemonSet", "stillpoint-agent", "node-agent"),
+        ("Deployment", "stillpoint-controller", "controller"),
+    ] {
+        let template = &named(&all, kind, name)["spec"]["template"];
+        let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
+        let port = ports.iter().find(|port| port["name"] == "metrics").unwrap()["containerPort"].to_string();
+        let args = Args::command();
+        let command = args.find_subcommand(command).unwrap();
+        let option = command.get_arguments().find(|option| option.get_id() == "metrics_listen").unwrap();
+        let default = option.get_default_values()[0].to_str().unwrap();
+        assert!(default.ends_with(&format!(":{port}")), "{name}: {default} and {port}");
+        let annotations = &template["metadata"]["annotations"];
+        assert_eq!(annotations["prometheus.io/port"], port);
+        assert_eq!(annotations["prometheus.io/scrape"], "true");
+    }
+}

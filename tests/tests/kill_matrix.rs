@@ -3,13 +3,18 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use stillpoint::backend::BackendKind;
+use stillpoint::host::Loops;
+use stillpoint::host::linux::LinuxHost;
 use stillpoint_guard::fault::{POINTS, SWITCH};
+use stillpoint_tests::harness::bench::command;
 use stillpoint_tests::harness::{binaries, skip};
 use stillpoint_tests::matrix::{Case, Field, Verdict, conduct, table};
 use stillpoint_tests::scratch;
+use stillpoint_tests::thrasher::thrash;
 
 /// `MATRIX=text` runs only the cases whose name contains the text.
 fn chosen() -> Vec<Case> {
@@ -41,6 +46,91 @@ async fn whatever_dies_at_any_point_everything_is_writable_and_whole_or_gone() -
     ensure!(broken == 0, "{broken} of {} cases failed; see the table", reports.len());
     let left = field.close().await?;
     ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+/// The checks of the matrix, each where it must fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_stays_frozen_and_a_leaked_device_are_found_out() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("the checks of the kill matrix", &why);
+            return Ok(());
+        }
+    }
+    let mut field = Field::build("kill-checks").await?;
+    field.check_writable().await?;
+    command("fsfreeze", &["-f".as_ref(), field.volumes()[1].path.as_os_str()])?;
+    // The check thaws by force and says so.
+    let found = field.check_writable().await.expect_err("a frozen volume passes for a writable one");
+    ensure!(found.to_string().contains("not writable") && found.to_string().contains("pods/"), "{found}");
+    field.check_writable().await?;
+
+    field.check_nothing_left(Duration::from_secs(10)).await?;
+    let leaked = field.path().join("leaked.img");
+    std::fs::File::create(&leaked)?.set_len(1 << 20)?;
+    let device = LinuxHost.attach(&leaked, false)?.path;
+    let found = field.check_nothing_left(Duration::from_millis(100)).await;
+    LinuxHost.detach(&device)?;
+    let found = found.expect_err("a leaked device is not seen").to_string();
+    ensure!(found.contains("leaked.img"), "{found}");
+    let left = field.close().await?;
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("a cut in logs and metrics", &why);
+            return Ok(());
+        }
+    }
+    let mut field = Field::build("kill-logs").await?;
+    let group = field.cut_all().await?;
+    let log = field.log("controller")?;
+    let sealed =
+        log.lines().find(|line| line.contains("sealed")).context("no seal in the controller's log")?;
+    let request = sealed.split("request=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let request =
+        request.context("no request id in the controller's log")?.trim_matches(['"', '}']).to_owned();
+    for host in 0..Field::hosts() {
+        let log = field.log(&format!("agent-{}", Field::host(host)))?;
+        let round = log.lines().find(|line| line.contains(&request));
+        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {request} in\n{log}");
+    }
+    let metrics = field.metrics().await?;
+    for line in [
+        "stillpoint_cuts_sealed_total 1",
+        "stillpoint_cut_window_seconds_count 1",
+        "stillpoint_holds 0",
+        r#"method="csi.v1.GroupController/CreateVolumeGroupSnapshot",code="OK""#,
+    ] {
+        ensure!(metrics.contains(line), "no {line} in\n{metrics}");
+    }
+    field.drop_group(&group).await?;
+    let left = field.close().await?;
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_check_themselves_find_nothing_wrong_while_everything_around_them_dies() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("the thrasher", &why);
+            return Ok(());
+        }
+    }
+    if !cfg!(debug_assertions) {
+        skip("the thrasher", "fault points exist in debug builds only");
+        return Ok(());
+    }
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let stalls = thrash("thrasher", Duration::from_secs(30), seed).await?;
+    println!("{stalls}");
+    ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //! csiSocket: /run/stillpoint/csi.sock      # CSI identity and node service; left out: none
 //! guardSocket: /run/stillpoint/guard.sock  # left out: holds are not guarded
 //! expedite: auto                # or never: RCU grace periods around a hold; never makes it 30 ms longer
+//! metricsListen: 127.0.0.1:9704  # Prometheus' text format at /metrics; left out: none
 //! kernel: linux                 # or memory: nothing is real and all is gone at the end
 //! ```
 
@@ -51,6 +52,9 @@ pub struct AgentConfig {
     /// Whether grace periods are expedited around a hold.
     #[serde(default)]
     pub expedite: Expediting,
+    /// Where metrics are served; left out: nowhere.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Which kernel.
     #[serde(default)]
     pub kernel: Kernel,

@@ -141,6 +141,12 @@ impl LocalHost {
         self.cut_if_any(id)?.ok_or_else(|| Fault::not_found(format!("cut {id} is not on this host")))
     }
 
+    /// Whether the round of this cut has not ended on this host.
+    pub fn is_under_way(&self, record: &CutRecord) -> bool {
+        let round = Purpose::Round(record.id.clone());
+        record.members.iter().any(|member| self.locks.purpose(&member.volume).as_ref() == Some(&round))
+    }
+
     fn cut_if_any(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
         let mut best: Option<(Standing, CutRecord)> = None;
         for pool in self.pools.iter() {

@@ -9,7 +9,7 @@ pub mod blocks;
 pub mod config;
 pub mod creation;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod local;
 pub mod locks;
 pub mod mounts;

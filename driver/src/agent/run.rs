@@ -44,6 +44,8 @@ use crate::host::fake::FakeHost;
 use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
 use crate::proto::agent::blocks_server::BlocksServer;
 use crate::proto::agent::peer_server::PeerServer;
@@ -135,6 +137,8 @@ pub struct Listeners {
     pub api: TcpListener,
     /// The CSI node service.
     pub csi: Option<UnixListener>,
+    /// Metrics.
+    pub metrics: Option<TcpListener>,
 }
 
 /// An agent that is put together and has not begun to serve.
@@ -177,8 +181,15 @@ pub async fn serve_with(
         .await
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let csi = config.csi_socket.as_deref().map(socket::bind).transpose()?;
+    let metrics = match config.metrics_listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|source| RunError::Listen { address, source })?)
+        }
+        None => None,
+    };
     serving(&config.host);
-    agent.serve(Listeners { api, csi }, credentials, stop).await
+    agent.serve(Listeners { api, csi, metrics }, credentials, stop).await
 }
 
 /// The kernel that the configuration names; the one in memory comes with its pools.
@@ -252,6 +263,14 @@ impl Agent {
             tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
         }
         tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
+        if let Some(listener) = listeners.metrics {
+            let exposition = metrics::of_agent(self.pools.clone());
+            let served = metrics::serve::serve(listener, exposition, ended(stopped.clone()));
+            tasks.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
@@ -290,6 +309,7 @@ impl Agent {
         let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
         let (blocks, peer) = (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
+            .layer(Observe)
             .add_service(InterceptedService::new(agent, only_the_controller))
             .add_service(InterceptedService::new(blocks, only_the_controller))
             // Finds out by itself whether the caller is the agent that a grant names.

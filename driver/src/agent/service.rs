@@ -125,7 +125,10 @@ impl agent_server::Agent for Service {
                 CutKey::Id(id) => local.cut(&id),
                 CutKey::Name(kind, hash) => local.find_cut(kind, &hash),
             };
-            convert::cut_to_proto(&record?)
+            let record = record?;
+            let answer = convert::cut_to_proto(&record)?;
+            // Asked after the record was read: a round that has ended by now leaves the record as it was read, or void.
+            Ok(proto::GetCutResponse { under_way: local.is_under_way(&record), ..answer })
         })
         .await
     }

@@ -324,16 +324,18 @@ impl Cuts {
 
     /// A cut that is not sealed on its home pool: an attempt that died, or a deletion that did.
     ///
-    /// Another controller may be at work on it, so the order matters: first see which attempts the other hosts have, then
-    /// let the home pool void its own (it refuses when it has sealed meanwhile, and seals no more afterwards), then remove
-    /// exactly those attempts elsewhere. So nothing of a cut that is or will be sealed is ever removed.
+    /// Another controller may be at work on it, so the order matters: first see which attempts the other hosts have, and
+    /// that their rounds have ended (one that has not may not have reached the home pool yet, which would then have nothing
+    /// to void); then let the home pool void its own (it refuses when it has sealed meanwhile, and seals no more
+    /// afterwards); then remove exactly those attempts elsewhere. So nothing of a cut that is or will be sealed is ever
+    /// removed. `model/tests/round` shows it, and what each of these steps is for.
     async fn remove_unsealed(&self, record: &CutRecord) -> Result<(), Fault> {
         let mut left = Vec::new();
         let mut home = None;
         for agent in self.agents_of(record)? {
             if is_home(record, agent.host()) {
                 home = Some(agent);
-            } else if let Some(known) = agent.cut(&record.id).await? {
+            } else if let Some(known) = agent.cut_at_rest(&record.id).await? {
                 left.push((agent, known));
             }
         }

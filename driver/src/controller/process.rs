@@ -15,6 +15,7 @@ use super::cuts::Cuts;
 use super::transfers;
 use crate::csi::socket;
 use crate::domain::Fault;
+use crate::observe::metrics;
 
 /// How often cuts that dead controllers have left are looked for.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
@@ -71,6 +72,7 @@ pub async fn sweep(cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fau
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         let swept = cuts.sweep(SWEEP_GRACE).await;
+        metrics::sweeps::swept(&swept);
         for id in &swept.voided {
             tracing::info!(cut = %id, "removed a cut that was never sealed");
         }

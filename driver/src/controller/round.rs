@@ -10,6 +10,7 @@ use stillpoint_guard::fault::point;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::StreamExt;
+use tracing::Span;
 
 use super::clock::{Alignment, Exchange};
 use super::fleet::Agent;
@@ -19,6 +20,8 @@ use crate::domain::round::Limits;
 use crate::domain::round::coordinator::{self, Action, Cause, Event, Report, State};
 use crate::domain::timeline::HostLane;
 use crate::domain::{Code, Fault, HostName};
+use crate::observe::holds::{self, Held};
+use crate::observe::metrics::{self, cuts::Reason};
 use crate::proto::agent::{Member, RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
@@ -44,6 +47,12 @@ pub struct Round {
     seen: mpsc::Receiver<Seen>,
     deadline: Instant,
     faults: BTreeMap<usize, Fault>,
+    /// The round in the log.
+    span: Span,
+    /// The phase in the log.
+    phase: Span,
+    /// From the first hold requested to the last release.
+    held: Option<Held<'static>>,
 }
 
 struct Host {
@@ -97,7 +106,18 @@ impl Round {
         }
         let state = coordinator::start(hosts.len());
         let deadline = Instant::now() + limits.prepare;
-        let mut round = Self { limits, base, hosts, state, seen, deadline, faults: BTreeMap::new() };
+        let mut round = Self {
+            limits,
+            base,
+            hosts,
+            state,
+            seen,
+            deadline,
+            faults: BTreeMap::new(),
+            held: None,
+            span: span_of(record),
+            phase: Span::none(),
+        };
         match round.drive().await {
             Ok(()) => Ok(round),
             Err(fault) => {
@@ -110,7 +130,9 @@ impl Round {
     /// Holds, cuts and releases. After an error nothing is held, or every host is letting go.
     pub async fn cut(&mut self) -> Result<(), Fault> {
         self.step(Event::Proceed);
-        self.drive().await
+        let outcome = self.drive().await;
+        self.held = None;
+        outcome
     }
 
     /// Ends all streams and waits until every host has ended its part.
@@ -151,7 +173,7 @@ impl Round {
         loop {
             match &self.state {
                 State::Ready | State::Clean => return Ok(()),
-                State::Failed(cause) => return Err(self.fault_of(&cause.clone())),
+                State::Failed(cause) => return Err(self.failed(&cause.clone())),
                 State::Opening(_) | State::Holding(_) | State::Cutting(_) | State::Releasing(..) => {}
             }
             let event = match timeout_at(self.deadline, self.seen.recv()).await {
@@ -171,9 +193,12 @@ impl Round {
         let (state, actions) = coordinator::step(self.hosts.len(), state, event);
         self.state = state;
         for action in actions {
+            self.phase = self.span.in_scope(|| tracing::info_span!("phase", ordered = ?action));
+            self.phase.in_scope(|| tracing::debug!("begun"));
             match action {
                 Action::Hold => {
                     self.deadline = Instant::now() + self.limits.soft;
+                    self.held = Some(holds::process().begin());
                     self.order(round_order::Order::Hold(round_order::Hold {}));
                     point("controller.cut.hold-ordered");
                 }
@@ -274,6 +299,21 @@ impl Round {
         Some(Event::Reported(index, event))
     }
 
+    fn failed(&self, cause: &Cause) -> Fault {
+        let fault = self.fault_of(cause);
+        let reason = match cause {
+            Cause::Host(_) if fault.code == Code::Deadline => Reason::deadline,
+            Cause::Host(_) => Reason::host,
+            Cause::TooLong(_) => Reason::deadline,
+            Cause::Lapsed(_) => Reason::lapse,
+            Cause::OutOfOrder(_) => Reason::order,
+            Cause::GivenUp => Reason::given_up,
+        };
+        metrics::cuts::void(reason);
+        self.phase.in_scope(|| tracing::warn!(?reason, "void: {fault}"));
+        fault
+    }
+
     fn fault_of(&self, cause: &Cause) -> Fault {
         let name = |host: &usize| self.hosts[*host].name.to_string();
         let names = |hosts: &mut dyn Iterator<Item = &usize>| hosts.map(name).collect::<Vec<_>>().join(", ");
@@ -307,6 +347,11 @@ impl Round {
         let released = self.hosts.iter().filter_map(|host| host.reports.released.as_ref());
         released.flatten().filter(|member| !member.clean).map(|member| member.why.clone()).collect()
     }
+}
+
+/// The request id of a cut is its attempt: hosts are sent it and log it, too.
+fn span_of(record: &CutRecord) -> Span {
+    tracing::info_span!("cut", cut = %record.id, request = record.attempt, name = record.name)
 }
 
 fn us_since(base: Instant) -> u64 {

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::domain::Fault;
 
@@ -80,13 +81,15 @@ where
         let entry = Entry { table: Arc::clone(&self.running), name: name.to_owned() };
         running.insert(name.to_owned(), Running { request: request.clone(), outcome: outcome.clone() });
         let work = work(request);
-        tokio::spawn(async move {
+        let work_in_its_span = async move {
             // Dropped last, also on a panic, so that the name is free again.
             let entry = entry;
             let result = work.await;
             drop(entry);
             sender.send_replace(Some(result));
-        });
+        };
+        // What it logs belongs to the call that began it.
+        tokio::spawn(work_in_its_span.in_current_span());
         Ok(outcome)
     }
 

@@ -39,6 +39,7 @@ use v1::snapshot_metadata_server::SnapshotMetadataServer;
 use crate::controller::blocks::Blocks;
 use crate::controller::volumes::Volumes;
 use crate::domain::{Code, Fault, HostName};
+use crate::observe::rpc::Observe;
 use crate::wire::status_of;
 use ports::{Cutting, NodeWork};
 
@@ -57,7 +58,7 @@ pub async fn serve_controller(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
-        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
+        .layer(Observe)
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(ControllerServer::new(controller::Controller::new(volumes, Arc::clone(&cuts))))
@@ -75,7 +76,7 @@ pub async fn serve_node(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     Server::builder()
-        .trace_fn(|call| tracing::info_span!("csi", call = call.uri().path()))
+        .layer(Observe)
         .concurrency_limit_per_connection(CALLS_LIMIT)
         .add_service(IdentityServer::new(identity::Identity))
         .add_service(NodeServer::new(node::Node::new(host, work)))

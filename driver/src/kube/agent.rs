@@ -53,6 +53,15 @@ pub struct NodeAgentArgs {
         hide_env_values = true
     )]
     pub health_listen: SocketAddr,
+    /// Where metrics are served (Prometheus, /metrics).
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "STILLPOINT_METRICS_LISTEN",
+        default_value = "0.0.0.0:9704",
+        hide_env_values = true
+    )]
+    pub metrics_listen: SocketAddr,
     /// Directory at which the pool is mounted.
     #[arg(
         long,
@@ -163,6 +172,7 @@ impl NodeAgentArgs {
             csi_socket: Some(self.kubelet().csi),
             guard_socket: Some(self.guard_socket.clone()),
             expedite: Expediting::Auto,
+            metrics_listen: Some(self.metrics_listen),
             kernel: Kernel::Linux,
         };
         config.check().map_err(|error| Fault::invalid(error.to_string()))?;

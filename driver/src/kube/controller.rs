@@ -35,6 +35,8 @@ use crate::domain::{Code, Fault};
 use crate::identity::acceptor;
 use crate::identity::authority::Authority;
 use crate::identity::tls::{Callers, Credentials};
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::enrol::enrolment_server::EnrolmentServer;
 
 /// An enrolment is a token review, a signature and a write.
@@ -85,6 +87,15 @@ pub struct ControllerArgs {
         hide_env_values = true
     )]
     pub health_listen: SocketAddr,
+    /// Where metrics are served (Prometheus, /metrics).
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "STILLPOINT_METRICS_LISTEN",
+        default_value = "0.0.0.0:9705",
+        hide_env_values = true
+    )]
+    pub metrics_listen: SocketAddr,
     /// Service account of the agents; nobody else may enrol.
     #[arg(
         long,
@@ -219,6 +230,7 @@ impl Controller {
         let csi_listener = bind(&args.csi_socket)?;
         let enrolments = listen(args.enrol_listen).await?;
         let probes = listen(args.health_listen).await?;
+        let scrapes = metrics::serve::listen(args.metrics_listen).await?;
         let trust = TrustMap::new(client.clone(), &args.namespace);
         let (ca, own) = (self.authority.certificate().to_owned(), args.enrol_address());
         let account = AgentAccount { namespace: args.namespace.clone(), name: args.agent_account.clone() };
@@ -241,6 +253,11 @@ impl Controller {
         let stop = until(stopped.clone());
         parts.spawn(async move {
             health::serve(probes, readiness, stop).await.map_err(|error| ended("health", &error))
+        });
+        let served = metrics::serve::serve(scrapes, metrics::of_controller(), until(stopped.clone()));
+        parts.spawn(async move {
+            served.await;
+            Ok(())
         });
         parts.spawn(sweep(self.cuts, stopped.clone()));
         parts.spawn(settle_runs(self.ruled, stopped.clone()));
@@ -293,6 +310,7 @@ pub async fn serve_enrolments(
     let incoming = acceptor::incoming(listener, credentials, Callers::Anybody);
     Server::builder()
         .timeout(ENROLMENT_LIMIT)
+        .layer(Observe)
         .add_service(EnrolmentServer::new(enrolment))
         .serve_with_incoming_shutdown(incoming, stop)
         .await

@@ -39,6 +39,7 @@ use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
 use super::pace::Pace;
@@ -113,6 +114,10 @@ impl RuledCuts {
                 () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
             }
         };
+        match self.journal.unpaid_debts().await {
+            Ok(debts) => metrics::runs::unpaid(debts),
+            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
+        }
         for run in &runs {
             tracing::warn!(
                 run = run.id,
@@ -229,6 +234,7 @@ impl RuledCuts {
             budget: BUDGET,
         };
         let run = self.conduct(order.kind, request).await;
+        metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
         let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
         self.let_go(&order.name, lanes).await;

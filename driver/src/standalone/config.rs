@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// The inventory.
     pub pods: PodSource,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Where the inventory is.
@@ -123,6 +126,7 @@ impl Config {
             "agents",
             "placement",
             "limits",
+            "metricsListen",
             "inventory",
             "pods",
         ];
@@ -140,6 +144,7 @@ impl Config {
         let agents = agents(&root, problems);
         let without_topology = placement(&root, agents.as_deref(), problems);
         let limits = limits(&root, problems);
+        let metrics_listen = metrics_listen(&root, problems);
         let pods = pods(&root, base, problems);
         Some(Self {
             csi_socket: csi_socket?,
@@ -150,6 +155,7 @@ impl Config {
             without_topology: without_topology?,
             limits: limits?,
             pods: pods?,
+            metrics_listen: metrics_listen?,
         })
     }
 }
@@ -256,6 +262,19 @@ fn placement(
     }
     problems
         .none(path, &format!("{host} is not one of the agents; write the host of one, or remove the line"))
+}
+
+/// `metricsListen`: an address of this machine.
+#[expect(clippy::option_option, reason = "wrong and absent are two things")]
+fn metrics_listen(root: &Section<'_>, problems: &mut Problems) -> Option<Option<SocketAddr>> {
+    let Some(text) = root.text("metricsListen", problems)? else { return Some(None) };
+    match text.parse() {
+        Ok(address) => Some(Some(address)),
+        Err(_) => problems.none(
+            "metricsListen",
+            &format!("{text:?} is not an address; write ip:port, such as 127.0.0.1:9705"),
+        ),
+    }
 }
 
 /// `inventory`, a file, or `pods`, the list itself.

@@ -24,6 +24,7 @@ use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault, HostName};
+use crate::observe::metrics;
 use crate::observe::plain::shortened;
 
 use super::selection::{self, Wanted, check_name};
@@ -125,6 +126,8 @@ impl Operator {
         }
         let control = Control { progress: Some(progress.clone()), stop: None };
         let run = self.engines.of(order.order).run(request, control).await;
+        metrics::runs::ended(&run);
+        self.count_debts().await;
         self.settle(run).await
     }
 
@@ -215,7 +218,17 @@ impl Operator {
 
     /// Ends what a dead controller left: pays what its runs owe.
     pub async fn recover(&self) -> Result<Vec<Run>, Fault> {
-        self.engines.together.recover().await.map_err(|error| Fault::internal(error.to_string()))
+        let runs = self.engines.together.recover().await;
+        self.count_debts().await;
+        runs.map_err(|error| Fault::internal(error.to_string()))
+    }
+
+    /// What runs on record owe, for whoever watches.
+    async fn count_debts(&self) {
+        match self.read_journal(FileJournal::list).await {
+            Ok(runs) => metrics::runs::unpaid(runs.iter().map(metrics::runs::unpaid_of).sum()),
+            Err(fault) => tracing::warn!(%fault, "what runs owe could not be counted"),
+        }
     }
 
     /// Stops every run and waits until each is undone.

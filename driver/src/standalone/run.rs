@@ -32,6 +32,8 @@ use crate::csi;
 use crate::cutter::FleetCutter;
 use crate::domain::{CutKind, Fault};
 use crate::identity::tls::Credentials;
+use crate::observe::metrics;
+use crate::observe::rpc::Observe;
 use crate::proto::operator::operator_server::OperatorServer;
 
 use super::config::{Config, PodSource};
@@ -93,6 +95,10 @@ impl Controller {
     pub async fn serve(self, config: &Config, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
         let csi_listener = bind(&config.csi_socket)?;
         let operator_listener = bind(&config.operator_socket)?;
+        let scrapes = match config.metrics_listen {
+            Some(address) => Some(metrics::serve::listen(address).await?),
+            None => None,
+        };
         tracing::info!(
             csi = %config.csi_socket.display(),
             operator = %config.operator_socket.display(),
@@ -110,6 +116,13 @@ impl Controller {
         });
         parts.spawn(serve_operator(operator_listener, Arc::clone(&self.operator), stopped.clone()));
         parts.spawn(sweep(self.cuts.clone(), stopped.clone()));
+        if let Some(listener) = scrapes {
+            let served = metrics::serve::serve(listener, metrics::of_controller(), until(stopped.clone()));
+            parts.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         let outcome = together(parts, stopped).await;
         for path in [&config.csi_socket, &config.operator_socket] {
             // A socket that is left behind is replaced at the next start.
@@ -165,7 +178,7 @@ async fn serve_operator(
         until(stopped).await;
         operator.shutdown("the controller was told to stop").await;
     };
-    let server = Server::builder().add_service(service);
+    let server = Server::builder().layer(Observe).add_service(service);
     server
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await

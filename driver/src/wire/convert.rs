@@ -195,7 +195,7 @@ pub fn cut_to_proto(record: &CutRecord) -> Result<proto::GetCutResponse, Fault> 
         CutState::Round => proto::CutState::Round,
         CutState::Sealed => proto::CutState::Sealed,
     };
-    Ok(proto::GetCutResponse { state: state.into(), record: Some(record_to_proto(record)?) })
+    Ok(proto::GetCutResponse { state: state.into(), record: Some(record_to_proto(record)?), under_way: false })
 }
 
 /// A stored cut as its agent described it.

@@ -149,6 +149,16 @@ impl KubeJournal {
         self.write_own(&kept.object, object).await.map(drop)
     }
 
+    /// Debts of all runs on record that were tried and failed.
+    pub async fn unpaid_debts(&self) -> Result<usize, KubeError> {
+        let api: Api<Run> = Api::all(self.client.clone());
+        let objects = api.list(&ListParams::default()).await;
+        let objects = objects.map_err(|error| KubeError::of("runs".to_owned(), error))?;
+        let debts =
+            objects.items.iter().filter_map(|object| object.status.as_ref()).flat_map(|status| &status.debts);
+        Ok(debts.filter(|debt| debt.state == "unpaid").count())
+    }
+
     async fn find(&self, order: &RunOrder) -> Result<Option<Run>, KubeError> {
         let name = run_object_name(&order.owner);
         let what = format!("run {}/{name}", order.owner.namespace);

@@ -8,21 +8,21 @@ use anyhow::{Context, Result, bail};
 use stillpoint::domain::record::CutRecord;
 
 use super::launch::run;
-use super::{Kubectl, Layout, Place, place};
+use super::{Kubectl, Layout, Place, place, system};
 
 /// Everything that a test waits for happens within this, or never.
 pub const LIMIT: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(200);
-const POOL: &str = "/var/lib/stillpoint/pool";
+pub(super) const POOL: &str = "/var/lib/stillpoint/pool";
 const POOL_RECORD: &str = "stillpoint.json";
 
 /// A namespace, deleted when dropped.
 #[derive(Debug)]
 pub struct Workspace {
-    layout: Layout,
+    pub(super) layout: Layout,
     /// kubectl without a namespace.
     pub kubectl: Kubectl,
-    name: String,
+    pub(super) name: String,
 }
 
 impl Workspace {
@@ -68,18 +68,35 @@ impl Workspace {
         Ok(())
     }
 
+    /// Applies a manifest in this namespace as somebody else.
+    pub fn apply_as(&self, user: &str, manifest: &str) -> Result<String> {
+        let mut command = self.kubectl.command();
+        let user = format!("--as={user}");
+        super::launch::run_with(command.args(["-n", &self.name, &user, "apply", "-f", "-"]), manifest)
+    }
+
+    /// Waits until something is so; an error on the way is final.
+    pub fn eventually(&self, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
+        let left = || Ok(if is_so()? { String::new() } else { format!("not: {what}") });
+        Self::soon(what, left).map_err(|error| anyhow::anyhow!("{error:#}\n{}", system::log(&self.kubectl)))
+    }
+
     /// Waits until a condition or a `jsonpath` of an object is so; in the error, what the object's events say.
     pub fn wait(&self, object: &str, what: &str) -> Result<Duration> {
         let begin = Instant::now();
         let (what, limit) = (format!("--for={what}"), format!("--timeout={}s", LIMIT.as_secs()));
         let waited = self.run(&["wait", &what, &limit, object]);
-        waited.map_err(|error| {
-            let told = self.run(&["describe", object]).unwrap_or_default();
-            let events = self.run(&["events"]).unwrap_or_default();
-            let log = if object.starts_with("pod/") { self.log(object) } else { String::new() };
-            anyhow::anyhow!("{error:#}\n{told}\n{events}\n{log}")
-        })?;
+        waited.map_err(|error| anyhow::anyhow!("{error:#}\n{}", self.told(object)))?;
         Ok(begin.elapsed())
+    }
+
+    /// What Kubernetes and the controller say about an object, for messages of tests.
+    pub fn told(&self, object: &str) -> String {
+        let told = self.run(&["describe", object]).unwrap_or_default();
+        let runs = self.run(&["get", "runs", "-o", "wide"]).unwrap_or_default();
+        let events = self.run(&["events"]).unwrap_or_default();
+        let log = if object.starts_with("pod/") { self.log(object) } else { system::log(&self.kubectl) };
+        format!("{told}\n{runs}\n{events}\n{log}")
     }
 
     /// The end of what a pod's containers have printed, those before a restart too. For errors: empty without a pod.

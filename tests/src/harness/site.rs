@@ -79,7 +79,7 @@ impl Site {
             let agent = agent(&scratch, &pki_dir, &host, listener.local_addr()?).await?;
             let credentials = Credentials::of_agent(&files(&pki_dir, &format!("agents/{name}")), name)?;
             let (sender, stopped) = oneshot::channel();
-            let listeners = Listeners { api: listener, csi: None };
+            let listeners = Listeners { api: listener, csi: None, metrics: None };
             tasks.push(tokio::spawn(async move {
                 let stop = async { drop(stopped.await) };
                 drop(agent.serve(listeners, acceptor::fixed(credentials), stop).await);

@@ -8,7 +8,7 @@ use stillpoint_csi_proto::v1 as csi;
 
 use super::calls::{Answer, Call, snapshot_of, words};
 use super::case::{Case, Deed, Party};
-use super::field::{Field, HARD_LIMIT, no_context};
+use super::field::{Field, HARD_LIMIT, PATIENCE, no_context};
 use crate::harness::csi::{from_snapshot, from_volume};
 use crate::workloads::ledger::{self, Mark};
 
@@ -99,7 +99,7 @@ async fn strike_and_check(field: &mut Field, case: &Case, seen: &mut Seen) -> Re
     let now = field.mark()?;
     let last = field.all_written_since(now).await?;
     seen.stall = seen.stall.max(now.longest).max(last.longest);
-    field.check_nothing_left().await?;
+    field.check_nothing_left(PATIENCE).await?;
     ensure!(
         seen.stall <= HARD_LIMIT + SLACK,
         "a writer stood still for {:?}, and {HARD_LIMIT:?} is the hard limit",
@@ -131,7 +131,8 @@ async fn prepare(field: &mut Field, case: &Case) -> Result<Call> {
     })
 }
 
-fn uncut(group: &csi::VolumeGroupSnapshot) -> Call {
+/// The call that deletes a group.
+pub(super) fn uncut(group: &csi::VolumeGroupSnapshot) -> Call {
     Call::Uncut {
         id: group.group_snapshot_id.clone(),
         snapshots: group.snapshots.iter().map(|snapshot| snapshot.snapshot_id.clone()).collect(),

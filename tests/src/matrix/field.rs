@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::traces::{Traces, Trash};
 use crate::harness::csi::Volume;
 use crate::harness::leftovers::{self, Leftovers};
 use crate::harness::stack::{Options, Rcu};
-use crate::harness::{Blueprint, Process, Stack, binaries};
+use crate::harness::{Blueprint, Process, Stack, binaries, net};
 use crate::workloads::ledger::{Ledger, Mark};
 
 /// The controller gives a round up.
@@ -26,7 +27,7 @@ pub const HARD_LIMIT: Duration = Duration::from_secs(3);
 /// How long a process stands still.
 pub const PAUSE: Duration = Duration::from_secs(5);
 /// A point is reached, a killed process is gone, a writer writes: within this, or something is broken.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const POOL: Bytes = Bytes::gib(12);
@@ -38,14 +39,21 @@ pub struct Field {
     stack: Stack,
     caller: Caller,
     volumes: Vec<Volume>,
+    extra: Vec<Volume>,
     points: PathBuf,
     before: Traces,
+    metrics: SocketAddr,
     serial: u32,
 }
 
 impl Field {
     /// Builds it.
     pub async fn build(label: &str) -> Result<Self> {
+        Self::build_with(label, 0).await
+    }
+
+    /// Builds it with so many more volumes on each host.
+    pub async fn build_with(label: &str, extra_per_host: usize) -> Result<Self> {
         let run = Stack::directory(label)?;
         let points = run.directory("points")?;
         let blueprint = Blueprint {
@@ -54,10 +62,13 @@ impl Field {
             pods: vec![],
             rcu: Rcu::Auto,
         };
+        let metrics = net::free_address()?;
         let limits =
             json!({"softMs": SOFT_LIMIT.as_millis() as u64, "hardMs": HARD_LIMIT.as_millis() as u64});
         let options = Options {
-            controller: [("limits".to_owned(), limits)].into_iter().collect(),
+            controller: [("limits".to_owned(), limits), ("metricsListen".to_owned(), json!(metrics))]
+                .into_iter()
+                .collect(),
             xfs: vec![HOSTS[2].to_owned()],
             fault_points: Some(points.clone()),
             ..Options::default()
@@ -67,12 +78,35 @@ impl Field {
         for host in HOSTS {
             volumes.push(stack.provision(&format!("ledger-{host}"), host, SIZE, "xfs").await?);
         }
+        let mut extra = Vec::new();
+        for index in 0..extra_per_host {
+            for host in HOSTS {
+                extra.push(stack.provision(&format!("extra-{index}-{host}"), host, SIZE, "xfs").await?);
+            }
+        }
         let paths = [0, 1, 2].map(|index: usize| volumes[index].path.clone());
         let ledger = Ledger::start(&binaries::binary("stillpoint-demo")?, &paths, stack.path())?;
         let nodes = stack.hosts().iter().map(|host| host.csi_socket().to_owned());
         let caller = Caller::connect(stack.csi_socket(), nodes).await?;
         let before = traces(&stack, Trash::Waits)?;
-        Ok(Self { ledger, stack, caller, volumes, points, before, serial: 0 })
+        Ok(Self { ledger, stack, caller, volumes, extra, points, before, metrics, serial: 0 })
+    }
+
+    /// What the controller's metrics say.
+    pub async fn metrics(&self) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let mut stream = tokio::net::TcpStream::connect(self.metrics).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// What a process has logged so far.
+    pub fn log(&self, process: &str) -> Result<String> {
+        let path = self.stack.path().join(format!("log/{process}.log"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Number of hosts.
@@ -94,8 +128,13 @@ impl Field {
     }
 
     /// The ledger's volumes, in the order in which it writes.
-    pub(super) fn volumes(&self) -> &[Volume] {
+    pub fn volumes(&self) -> &[Volume] {
         &self.volumes
+    }
+
+    /// The further volumes.
+    pub fn extra(&self) -> &[Volume] {
+        &self.extra
     }
 
     /// A name that no case had before.
@@ -201,13 +240,19 @@ impl Field {
         self.stack.revive().await.map(drop)
     }
 
-    /// Nothing is there that was not there before the first case.
-    pub(super) async fn check_nothing_left(&self) -> Result<()> {
-        self.wait_for_traces(Trash::Waits).await
+    /// Nothing is there that was not there before the first case; what is being let go may take so long.
+    pub async fn check_nothing_left(&self, limit: Duration) -> Result<()> {
+        self.wait_for_traces(Trash::Waits, limit).await
     }
 
-    async fn wait_for_traces(&self, trash: Trash) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+    /// All three volumes are written within the hard limit and a second.
+    pub async fn check_writable(&mut self) -> Result<()> {
+        let mark = self.mark()?;
+        self.all_written_since(mark).await.map(drop)
+    }
+
+    async fn wait_for_traces(&self, trash: Trash, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
         loop {
             let differences = self.before.differences(&traces(&self.stack, trash)?);
             if differences.is_empty() {
@@ -220,9 +265,9 @@ impl Field {
 
     /// Ends everything: also the trash must be empty, and nothing may need force.
     pub async fn close(self) -> Result<Leftovers> {
-        self.wait_for_traces(Trash::Counts).await.context("the trash is not emptied")?;
+        self.wait_for_traces(Trash::Counts, PATIENCE).await.context("the trash is not emptied")?;
         self.ledger.stop()?;
-        for volume in &self.volumes {
+        for volume in self.volumes.iter().chain(&self.extra) {
             self.stack.retire(volume).await?;
         }
         self.stack.close()

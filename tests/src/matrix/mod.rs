@@ -15,6 +15,7 @@
 mod calls;
 mod case;
 mod conduct;
+mod extras;
 mod field;
 mod traces;
 

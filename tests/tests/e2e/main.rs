@@ -3,11 +3,17 @@
 
 mod client;
 mod databases;
+mod deaths;
 mod enrolment;
 mod figures;
 mod group;
 mod journal;
+mod ledger;
 mod manifests;
+mod permissions;
+mod rude;
+mod rules;
+mod three;
 mod volumes;
 
 /// The cluster that `make e2e` makes.

@@ -1,5 +1,7 @@
 //! Objects that several tests apply.
 
+use stillpoint_tests::cluster::workspace::Workspace;
+
 /// A claim of 1 GiB; `extra` are further lines of its spec.
 pub fn claim(name: &str, extra: &str) -> String {
     format!(
@@ -85,3 +87,17 @@ spec:
   volumeGroupSnapshotClassName: stillpoint
   source: {selector: {matchLabels: {group: spread}}}
 ";
+
+/// A rule of one step.
+pub fn rule(name: &str, step: &str) -> String {
+    format!(
+        "apiVersion: stillpoint.dev/v1alpha1\nkind: Rule\nmetadata: {{name: {name}}}\nspec: {{steps: [{step}]}}\n---\n"
+    )
+}
+
+/// Lets the engine run commands in pods of the test's namespace, by the command that its messages name.
+pub fn allow_exec(space: &Workspace) -> anyhow::Result<()> {
+    let account = "--serviceaccount=stillpoint-system:stillpoint-controller";
+    space.run(&["create", "rolebinding", "stillpoint-exec", "--clusterrole=stillpoint-exec", account])?;
+    Ok(())
+}

@@ -31,6 +31,7 @@ mod crash_tests;
 mod cuts;
 mod error;
 mod exports;
+mod figures;
 pub mod headroom;
 mod index;
 mod layout;

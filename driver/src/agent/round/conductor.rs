@@ -10,6 +10,7 @@ use stillpoint_guard::fault::point;
 use tokio::sync::mpsc as outbound;
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 
 use super::RoundContext;
 use super::crew::Inbox;
@@ -20,6 +21,8 @@ use crate::agent::pool::Fence;
 use crate::domain::round::participant::{Action, Cause, Deed, Event, Order, State, step};
 use crate::domain::round::{LONGEST_HOLD, Limits};
 use crate::domain::{Code, Fault};
+use crate::observe::holds::{self, Held};
+use crate::observe::metrics::rounds;
 use crate::proto::agent::{RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
@@ -61,6 +64,10 @@ pub struct Conductor {
     received_us: u64,
     /// The first thing that went wrong, and with which volume.
     fault: Option<(String, Fault)>,
+    /// From before the first freeze to after the last thaw.
+    held: Option<Held<'static>>,
+    /// The round in the log.
+    span: Span,
 }
 
 impl Conductor {
@@ -84,6 +91,8 @@ impl Conductor {
             deadline: None,
             received_us: 0,
             fault: None,
+            held: None,
+            span: Span::none(),
         }
     }
 
@@ -136,6 +145,7 @@ impl Conductor {
             round_order::Order::Open(open) => {
                 self.limits = limits(&open);
                 self.request = OpenRequest::parse(&open);
+                self.span = self.open_span();
                 point("agent.cut.opened");
                 Order::Open
             }
@@ -174,6 +184,8 @@ impl Conductor {
 
     fn begin(&mut self, deed: Deed) {
         self.pending = Some(deed);
+        let _phase = self.span.in_scope(|| tracing::debug_span!("phase", name = phase(deed))).entered();
+        tracing::debug!("begun");
         let begun = match deed {
             Deed::Prepare => self.prepare(),
             Deed::Freeze => self.freeze(),
@@ -210,6 +222,7 @@ impl Conductor {
     }
 
     fn freeze(&mut self) -> Result<(), Fault> {
+        self.held = Some(holds::process().begin());
         let hard = self.limits.hard;
         self.hold.as_mut().map_or(Ok(()), |hold| hold.freeze(&self.context, hard))
     }
@@ -236,6 +249,17 @@ impl Conductor {
         Some(if self.fault.is_some() { Event::Failed(deed) } else { Event::Done(deed) })
     }
 
+    /// The request id of a round is its attempt: the controller names it, and every host's lines carry it.
+    fn open_span(&self) -> Span {
+        match &self.request {
+            Ok(request) => {
+                let record = &request.record;
+                tracing::info_span!("round", cut = %record.id, request = record.attempt, name = record.name)
+            }
+            Err(_) => tracing::info_span!("round"),
+        }
+    }
+
     fn note_failure(&mut self, work: Work) {
         let failure = self.hold.as_ref().and_then(|hold| hold.failure(work));
         if let (None, Some((member, fault))) = (&self.fault, failure) {
@@ -250,6 +274,8 @@ impl Conductor {
             hold.disarm();
         }
         point("agent.cut.disarmed");
+        // Everybody writes again; so may we.
+        self.held = None;
         for pool in &self.preparation.pools {
             if let Err(error) = pool.settle() {
                 self.fault
@@ -262,6 +288,7 @@ impl Conductor {
         if let Some(hold) = &mut self.hold {
             hold.disarm();
         }
+        self.held = None;
         let Ok(request) = &self.request else { return };
         // Another attempt under the same name may be why this one failed.
         let fence = Fence::Attempt(request.record.attempt.clone());
@@ -285,7 +312,10 @@ impl Conductor {
         });
         let report = match deed {
             Deed::Prepare => {
-                let members = hold.members().iter().map(|member| member.prepared.clone()).collect();
+                let members: Vec<_> = hold.members().iter().map(|member| member.prepared.clone()).collect();
+                for flushed in members.iter().filter(|member| member.flush_passes > 0) {
+                    rounds::phase(rounds::Phase::flush, flushed.flush_start_us, flushed.flush_end_us);
+                }
                 round_report::Report::Prepared(round_report::Prepared { members, received_us })
             }
             Deed::Freeze => round_report::Report::Held(round_report::Held {
@@ -306,6 +336,7 @@ impl Conductor {
         };
         if deed == Deed::Release {
             self.preparation.let_go();
+            self.span.in_scope(|| tracing::info!(members = hold.members().len(), "held, cut and released"));
         }
         self.send(report);
     }
@@ -326,6 +357,7 @@ impl Conductor {
         let (volume_id, fault) =
             said.map(|fault| (String::new(), fault)).or_else(|| self.fault.take()).unwrap_or_else(unknown);
         self.preparation.let_go();
+        self.span.in_scope(|| tracing::warn!(phase, volume = volume_id, "given up: {fault}"));
         let message = fault.message.clone();
         let code = i32::from(wire::status_of(fault).code());
         let phase = phase.to_owned();

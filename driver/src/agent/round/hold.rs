@@ -13,6 +13,7 @@ use super::member::{Answer, Grip, Member, Work, Worker};
 use super::raw::{self, RawDevice};
 use super::watchdog::{Armed, Charge, Fired};
 use crate::domain::Fault;
+use crate::observe::metrics::rounds;
 use crate::proto::agent::{MemberReleased, MemberSpan};
 
 /// The members of one round on this host, from the moment when they may be held.
@@ -103,8 +104,21 @@ impl Hold {
     /// Takes an answer; true when no other is awaited.
     pub fn take(&mut self, answer: Answer) -> bool {
         self.outstanding = self.outstanding.saturating_sub(1);
+        self.measure(&answer);
         self.answers.push(answer);
         self.is_quiet()
+    }
+
+    /// A member that is not in use is only copied.
+    fn measure(&self, answer: &Answer) {
+        let held = self.members[answer.index].is_held();
+        let phase = match answer.work {
+            Work::Freeze if held => rounds::Phase::freeze,
+            Work::Copy => rounds::Phase::cut,
+            Work::Thaw if held => rounds::Phase::thaw,
+            Work::Freeze | Work::Thaw => return,
+        };
+        rounds::phase(phase, answer.start_us, answer.end_us);
     }
 
     /// Whether no answer is awaited.
@@ -141,6 +155,7 @@ impl Hold {
             guard.disarm()
         };
         if let Fired::Yes(why) = fired {
+            rounds::guard_fired();
             self.fired.get_or_insert(why);
         }
     }
@@ -153,7 +168,9 @@ impl Hold {
     /// For each member whether its hold was there until its release. A member that was not in use must still not be.
     pub fn releases(&self, context: &RoundContext) -> Vec<MemberReleased> {
         let thaws = self.answers.iter().filter(|answer| answer.work == Work::Thaw);
-        thaws.map(|answer| self.release(context, answer)).collect()
+        let released: Vec<_> = thaws.map(|answer| self.release(context, answer)).collect();
+        rounds::lapsed(released.iter().filter(|member| !member.clean).count());
+        released
     }
 
     fn release(&self, context: &RoundContext, thaw: &Answer) -> MemberReleased {

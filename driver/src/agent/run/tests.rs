@@ -49,6 +49,7 @@ fn config(directory: &Path, listen: SocketAddr) -> AgentConfig {
         csi_socket: Some(directory.join("csi.sock")),
         guard_socket: None,
         expedite: Expediting::Auto,
+        metrics_listen: None,
         kernel: Kernel::Memory,
     }
 }
@@ -70,7 +71,9 @@ impl Running {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
             agent
-                .serve(Listeners { api, csi }, acceptor::fixed(credentials), async { drop(stopped.await) })
+                .serve(Listeners { api, csi, metrics: None }, acceptor::fixed(credentials), async {
+                    drop(stopped.await)
+                })
                 .await
         });
         let controller = Credentials::of_controller(&files(directory.path(), "controller")).unwrap();

@@ -1,5 +1,7 @@
 //! A cut from the moment when all hosts are prepared to its seal.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
@@ -12,6 +14,11 @@ use crate::controller::round::Round;
 use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
 use crate::domain::{Fault, Level};
+use crate::observe::metrics;
+
+/// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
+/// one host may not have come to the next before that is cut, and the check that is to fail would pass.
+const ONE_HOST_TO_THE_NEXT: Duration = Duration::from_millis(100);
 
 /// A prepared cut. Dropping it without [`OpenCut::seal`] gives it up: hosts let go, and what was cut is removed.
 pub struct OpenCut {
@@ -69,7 +76,10 @@ impl OpenCut {
         let live = self.live.as_mut().ok_or_else(given_up)?;
         let zero_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
         let hold_requested_at = (self.wall_clock)();
-        for round in &mut live.rounds {
+        for (index, round) in live.rounds.iter_mut().enumerate() {
+            if index > 0 {
+                tokio::time::sleep(ONE_HOST_TO_THE_NEXT).await;
+            }
             if let Err(fault) = round.cut().await {
                 return Err(self.give_up(fault).await);
             }
@@ -79,6 +89,10 @@ impl OpenCut {
         let views: Vec<_> = live.rounds.iter().flat_map(Round::views).collect();
         let (level, reasons) = lanes::level(&views, one_instant);
         let timeline = lanes::timeline(live.rounds.iter().flat_map(|round| round.lanes(zero_us)).collect());
+        metrics::cuts::taken(
+            Duration::from_micros(timeline.window_us),
+            Duration::from_micros(timeline.skew_us),
+        );
         self.record.cut_at = hold_requested_at;
         self.record.timeline = Some(timeline.clone());
         Ok(Taken { level, reasons, timeline, hold_requested_at })
@@ -97,7 +111,16 @@ impl OpenCut {
         self.record.level = level;
         self.record.reasons = reasons;
         point("controller.seal.begun");
-        live.seal(&self.record).await?;
+        live.seal(&self.record).await.inspect_err(|_| metrics::cuts::undecided())?;
+        metrics::cuts::sealed();
+        tracing::info!(
+            cut = %self.record.id,
+            request = self.record.attempt,
+            name = self.record.name,
+            %level,
+            window_us = self.record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),
+            "sealed"
+        );
         point("controller.seal.sealed");
         Ok(self.record.clone())
     }
@@ -116,6 +139,7 @@ impl Drop for OpenCut {
         let (Some(live), Ok(runtime)) = (self.live.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
+        metrics::cuts::void(metrics::cuts::Reason::given_up);
         let record = self.record.clone();
         runtime.spawn(async move { live.give_up(&record, given_up()).await });
     }

@@ -144,11 +144,26 @@ impl Agent {
         optional(self.get_cut(proto::get_cut_request::By::KindAndNameHash(text)).await)
     }
 
+    /// The record of a cut whose round has ended on this host; ABORTED while it has not.
+    pub async fn cut_at_rest(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        let by = proto::get_cut_request::By::CutId(id.to_string());
+        match optional(self.ask_cut(by).await)? {
+            Some(answer) if answer.under_way => {
+                Err(self.named(Fault::aborted(format!("cut {id} is being taken; try again when it is done"))))
+            }
+            Some(answer) => self.read(convert::cut_from_proto(answer)).map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn get_cut(&self, by: proto::get_cut_request::By) -> Result<CutRecord, Fault> {
-        let mut client = self.client.clone();
-        let request = proto::GetCutRequest { by: Some(by) };
-        let answer = self.ask(LOOK_LIMIT, client.get_cut(request)).await?;
+        let answer = self.ask_cut(by).await?;
         self.read(convert::cut_from_proto(answer))
+    }
+
+    async fn ask_cut(&self, by: proto::get_cut_request::By) -> Result<proto::GetCutResponse, Fault> {
+        let mut client = self.client.clone();
+        self.ask(LOOK_LIMIT, client.get_cut(proto::GetCutRequest { by: Some(by) })).await
     }
 
     /// All cut records of the host, sealed or not, one per cut.

@@ -67,7 +67,7 @@ impl Host {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let stop = async { drop(stopped.await) };
-            agent.serve(Listeners { api: listener, csi: None }, renewed, stop).await.unwrap();
+            agent.serve(Listeners { api: listener, csi: None, metrics: None }, renewed, stop).await.unwrap();
         });
         Self { kernel, pool, address, stop: Some(stop), task }
     }

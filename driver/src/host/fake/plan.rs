@@ -88,6 +88,11 @@ impl FakeHost {
         self.plan.add(when, What::Die);
     }
 
+    /// Forgets what is planned and has not happened yet.
+    pub fn forgive(&self) {
+        self.plan.lock().faults.clear();
+    }
+
     /// Whether the host has died.
     pub fn is_dead(&self) -> bool {
         self.plan.lock().dead

@@ -150,6 +150,7 @@ fn config(stage: &Stage, listen: SocketAddr) -> AgentConfig {
         csi_socket: None,
         guard_socket: None,
         expedite: Expediting::Never,
+        metrics_listen: None,
         kernel: Kernel::Memory,
     }
 }

@@ -45,13 +45,8 @@ pub async fn copies(
     }
     let dd = Samples::times(dd);
     let limit = dd.percentile(50).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    Ok(Row {
-        title: format!("restore of 1 GiB on another host (beside: dd, direct; goal {SHARE} % of its speed)"),
-        own: Samples::times(own),
-        parts: String::new(),
-        goal: Goal::MiddleMs(limit * 100 / SHARE),
-        other: Some(dd),
-    })
+    let title = format!("restore of 1 GiB on another host (script: dd, direct; goal: {SHARE} % of its speed)");
+    Ok(Row { other: Some(dd), ..Row::times(title, own, vec![Goal::MiddleMs(limit * 100 / SHARE)]) })
 }
 
 /// In a directory whose files are not copied on write either, as the driver's own images.
@@ -114,11 +109,5 @@ pub async fn changed_blocks(field: &Field) -> Result<Row> {
         csi.delete_snapshot(snapshot).await?;
     }
     csi.delete(&volume.volume_id).await?;
-    Ok(Row {
-        title: "10 MiB changed in 2560 places of 1 GiB, found".into(),
-        own: Samples::times(times),
-        parts: String::new(),
-        goal: Goal::MiddleMs(200),
-        other: None,
-    })
+    Ok(Row::times("10 MiB changed in 2560 places of 1 GiB, found", times, vec![Goal::MiddleMs(200)]))
 }

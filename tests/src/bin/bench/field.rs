@@ -1,4 +1,4 @@
-//! Three hosts with idle volumes in three groups.
+//! Eight hosts with idle volumes in four groups.
 
 use std::collections::BTreeMap;
 
@@ -14,30 +14,36 @@ pub const FILESYSTEM: &str = "xfs";
 /// Host of the volumes that are made and restored.
 pub const FIRST_HOST: &str = HOSTS[0];
 
-const HOSTS: [&str; 3] = ["a", "b", "c"];
+const HOSTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const POOL: Bytes = Bytes::gib(32);
-const SIZE: Bytes = Bytes::mib(512);
+const SIZE: Bytes = Bytes::mib(320);
 
 /// Volumes that are cut together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// One volume.
     One,
+    /// Eight volumes of one host.
+    Eight,
     /// Sixteen volumes of one host.
     Sixteen,
-    /// Four volumes of each of three hosts.
+    /// Sixty-four volumes of one host.
+    SixtyFour,
+    /// Eight volumes of each of eight hosts.
     Spread,
 }
 
 impl Group {
     /// All groups.
-    pub const ALL: [Self; 3] = [Self::One, Self::Sixteen, Self::Spread];
+    pub const ALL: [Self; 5] = [Self::One, Self::Eight, Self::Sixteen, Self::SixtyFour, Self::Spread];
 
     /// In selectors and names.
     pub const fn label(self) -> &'static str {
         match self {
             Self::One => "one",
+            Self::Eight => "eight",
             Self::Sixteen => "sixteen",
+            Self::SixtyFour => "sixtyfour",
             Self::Spread => "spread",
         }
     }
@@ -45,18 +51,22 @@ impl Group {
     /// In the table.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::One => "1 idle volume",
+            Self::One => "1 volume",
+            Self::Eight => "8 volumes, 1 host",
             Self::Sixteen => "16 volumes, 1 host",
-            Self::Spread => "4 volumes on each of 3 hosts",
+            Self::SixtyFour => "64 volumes, 1 host",
+            Self::Spread => "8 volumes on each of 8 hosts",
         }
     }
 
-    /// Host of each volume.
+    /// Host of each volume. Groups have hosts of their own, so that a pool is not larger than it must be.
     fn places(self) -> Vec<&'static str> {
         match self {
             Self::One => vec![HOSTS[0]],
-            Self::Sixteen => vec![HOSTS[0]; 16],
-            Self::Spread => HOSTS.iter().flat_map(|host| [*host; 4]).collect(),
+            Self::Eight => vec![HOSTS[1]; 8],
+            Self::Sixteen => vec![HOSTS[2]; 16],
+            Self::SixtyFour => vec![HOSTS[3]; 64],
+            Self::Spread => HOSTS.iter().flat_map(|host| [*host; 8]).collect(),
         }
     }
 
@@ -76,7 +86,8 @@ pub struct Field {
 impl Field {
     /// Builds it.
     pub async fn build(run: RunDir, rcu: Rcu) -> Result<Self> {
-        let step = Step::begin("three hosts with 29 idle volumes");
+        let count: usize = Group::ALL.iter().map(|group| group.places().len()).sum();
+        let step = Step::begin(format!("{} hosts with {count} idle volumes", HOSTS.len()));
         let members = |group: Group| group.members().map(move |member| pod(group, member));
         let blueprint = Blueprint {
             hosts: HOSTS.map(String::from).to_vec(),

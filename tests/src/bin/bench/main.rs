@@ -3,10 +3,13 @@
 //! Prints a table; nothing is asserted, because a busy machine is no defect. Needs root.
 
 mod afar;
+mod document;
 mod field;
+mod load;
 mod measure;
 mod serial;
 mod table;
+mod ways;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,8 +20,9 @@ use stillpoint_tests::harness::stack::Rcu;
 use stillpoint_tests::harness::{Stack, Step};
 use tokio::signal::unix::{SignalKind, signal};
 
+use document::Setting;
 use field::Field;
-use table::Row;
+use table::Results;
 
 /// Whatever happens, the benchmark ends after this.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -30,10 +34,13 @@ struct Arguments {
     /// Cuts per line of the table (one idle volume: five times as many).
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Write docs/benchmarks.md, too.
+    #[arg(long)]
+    write: bool,
 }
 
 fn main() -> ExitCode {
-    match bench(Arguments::parse().rounds) {
+    match bench(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nFAILED: {error:#}");
@@ -42,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(rounds: u32) -> Result<()> {
+fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the benchmark mounts and freezes filesystems, so it needs root"
@@ -50,34 +57,45 @@ fn bench(rounds: u32) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         tokio::select! {
-            rows = all(rounds) => {
-                println!("{}", table::render(&rows?));
-                Ok(())
-            }
+            done = measured(arguments) => done,
             why = interrupted() => why,
         }
     })
 }
 
-async fn all(rounds: u32) -> Result<Vec<Row>> {
-    let mut rows = with_rcu(Rcu::Auto, rounds).await?;
-    rows.extend(with_rcu(Rcu::Never, rounds).await?);
-    Ok(rows)
+async fn measured(arguments: &Arguments) -> Result<()> {
+    let setting = Setting::now()?;
+    let results = all(arguments.rounds).await?;
+    println!("{}", table::render(&results));
+    println!("{}", document::write_json(&setting, &results)?.display());
+    if arguments.write {
+        println!("{}", document::write_document(&setting, &results)?.display());
+    }
+    Ok(())
 }
 
-/// Everything with hurried grace periods; only the windows without, as nothing else depends on them.
-async fn with_rcu(rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
-    let field = Field::build(Stack::directory("bench")?, rcu).await?;
-    let mut rows = measure::windows(&field, rcu, rounds).await?;
-    if rcu == Rcu::Auto {
-        rows.extend(measure::volumes(&field, rounds).await?);
-        rows.extend(measure::memory(&field)?);
-    }
+/// Everything with expedited grace periods; then the windows without, as nothing else depends on them.
+async fn all(rounds: u32) -> Result<Results> {
+    let field = Field::build(Stack::directory("bench")?, Rcu::Auto).await?;
+    let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
+    rows.push(measure::loaded(&field, rounds).await?);
+    rows.extend(measure::volumes(&field, rounds).await?);
+    let ways = ways::all(&field, rounds).await?;
+    rows.extend(measure::memory(&field)?);
+    close(field)?;
+    let field = Field::build(Stack::directory("bench")?, Rcu::Never).await?;
+    let plain = measure::windows(&field, Rcu::Never, rounds).await?;
+    close(field)?;
+    measure::beside(&mut rows, plain);
+    Ok(Results { rows, ways })
+}
+
+fn close(field: Field) -> Result<()> {
     let step = Step::begin("giving everything back");
     let left = field.close()?;
     ensure!(left.is_clean(), "something had to be released by force: {left}");
     step.done();
-    Ok(rows)
+    Ok(())
 }
 
 async fn interrupted() -> Result<()> {

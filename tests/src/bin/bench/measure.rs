@@ -1,7 +1,5 @@
 //! The measurements.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,52 +12,90 @@ use stillpoint_tests::harness::{Process, Step, binaries};
 
 use super::afar;
 use super::field::{FILESYSTEM, FIRST_HOST, Field, Group};
-use super::serial;
+use super::load::Load;
 use super::table::{Goal, Row, Samples};
+use super::{serial, ways};
 
 /// A window of one volume is short, so its tail needs more samples.
 const MORE_FOR_ONE: u32 = 5;
 /// The script is slow; fewer rounds are enough for its median.
-const SERIAL_ROUNDS: u32 = 10;
+const SERIAL_ROUNDS: u32 = 5;
 /// Payload of the volume that is restored and cloned; the volume is a little larger.
 const FULL: Bytes = Bytes::gib(1);
 const FULL_VOLUME: Bytes = Bytes::mib(1200);
 
-/// Window of each group, beside the script's.
+/// Groups whose windows are measured.
+const MEASURED: [Group; 4] = [Group::One, Group::Sixteen, Group::SixtyFour, Group::Spread];
+
+/// Window of each group, beside the script's where all volumes are on one host.
 pub async fn windows(field: &Field, rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for group in Group::ALL {
-        let (kind, goal) = match rcu {
-            Rcu::Auto => ("expedited", expedited_goal(group)),
-            Rcu::Never => ("not expedited", plain_goal(group)),
-        };
-        let title = format!("window, {}, {kind}", group.title());
-        let step = Step::begin(&title);
+    for group in MEASURED {
+        let title = format!("window, {}, idle", group.title());
+        let step = Step::begin(format!("{title}, {rcu:?}"));
         let count = if group == Group::One { rounds * MORE_FOR_ONE } else { rounds };
         let own = own_windows(field, group, count).await?;
-        step.detail("the serial script");
-        let volumes: Vec<&Volume> = field.volumes(group).collect();
-        let serial = (0..SERIAL_ROUNDS.min(rounds))
-            .map(|_| serial::round(field, &volumes))
-            .collect::<Result<Vec<Duration>>>()?;
+        let other = if rcu == Rcu::Auto {
+            step.detail("the serial script");
+            Some(Samples::times(script(field, group)?))
+        } else {
+            None
+        };
         step.done();
-        let (parts, own) = (own.parts(), Samples::times(own.whole));
-        rows.push(Row { title, own, parts, goal, other: Some(Samples::times(serial)) });
+        rows.push(Row { parts: own.parts(), other, ..Row::times(title, own.whole, goals(group)) });
     }
     Ok(rows)
 }
 
-fn expedited_goal(group: Group) -> Goal {
+/// Sixteen volumes while five of them are written.
+pub async fn loaded(field: &Field, rounds: u32) -> Result<Row> {
+    let title = "window, 16 volumes, 1 host, 4 fsync writers and a buffered one";
+    let step = Step::begin(title);
+    let load = Load::start(field.volumes(Group::Sixteen))?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let own = own_windows(field, Group::Sixteen, rounds).await?;
+    step.detail("the serial script");
+    let other = script(field, Group::Sixteen)?;
+    load.finish()?;
+    step.done();
+    Ok(Row {
+        parts: own.parts(),
+        other: Some(Samples::times(other)),
+        ..Row::times(title, own.whole, vec![Goal::MiddleMs(60)])
+    })
+}
+
+fn script(field: &Field, group: Group) -> Result<Vec<Duration>> {
+    let volumes: Vec<&Volume> = field.volumes(group).collect();
+    (0..SERIAL_ROUNDS).map(|_| serial::round(field, &volumes)).collect()
+}
+
+fn goals(group: Group) -> Vec<Goal> {
     match group {
-        Group::One => Goal::TailMs(8),
-        Group::Sixteen | Group::Spread => Goal::MiddleMs(40),
+        Group::One => vec![Goal::TailMs(5)],
+        Group::Eight => vec![],
+        Group::Sixteen => vec![Goal::MiddleMs(20), Goal::Times(25)],
+        Group::SixtyFour => vec![Goal::MiddleMs(60), Goal::Times(40)],
+        Group::Spread => vec![Goal::MiddleMs(90)],
     }
 }
 
-fn plain_goal(group: Group) -> Goal {
+/// Goals of the plain column, by the title of the row.
+fn plain_goals(group: Group) -> Vec<Goal> {
     match group {
-        Group::One => Goal::MiddleMs(40),
-        Group::Sixteen | Group::Spread => Goal::None,
+        Group::One => vec![Goal::MiddleMs(35), Goal::TailMs(75)],
+        Group::Sixteen => vec![Goal::MiddleMs(90)],
+        Group::Eight | Group::SixtyFour | Group::Spread => vec![],
+    }
+}
+
+/// Puts what was measured without expedited grace periods beside the rest.
+pub fn beside(rows: &mut [Row], plain: Vec<Row>) {
+    for (plain, group) in plain.into_iter().zip(MEASURED) {
+        if let Some(row) = rows.iter_mut().find(|row| row.title == plain.title) {
+            row.plain = Some(plain.own);
+            row.plain_goals = plain_goals(group);
+        }
     }
 }
 
@@ -110,7 +146,7 @@ async fn own_windows(field: &Field, group: Group, count: u32) -> Result<Windows>
     Ok(windows)
 }
 
-/// Creating, restoring and cloning.
+/// Creating, snapshotting, restoring and cloning.
 pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
     let csi = field.stack.csi();
     let step = Step::begin("CreateVolume");
@@ -123,9 +159,20 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
     }
     step.done();
 
+    let step = Step::begin("CreateSnapshot of an idle volume");
+    let idle = field.volumes(Group::One).next().context("no idle volume")?;
+    let mut snapshots = Vec::new();
+    for round in 0..rounds {
+        let start = Instant::now();
+        let snapshot = csi.snapshot(&format!("idle-{round}"), &idle.id).await?;
+        snapshots.push(start.elapsed());
+        csi.delete_snapshot(&snapshot).await?;
+    }
+    step.done();
+
     let step = Step::begin("filling a volume with 1 GiB");
     let full = field.stack.provision("full", FIRST_HOST, FULL_VOLUME, FILESYSTEM).await?;
-    let write = fill(&full)?;
+    let write = ways::fill(&full)?;
     step.done();
 
     let step = Step::begin("restore and clone of it");
@@ -155,34 +202,22 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
     let changed = afar::changed_blocks(field).await?;
     step.done();
 
-    let row = |title: &str, own, other: Option<Duration>| Row {
-        title: title.into(),
-        own: Samples::times(own),
-        parts: String::new(),
-        goal: Goal::MiddleMs(40),
-        other: other.map(|time| Samples::times(vec![time])),
-    };
+    let goal = |limit| vec![Goal::MiddleMs(limit)];
+    let written = Some(Samples::times(vec![write]));
     Ok(vec![
-        row("CreateVolume, 1 GiB, xfs", created, None),
-        row("restore of a full 1 GiB volume (beside: writing 1 GiB)", restored, Some(write)),
-        row("clone of a full 1 GiB volume (beside: writing 1 GiB)", cloned, Some(write)),
+        Row::times("CreateVolume, 1 GiB, xfs", created, goal(40)),
+        Row::times("CreateSnapshot of an idle volume, the whole call", snapshots, goal(45)),
+        Row {
+            other: written.clone(),
+            ..Row::times("restore of a full 1 GiB volume (script: writing 1 GiB)", restored, goal(40))
+        },
+        Row {
+            other: written,
+            ..Row::times("clone of a full 1 GiB volume (script: writing 1 GiB)", cloned, goal(40))
+        },
         afar,
         changed,
     ])
-}
-
-/// Writes data that cannot be compressed; how long that took, which is the least that a restore by copying takes.
-fn fill(volume: &Volume) -> Result<Duration> {
-    let mut block = vec![0; 1 << 20];
-    File::open("/dev/urandom")?.read_exact(&mut block)?;
-    let path = volume.path.join("payload");
-    let mut file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    let start = Instant::now();
-    for _ in 0..FULL.0 >> 20 {
-        file.write_all(&block)?;
-    }
-    file.sync_all()?;
-    Ok(start.elapsed())
 }
 
 /// Resident memory of the services, the largest of each kind.
@@ -194,11 +229,8 @@ pub fn memory(field: &Field) -> Result<Vec<Row>> {
     let hosts = field.stack.hosts();
     let profile = binaries::profile()?;
     let row = |title: &str, kib: u64, goal: u64| Row {
-        title: format!("memory of the {title} ({profile} build)"),
         own: Samples::Memory(kib),
-        parts: String::new(),
-        goal: Goal::MiB(goal),
-        other: None,
+        ..Row::times(format!("memory of the {title} ({profile} build)"), vec![], vec![Goal::MiB(goal)])
     };
     Ok(vec![
         row("agent", largest(hosts.iter().map(|host| &host.agent).collect())?, 40),

@@ -55,7 +55,8 @@ fn subvolumes(field: &Field, volume: &Volume) -> Result<(PathBuf, PathBuf)> {
     Ok((original, pool.join(format!(".serial-{}", volume.name))))
 }
 
-fn run(program: &str, args: &[&OsStr]) -> Result<()> {
+/// Runs a tool to its end.
+pub fn run(program: &str, args: &[&OsStr]) -> Result<()> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run {program}"))?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
@@ -63,10 +64,11 @@ fn run(program: &str, args: &[&OsStr]) -> Result<()> {
 }
 
 /// A process of its own that thaws after a while, unless it is ended before.
-struct DeadMan(Child);
+pub struct DeadMan(Child);
 
 impl DeadMan {
-    fn start(volumes: &[&Volume]) -> Result<Self> {
+    /// Starts it over these volumes.
+    pub fn start(volumes: &[&Volume]) -> Result<Self> {
         const SCRIPT: &str = r#"sleep "$0"; for mount; do fsfreeze -u "$mount"; done"#;
         let child = Command::new("sh")
             .args(["-c", SCRIPT, DEAD_MAN])

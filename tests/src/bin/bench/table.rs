@@ -1,7 +1,8 @@
-//! The table.
+//! The tables, on the terminal and as JSON.
 
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use stillpoint::observe::table::{right_align, with_header};
 
 /// What was measured.
@@ -22,7 +23,7 @@ impl Samples {
 
     /// The median as text.
     pub fn middle(&self) -> String {
-        self.percentile(50).map_or(String::new(), |time| format!("{:.2}", time.as_secs_f64() * 1000.0))
+        self.percentile(50).map_or(String::new(), |time| format!("{:.2}", ms(time)))
     }
 
     /// The smallest time that is not shorter than this share of all, in percent.
@@ -32,66 +33,223 @@ impl Samples {
             Self::Memory(_) => None,
         }
     }
+
+    /// Shortest to longest, and how many.
+    pub fn spread(&self) -> String {
+        match self {
+            Self::Times(times) => match (times.first(), times.last()) {
+                (Some(first), Some(last)) => {
+                    format!("{:.2} – {:.2}, n {}", ms(*first), ms(*last), times.len())
+                }
+                _ => String::new(),
+            },
+            Self::Memory(_) => String::new(),
+        }
+    }
+}
+
+/// Milliseconds, as in all files that the bench writes.
+#[derive(Serialize)]
+struct Figures {
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    min_ms: Option<f64>,
+    max_ms: Option<f64>,
+    samples: usize,
+}
+
+impl Serialize for Samples {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Memory(kib) => serializer.serialize_newtype_struct("kib", kib),
+            Self::Times(times) => Figures {
+                p50_ms: self.percentile(50).map(ms),
+                p99_ms: self.percentile(99).map(ms),
+                min_ms: times.first().copied().map(ms),
+                max_ms: times.last().copied().map(ms),
+                samples: times.len(),
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// What the project promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Goal {
-    /// Nothing.
-    None,
     /// Median in milliseconds.
     MiddleMs(u64),
     /// 99th percentile in milliseconds.
     TailMs(u64),
     /// Memory.
     MiB(u64),
+    /// At least so many times faster than the other way, in the same run.
+    Times(u64),
 }
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// What.
     pub title: String,
     /// Ours.
     pub own: Samples,
-    /// What a window is spent on.
+    /// What a window is spent on: freeze, cut, thaw, in milliseconds.
     pub parts: String,
     /// What it should be.
-    pub goal: Goal,
+    pub goals: Vec<Goal>,
+    /// The same without expedited grace periods.
+    pub plain: Option<Samples>,
+    /// What that should be.
+    pub plain_goals: Vec<Goal>,
     /// The other way, measured in the same run.
     pub other: Option<Samples>,
 }
 
 impl Row {
-    fn goal(&self) -> String {
-        let (text, is_met) = match (self.goal, &self.own) {
-            (Goal::MiddleMs(limit), own) => (format!("p50 ≤ {limit} ms"), within(own.percentile(50), limit)),
-            (Goal::TailMs(limit), own) => (format!("p99 ≤ {limit} ms"), within(own.percentile(99), limit)),
-            (Goal::MiB(limit), Samples::Memory(kib)) => (format!("≤ {limit} MiB"), *kib <= limit << 10),
-            (Goal::None, _) | (Goal::MiB(_), Samples::Times(_)) => return String::new(),
+    /// A line of times, without anything beside it.
+    pub fn times(title: impl Into<String>, own: Vec<Duration>, goals: Vec<Goal>) -> Self {
+        Self {
+            title: title.into(),
+            own: Samples::times(own),
+            parts: String::new(),
+            goals,
+            plain: None,
+            plain_goals: vec![],
+            other: None,
+        }
+    }
+
+    /// The goals in words, each with whether it is met.
+    pub fn goals(&self) -> String {
+        let own = self.goals.iter().map(|goal| self.goal(*goal, &self.own));
+        own.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The goals of the plain column.
+    pub fn plain_goals(&self) -> String {
+        let Some(plain) = &self.plain else { return String::new() };
+        self.plain_goals.iter().map(|goal| self.goal(*goal, plain)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn goal(&self, goal: Goal, samples: &Samples) -> String {
+        let (text, is_met) = match goal {
+            Goal::MiddleMs(limit) => (format!("p50 ≤ {limit}"), within(samples.percentile(50), limit)),
+            Goal::TailMs(limit) => (format!("p99 ≤ {limit}"), within(samples.percentile(99), limit)),
+            Goal::MiB(limit) => {
+                let met = matches!(samples, Samples::Memory(kib) if *kib <= limit << 10);
+                (format!("≤ {limit} MiB"), met)
+            }
+            Goal::Times(least) => {
+                let met = self
+                    .factor()
+                    .is_some_and(|factor| factor >= f64::from(u32::try_from(least).unwrap_or(u32::MAX)));
+                (format!("≥ {least}x"), met)
+            }
         };
         format!("{text} {}", if is_met { "✓" } else { "✗" })
     }
 
-    /// How many times longer the other way took.
-    fn ratio(&self) -> String {
-        let middle = |samples: &Samples| samples.percentile(50).map(|time| time.as_secs_f64());
-        match (middle(&self.own), self.other.as_ref().and_then(middle)) {
-            (Some(own), Some(other)) if own > 0.0 => format!("{:.1}x", other / own),
-            (Some(_) | None, _) => String::new(),
-        }
+    fn factor(&self) -> Option<f64> {
+        factor(&self.own, self.other.as_ref()?)
     }
 
-    fn cells(&self) -> [String; 7] {
+    /// How many times longer the other way took.
+    pub fn ratio(&self) -> String {
+        self.factor().map_or(String::new(), |factor| format!("{factor:.1}x"))
+    }
+
+    /// Everything, for a table.
+    pub fn cells(&self) -> [String; 10] {
         let [middle, tail] = match &self.own {
             Samples::Times(_) => [time(self.own.percentile(50)), time(self.own.percentile(99))],
             Samples::Memory(kib) => {
                 [format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10), String::new()]
             }
         };
-        let other = self.other.as_ref().map_or(String::new(), |other| time(other.percentile(50)));
-        [self.title.clone(), middle, tail, self.parts.clone(), self.goal(), other, self.ratio()]
+        let of_plain = |percent| self.plain.as_ref().and_then(|plain| plain.percentile(percent));
+        [
+            self.title.clone(),
+            middle,
+            tail,
+            self.parts.clone(),
+            self.goals(),
+            time(of_plain(50)),
+            time(of_plain(99)),
+            self.plain_goals(),
+            self.other.as_ref().map_or(String::new(), |other| time(other.percentile(50))),
+            self.ratio(),
+        ]
     }
+}
+
+/// Heads of [`Row::cells`].
+pub const HEADER: [&str; 10] = [
+    "ms",
+    "p50",
+    "p99",
+    "freeze / cut / thaw",
+    "goal",
+    "plain RCU p50",
+    "p99",
+    "goal",
+    "script p50",
+    "ratio",
+];
+
+/// One thing done in four ways.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// What.
+    pub title: String,
+    /// Ours.
+    pub own: Samples,
+    /// fsfreeze and a subvolume snapshot.
+    pub subvolume: Option<Samples>,
+    /// fsfreeze and a reflink.
+    pub reflink: Option<Samples>,
+    /// An archive of the live directory.
+    pub tar: Option<Samples>,
+}
+
+impl Comparison {
+    /// Everything, for a table.
+    pub fn cells(&self) -> [String; 5] {
+        let other = |samples: &Option<Samples>| match samples {
+            None => "–".to_owned(),
+            Some(samples) => {
+                let ratio =
+                    factor(&self.own, samples).map_or(String::new(), |factor| format!(" ({factor:.1}x)"));
+                format!("{}{ratio}", time(samples.percentile(50)))
+            }
+        };
+        [
+            self.title.clone(),
+            time(self.own.percentile(50)),
+            other(&self.subvolume),
+            other(&self.reflink),
+            other(&self.tar),
+        ]
+    }
+}
+
+/// Heads of [`Comparison::cells`].
+pub const WAYS: [&str; 5] = [
+    "ms, p50",
+    "Stillpoint",
+    "fsfreeze + subvolume snapshot",
+    "fsfreeze + cp --reflink",
+    "tar, not consistent",
+];
+
+fn factor(own: &Samples, other: &Samples) -> Option<f64> {
+    let own = own.percentile(50)?.as_secs_f64();
+    let other = other.percentile(50)?.as_secs_f64();
+    (own > 0.0).then(|| other / own)
 }
 
 fn within(time: Option<Duration>, limit_ms: u64) -> bool {
@@ -99,30 +257,45 @@ fn within(time: Option<Duration>, limit_ms: u64) -> bool {
 }
 
 fn time(time: Option<Duration>) -> String {
-    time.map_or(String::new(), |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0))
+    time.map_or(String::new(), |time| format!("{:.2}", ms(time)))
 }
 
-/// The whole table.
-pub fn render(rows: &[Row]) -> String {
-    let mut table = with_header(&["", "p50", "p99", "freeze / cut / thaw", "goal", "other p50", "ratio"]);
-    for row in rows {
-        table.add_row(row.cells());
+/// Everything that was measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Results {
+    /// Windows, calls, memory.
+    pub rows: Vec<Row>,
+    /// Side by side with scripts.
+    pub ways: Vec<Comparison>,
+}
+
+/// What the columns mean.
+pub const LEGEND: &str = "freeze / cut / thaw: medians of the slowest member. script, for windows: fsfreeze -f each, \
+btrfs subvolume snapshot each, fsfreeze -u each, in this run; first freeze to last thaw.";
+
+/// The tables for a terminal.
+pub fn render(results: &Results) -> String {
+    let mut rows = with_header(&HEADER);
+    for row in &results.rows {
+        rows.add_row(row.cells());
     }
-    right_align(&mut table, [1, 2, 3, 5, 6]);
-    format!(
-        "{table}\nfreeze / cut / thaw: medians of the slowest member, ms. other, for windows: a script in this run:\n\
-         fsfreeze -f each, btrfs subvolume snapshot each, fsfreeze -u each; first freeze to last thaw."
-    )
+    right_align(&mut rows, [1, 2, 3, 5, 6, 8, 9]);
+    let mut ways = with_header(&WAYS);
+    for way in &results.ways {
+        ways.add_row(way.cells());
+    }
+    right_align(&mut ways, 1..5);
+    format!("{rows}\n{LEGEND}\n{ways}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(times: &[u64], goal: Goal) -> Row {
-        let own = Samples::times(times.iter().map(|ms| Duration::from_millis(*ms)).collect());
+    fn row(times: &[u64], goals: Vec<Goal>) -> Row {
+        let times: Vec<_> = times.iter().map(|time| Duration::from_millis(*time)).collect();
         let other = Some(Samples::times(vec![Duration::from_millis(200)]));
-        Row { title: "t".into(), own, parts: String::new(), goal, other }
+        Row { other, plain: Some(Samples::times(times.clone())), ..Row::times("t", times, goals) }
     }
 
     #[test]
@@ -130,13 +303,25 @@ mod tests {
         let samples = Samples::times((1..=100).rev().map(Duration::from_millis).collect());
         assert_eq!(samples.percentile(50), Some(Duration::from_millis(50)));
         assert_eq!(samples.percentile(99), Some(Duration::from_millis(99)));
+        assert_eq!(samples.spread(), "1.00 – 100.00, n 100");
         assert_eq!(Samples::times(vec![]).percentile(50), None);
     }
 
     #[test]
     fn a_goal_that_is_missed_is_said_to_be_missed() {
-        assert_eq!(row(&[10, 20, 90], Goal::MiddleMs(20)).goal(), "p50 ≤ 20 ms ✓");
-        assert_eq!(row(&[10, 20, 90], Goal::TailMs(20)).goal(), "p99 ≤ 20 ms ✗");
-        assert_eq!(row(&[10, 20, 90], Goal::MiddleMs(20)).ratio(), "10.0x");
+        let goals = |goals| row(&[10, 20, 90], goals).goals();
+        assert_eq!(goals(vec![Goal::MiddleMs(20), Goal::TailMs(20)]), "p50 ≤ 20 ✓, p99 ≤ 20 ✗");
+        assert_eq!(goals(vec![Goal::Times(10), Goal::Times(11)]), "≥ 10x ✓, ≥ 11x ✗");
+        assert_eq!(row(&[10, 20, 90], vec![]).ratio(), "10.0x");
+        let plain = Row { plain_goals: vec![Goal::TailMs(90)], ..row(&[10, 20, 90], vec![]) };
+        assert_eq!(plain.plain_goals(), "p99 ≤ 90 ✓");
+    }
+
+    #[test]
+    fn figures_are_written_in_milliseconds() {
+        let json = serde_json::to_value(row(&[10, 20, 90], vec![Goal::MiddleMs(20)])).unwrap();
+        assert_eq!(json["own"]["p50_ms"], 20.0);
+        assert_eq!(json["own"]["samples"], 3);
+        assert_eq!(json["goals"][0]["MiddleMs"], 20);
     }
 }
