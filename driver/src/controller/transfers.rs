@@ -19,7 +19,7 @@ use crate::proto::agent::ReceiveRequest;
 use crate::wire::{convert, fault_of};
 
 /// A target that says nothing for so long has died; it speaks twice a second.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
 /// Snapshots that exist only to copy a volume are called this and the new volume's name.
 const TEMPORARY: &str = "stillpoint.dev/transfer/";
 /// A temporary snapshot that is older and not being read was left by a controller that died.
@@ -88,7 +88,8 @@ impl Transfers {
     }
 
     fn begin(self: &Arc<Self>, transfer: Transfer) -> Running {
-        let running = Running { transfers: Arc::clone(self), volume: transfer.volume.clone(), has_arrived: false };
+        let running =
+            Running { transfers: Arc::clone(self), volume: transfer.volume.clone(), has_arrived: false };
         self.table().insert(transfer.volume.clone(), transfer);
         running
     }
@@ -138,7 +139,12 @@ impl Drop for Granted {
 }
 
 /// Makes a volume on a host out of a snapshot of another pool.
-pub async fn copy(fleet: &Fleet, to: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
+pub async fn copy(
+    fleet: &Fleet,
+    to: &HostName,
+    volume: NewVolume,
+    from: &SnapshotId,
+) -> Result<VolumeInfo, Fault> {
     let (source, target) = (fleet.agent_of_pool(&from.volume.pool).await?, fleet.agent(to)?);
     let address = fleet.addresses().into_iter().find(|address| address.host == *source.host());
     let address = address.ok_or_else(|| {
@@ -167,7 +173,9 @@ pub async fn copy(fleet: &Fleet, to: &HostName, volume: NewVolume, from: &Snapsh
     loop {
         let message = timeout(PROGRESS_LIMIT, progress.message())
             .await
-            .map_err(|_| target.named(Fault::deadline(format!("no sign of the transfer for {PROGRESS_LIMIT:?}"))))?
+            .map_err(|_| {
+                target.named(Fault::deadline(format!("no sign of the transfer for {PROGRESS_LIMIT:?}")))
+            })?
             .map_err(|status| target.named(fault_of(status)))?
             .ok_or_else(|| target.named(Fault::unavailable("the transfer broke off; ask again")))?;
         running.update(Bytes(message.done_bytes));
@@ -181,7 +189,7 @@ pub async fn copy(fleet: &Fleet, to: &HostName, volume: NewVolume, from: &Snapsh
 fn ticket() -> Result<String, Fault> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|why| Fault::internal(format!("no random numbers: {why}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Name of the snapshot from which a volume of this name is cloned. A retry finds it.
@@ -202,7 +210,9 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
             continue;
         }
         match cuts.delete(&cut.id).await {
-            Ok(()) => tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left"),
+            Ok(()) => {
+                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left")
+            }
             Err(fault) if fault.code == Code::Aborted => {}
             Err(fault) => return Err(fault),
         }

@@ -105,7 +105,8 @@ impl Pool {
         let tree = self.layout.part(&new.id);
         let found = self.read_part(&tree)?.filter(|record| {
             record.content == content.id
-                && (&record.volume.id, &record.volume.name, record.volume.capacity) == (&new.id, &new.name, new.capacity)
+                && (&record.volume.id, &record.volume.name, record.volume.capacity)
+                    == (&new.id, &new.name, new.capacity)
                 && (record.volume.filesystem, &record.volume.source) == (new.filesystem, &new.source)
         });
         let record = match found {

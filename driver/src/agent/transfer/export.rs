@@ -61,9 +61,9 @@ impl Export {
             Ok(Arc::<dyn BlockFile>::from(host.open_blocks(&grant.snapshot.image, BlockAccess::Read)?))
         })
         .await?;
-        let (planner, mut planned) = mpsc::channel(PLANNED);
+        let (plans, mut planned) = mpsc::channel(PLANNED);
         let (host, grant) = (Arc::clone(&self.host), Arc::clone(&self.grant));
-        let planning = tokio::task::spawn_blocking(move || plan(&*host, &grant, &planner));
+        let planning = tokio::task::spawn_blocking(move || plan(&*host, &grant, &plans));
         let mut chain = Chain::default();
         let mut reading: VecDeque<JoinHandle<Result<Read, Fault>>> = VecDeque::new();
         loop {
@@ -74,13 +74,16 @@ impl Export {
                 reading.push_back(tokio::task::spawn_blocking(move || read(&*file, chunk)));
             }
             let Some(next) = reading.pop_front() else { break };
-            let read = next.await.unwrap_or_else(|why| Err(Fault::internal(format!("reading broke off: {why}"))))?;
+            let read =
+                next.await.unwrap_or_else(|why| Err(Fault::internal(format!("reading broke off: {why}"))))?;
             chain = chain.with(&read.chunk, &read.hash);
             self.grant.touch();
             let message = self.message(read);
             out.send(Ok(message)).await.map_err(|_| Fault::aborted("the other host went away"))?;
         }
-        planning.await.unwrap_or_else(|why| Err(Fault::internal(format!("looking for data broke off: {why}"))))?;
+        planning
+            .await
+            .unwrap_or_else(|why| Err(Fault::internal(format!("looking for data broke off: {why}"))))?;
         let whole = chain.whole(self.grant.snapshot.content.size).to_vec();
         let last = ExportChunk { last: true, whole, ..ExportChunk::default() };
         out.send(Ok(last)).await.map_err(|_| Fault::aborted("the other host went away"))
@@ -90,7 +93,10 @@ impl Export {
         let Read { chunk, hash, data } = read;
         let data = if chunk.end() <= self.have_until { Data::new() } else { data };
         self.counters.sent_bytes.add(data.len() as u64);
-        let piece = |piece: &std::ops::Range<u64>| BlockRange { offset: piece.start, length: piece.end - piece.start };
+        let piece = |piece: &std::ops::Range<u64>| BlockRange {
+            offset: piece.start,
+            length: piece.end - piece.start,
+        };
         ExportChunk {
             pieces: chunk.pieces.iter().map(piece).collect(),
             data,

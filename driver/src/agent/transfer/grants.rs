@@ -50,7 +50,9 @@ impl Grants {
         self.end_idle(Instant::now());
         let mut grants = self.lock();
         if grants.len() >= GRANTS_MAX {
-            return Err(Fault::unavailable(format!("{GRANTS_MAX} transfers are granted already; ask again later")));
+            return Err(Fault::unavailable(format!(
+                "{GRANTS_MAX} transfers are granted already; ask again later"
+            )));
         }
         let grant = Grant { peer, snapshot, used_at: Mutex::new(Instant::now()) };
         grants.insert(ticket.to_owned(), Arc::new(grant));

@@ -28,7 +28,7 @@ const TRIES: u32 = 6;
 /// First pause before connecting again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A source that says nothing for so long is gone. Proving what is there already is not silence.
-const MESSAGE_LIMIT: Duration = Duration::from_secs(60);
+const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -104,7 +104,9 @@ impl Transfers {
         stop: watch::Receiver<bool>,
     ) -> Result<VolumeInfo, Fault> {
         let Ok(_place) = self.receiving.try_acquire() else {
-            return Err(Fault::aborted("as many volumes as this host takes at once are arriving; ask again later"));
+            return Err(Fault::aborted(
+                "as many volumes as this host takes at once are arriving; ask again later",
+            ));
         };
         let _lock = self.locks.try_lock(&order.volume.id, Purpose::Create)?;
         let outcome = self.fetch(&order, progress, stop).await;
@@ -114,7 +116,8 @@ impl Transfers {
                 self.counters.broken_off.add(1);
                 if fault.code == Code::Exhausted {
                     // It will not fit, and the room is needed.
-                    let (pool, id) = (Arc::clone(self.pools.get(&order.volume.id.pool)?), order.volume.id.clone());
+                    let (pool, id) =
+                        (Arc::clone(self.pools.get(&order.volume.id.pool)?), order.volume.id.clone());
                     blocking(move || Ok(pool.drop_arrival(&id)?)).await?;
                 }
             }
@@ -147,7 +150,9 @@ impl Transfers {
                     let (pool, id) = (Arc::clone(&pool), order.volume.id.clone());
                     blocking(move || Ok(pool.drop_arrival(&id)?)).await?;
                 }
-                Err(Broken::Differs) => return Err(Fault::internal("what arrives differs from what the source has")),
+                Err(Broken::Differs) => {
+                    return Err(Fault::internal("what arrives differs from what the source has"));
+                }
                 Err(Broken::Off(fault) | Broken::For(fault)) => return Err(fault),
             }
         }
@@ -161,7 +166,14 @@ impl Transfers {
             Begun::Part(arrival) => {
                 let file = Arc::from(host.open_blocks(&arrival.image(), BlockAccess::Write)?);
                 let mark = arrival.mark();
-                Ok(Some(Part { pool, arrival: Some(arrival), file, durable: mark, written: mark, writing: VecDeque::new() }))
+                Ok(Some(Part {
+                    pool,
+                    arrival: Some(arrival),
+                    file,
+                    durable: mark,
+                    written: mark,
+                    writing: VecDeque::new(),
+                }))
             }
         })
         .await
@@ -212,8 +224,9 @@ impl Transfers {
         progress: &Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Broken> {
-        let mut client = PeerClient::new(self.connect(order).await?)
-            .max_decoding_message_size(2 * usize::try_from(crate::domain::transfer::CHUNK).unwrap_or_default());
+        let mut client = PeerClient::new(self.connect(order).await?).max_decoding_message_size(
+            2 * usize::try_from(crate::domain::transfer::CHUNK).unwrap_or_default(),
+        );
         let have_until = part.durable.until;
         let request = ExportRequest { ticket: order.ticket.clone(), have_until };
         let answer = client.export(request).await.map_err(|status| fault_of(status).context(&order.from))?;
@@ -229,7 +242,9 @@ impl Transfers {
             let message = message
                 .map_err(|_| Fault::deadline(format!("{} sent nothing for {MESSAGE_LIMIT:?}", order.from)))?
                 .map_err(|status| fault_of(status).context(&order.from))?
-                .ok_or_else(|| Fault::unavailable(format!("{} ended the transfer before its end", order.from)))?;
+                .ok_or_else(|| {
+                    Fault::unavailable(format!("{} ended the transfer before its end", order.from))
+                })?;
             if message.last {
                 part.settle().await?;
                 let is_proven = proven.is_none_or(|proven| proven == part.durable.chain)
@@ -256,11 +271,13 @@ impl Transfers {
 
     async fn connect(&self, order: &ReceiveOrder) -> Result<Channel, Fault> {
         let credentials = self.credentials.borrow().clone();
-        let credentials = credentials.ok_or_else(|| Fault::unavailable("this agent has no certificate yet"))?;
+        let credentials =
+            credentials.ok_or_else(|| Fault::unavailable("this agent has no certificate yet"))?;
         let wrong = |why: &dyn std::fmt::Display| {
             Fault::invalid(format!("from_address {:?} cannot be used: {why}", order.address))
         };
-        let endpoint = Endpoint::from_shared(format!("https://{}", order.address)).map_err(|why| wrong(&why))?;
+        let endpoint =
+            Endpoint::from_shared(format!("https://{}", order.address)).map_err(|why| wrong(&why))?;
         let endpoint = endpoint.tls_config(credentials.client(&order.from)).map_err(|why| wrong(&why))?;
         endpoint
             .connect_timeout(CONNECT_LIMIT)
@@ -277,7 +294,9 @@ impl Transfers {
 }
 
 fn cancelled() -> Fault {
-    Fault::aborted("the transfer was cancelled; what has arrived is kept for a day, asking again goes on with it")
+    Fault::aborted(
+        "the transfer was cancelled; what has arrived is kept for a day, asking again goes on with it",
+    )
 }
 
 /// Done when told to stop, or when nobody is left who could tell.
@@ -294,7 +313,8 @@ struct Arrived {
 
 impl Arrived {
     fn read(message: ExportChunk, size: Bytes) -> Result<Self, Fault> {
-        let wrong = |why: &str| Fault::internal(format!("the source sent a chunk that cannot be used: {why}"));
+        let wrong =
+            |why: &str| Fault::internal(format!("the source sent a chunk that cannot be used: {why}"));
         let piece = |piece: &crate::proto::agent::BlockRange| {
             Some(piece.offset..piece.offset.checked_add(piece.length)?)
         };
@@ -376,7 +396,8 @@ impl Part {
         let (file, pool, mark) = (Arc::clone(&self.file), Arc::clone(&self.pool), self.written);
         let mut arrival = self.arrival.take().ok_or_else(lost)?;
         let noting = tokio::task::spawn_blocking(move || {
-            let noted = file.sync().map_err(PoolError::from).and_then(|()| pool.note_arrival(&mut arrival, mark));
+            let noted =
+                file.sync().map_err(PoolError::from).and_then(|()| pool.note_arrival(&mut arrival, mark));
             (arrival, noted)
         });
         let (arrival, noted) = noting.await.map_err(|_| lost())?;

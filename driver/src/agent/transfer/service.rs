@@ -43,7 +43,11 @@ impl Transfers {
     }
 
     /// Tells how far it is until it is done; stops when nobody listens.
-    async fn receive_and_tell(&self, order: ReceiveOrder, told: mpsc::Sender<Result<ReceiveProgress, Status>>) {
+    async fn receive_and_tell(
+        &self,
+        order: ReceiveOrder,
+        told: mpsc::Sender<Result<ReceiveProgress, Status>>,
+    ) {
         let (progress, total) = (Progress::default(), order.content.allocated);
         let (stop, stopped) = watch::channel(false);
         let receiving = self.receive(order, &progress, stopped);
@@ -61,7 +65,8 @@ impl Transfers {
                 }
             }
         };
-        let last = outcome.map(|info| ReceiveProgress { made: Some(convert::volume_to_proto(&info)), ..so_far() });
+        let last =
+            outcome.map(|info| ReceiveProgress { made: Some(convert::volume_to_proto(&info)), ..so_far() });
         let _ = told.send(last.map_err(status_of)).await;
     }
 }
@@ -126,7 +131,10 @@ impl Peer for Transfers {
 }
 
 /// Lets snapshots go whose transfer nobody goes on with.
-pub async fn end_idle_grants(transfers: Arc<Transfers>, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn end_idle_grants(
+    transfers: Arc<Transfers>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     tokio::pin!(stop);
     loop {
         tokio::select! {

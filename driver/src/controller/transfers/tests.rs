@@ -19,8 +19,8 @@ use crate::controller::fleet::AgentAddress;
 use crate::controller::orders::{Content, Copies, Places, SizeRange, VolumeOrder};
 use crate::controller::placement::Policy;
 use crate::controller::volumes::Volumes;
-use crate::domain::record::Source;
 use crate::domain::CutId;
+use crate::domain::record::Source;
 use crate::domain::round::Limits;
 use crate::host::fake::{FakeHost, When};
 use crate::identity::acceptor;
@@ -60,9 +60,11 @@ impl Host {
         );
         let config = AgentConfig::parse(&config).unwrap();
         let opened = kernel.clone();
-        let agent = tokio::task::spawn_blocking(move || AgentProcess::open(&config, Arc::new(opened)).unwrap());
+        let agent =
+            tokio::task::spawn_blocking(move || AgentProcess::open(&config, Arc::new(opened)).unwrap());
         let agent = agent.await.unwrap();
-        let credentials = Credentials::of_agent(&files(dir, &format!("agents/{name}")), &name.parse().unwrap());
+        let credentials =
+            Credentials::of_agent(&files(dir, &format!("agents/{name}")), &name.parse().unwrap());
         let renewed = acceptor::fixed(credentials.unwrap());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -184,7 +186,11 @@ async fn a_snapshot_is_restored_on_another_host_with_all_of_its_data() {
     assert_eq!(made.host.as_str(), "b");
     assert_eq!(made.info.record.source, Some(Source::Snapshot(snapshot.clone())));
     assert_eq!(world.b.read(made.id()), world.a.read(&volume));
-    assert_eq!(made.info.allocated.0, WRITTEN.filter(|block| block % 7 != 0).count() as u64 * BLOCK, "holes stay");
+    assert_eq!(
+        made.info.allocated.0,
+        WRITTEN.filter(|block| block % 7 != 0).count() as u64 * BLOCK,
+        "holes stay"
+    );
     assert_eq!(world.volumes.create(&restored(&snapshot)).await.unwrap(), made, "a retry finds it");
     let figures = world.fleet.transfers().figures();
     assert_eq!((figures.running, figures.arrived, figures.failed), (0, 1, 0));
@@ -250,7 +256,9 @@ async fn a_broken_connection_is_made_anew_and_what_has_arrived_is_not_sent_again
     assert_eq!(world.b.read(made.id()), world.a.read(&volume));
     assert!(address.await.is_ok());
     // One call for each piece between two holes: nothing was written twice but what was on its way when it broke.
-    let pieces = WRITTEN.filter(|block| block % 7 != 0 && (block - 1) % 7 == 0 || *block == WRITTEN.start).count() as u64;
+    let pieces = WRITTEN
+        .filter(|block| block % 7 != 0 && (block - 1) % 7 == 0 || *block == WRITTEN.start)
+        .count() as u64;
     let (written, again) = (world.b.kernel.calls_of("pwrite"), 2 * 8 * 256 / 7);
     assert!((pieces..pieces + again).contains(&written), "{written} writes for {pieces} pieces");
 }
@@ -334,15 +342,23 @@ async fn only_the_agent_that_was_granted_a_snapshot_may_fetch_it_and_nothing_els
             let endpoint = tonic::transport::Endpoint::from_shared(format!("https://{address}")).unwrap();
             let endpoint = endpoint.tls_config(credentials.client(&"a".parse().unwrap())).unwrap();
             let channel = endpoint.connect().await.unwrap();
-            let exported = PeerClient::new(channel.clone()).export(ExportRequest { ticket, have_until: 0 }).await;
+            let exported =
+                PeerClient::new(channel.clone()).export(ExportRequest { ticket, have_until: 0 }).await;
             let described = crate::proto::agent::agent_client::AgentClient::new(channel)
                 .describe(crate::proto::agent::DescribeRequest {})
                 .await;
-            (exported.map(drop).map_err(|status| status.code()), described.map(drop).map_err(|status| status.code()))
+            (
+                exported.map(drop).map_err(|status| status.code()),
+                described.map(drop).map_err(|status| status.code()),
+            )
         }
     };
     let denied = Err(tonic::Code::PermissionDenied);
-    assert_eq!(export("agents/b").await, (Ok(()), denied), "an agent may fetch what it was granted and no more");
+    assert_eq!(
+        export("agents/b").await,
+        (Ok(()), denied),
+        "an agent may fetch what it was granted and no more"
+    );
     assert_eq!(export("agents/a").await, (denied, denied), "another agent's certificate");
     assert_eq!(export("controller").await, (denied, Ok(())), "the controller is no agent");
     source.withdraw(&ticket).await.unwrap();

@@ -45,7 +45,8 @@ pub async fn copies(
     }
     let dd = Samples::times(dd);
     let limit = dd.percentile(50).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    let title = format!("restore of 1 GiB on another host (script: dd, direct; goal: {SHARE} % of its speed)");
+    let title =
+        format!("restore of 1 GiB on another host (script: dd, direct; goal: {SHARE} % of its speed)");
     Ok(Row { other: Some(dd), ..Row::times(title, own, vec![Goal::MiddleMs(limit * 100 / SHARE)]) })
 }
 
@@ -57,15 +58,18 @@ fn copy_by_dd(source: &std::path::Path, copy: &PathBuf) -> Result<Duration> {
     let _ = command("chattr", &["+C".as_ref(), copy.as_os_str()]);
     let image = copy.join("disk.img");
     let begin = Instant::now();
-    command("dd", &[
-        format!("if={}", source.display()).as_ref(),
-        format!("of={}", image.display()).as_ref(),
-        "bs=1M".as_ref(),
-        "iflag=direct".as_ref(),
-        "oflag=direct".as_ref(),
-        "conv=fsync,sparse".as_ref(),
-        "status=none".as_ref(),
-    ])?;
+    command(
+        "dd",
+        &[
+            format!("if={}", source.display()).as_ref(),
+            format!("of={}", image.display()).as_ref(),
+            "bs=1M".as_ref(),
+            "iflag=direct".as_ref(),
+            "oflag=direct".as_ref(),
+            "conv=fsync,sparse".as_ref(),
+            "status=none".as_ref(),
+        ],
+    )?;
     let time = begin.elapsed();
     fs::remove_dir_all(copy)?;
     Ok(time)
