@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench soak e2e cluster cluster-down kubectl clean
+.PHONY: help setup build demo test lint bench soak e2e cluster cluster-databases cluster-down kubectl clean
 
 CARGO ?= cargo
 # Tools of the system administrator, and Go where it is usually unpacked.
@@ -14,13 +14,15 @@ CLUSTER ?= dev
 SOAK ?= 60
 # What e2e builds and tests: dev is what `make test` has built already; PROFILE=release for figures.
 PROFILE ?= dev
+# The one that was built last, by whichever target.
+CLUSTER_PROGRAM = $(firstword $(shell ls -t target/release/stillpoint-cluster target/debug/stillpoint-cluster 2>/dev/null))
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # cargo builds as you and runs what it built as root.
 RUNNER := $(if $(AS_ROOT),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(AS_ROOT)")
 
 help:  ## Show this.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 setup:  ## Install what is missing from Debian, and nothing else.
 	@tests/setup.sh
@@ -63,12 +65,16 @@ e2e: setup  ## Stillpoint in a real Kubernetes that is made for it and gone afte
 cluster: setup build  ## A real Kubernetes of three nodes on this machine. CLUSTER=name for another beside it.
 	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster up
 
-cluster-down:  ## Remove the cluster and everything it made.
+cluster-databases:  ## Images of Cassandra and PostgreSQL for the cluster, for deploy/examples/databases.
 	@[ -x target/release/stillpoint-cluster ] || $(MAKE) --no-print-directory build
-	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster down
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster databases
+
+cluster-down:  ## Remove the cluster and everything it made.
+	@[ -n "$(CLUSTER_PROGRAM)" ] || $(CARGO) build --locked -p stillpoint-tests --bin stillpoint-cluster
+	$(AS_ROOT) env CLUSTER="$(CLUSTER)" $(or $(CLUSTER_PROGRAM),target/debug/stillpoint-cluster) down
 
 kubectl:  ## Ask the cluster: make kubectl ARGS='get pods -A'.
-	@$(AS_ROOT) env CLUSTER="$(CLUSTER)" target/release/stillpoint-cluster kubectl $(ARGS)
+	@$(AS_ROOT) env CLUSTER="$(CLUSTER)" $(or $(CLUSTER_PROGRAM),target/release/stillpoint-cluster) kubectl $(ARGS)
 
 clean:  ## Remove what was built. What a demo left is removed by the next demo.
 	$(CARGO) clean

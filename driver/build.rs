@@ -14,8 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     fs::write(out.join("stillpoint.bin"), compiler.encode_file_descriptor_set())?;
     // Chunks of images: passed on without being copied.
-    tonic_prost_build::configure()
-        .bytes(".stillpoint.agent.v1.ExportChunk.data")
-        .compile_fds(compiler.file_descriptor_set())?;
+    let chunks = tonic_prost_build::configure().bytes(".stillpoint.agent.v1.ExportChunk.data");
+    chunks.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

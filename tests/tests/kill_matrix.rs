@@ -97,8 +97,8 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
         request.context("no request id in the controller's log")?.trim_matches(['"', '}']).to_owned();
     for host in 0..Field::hosts() {
         let log = field.log(&format!("agent-{}", Field::host(host)))?;
-        let round = log.lines().find(|line| line.contains(&request));
-        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {request} in\n{log}");
+        let round = log.lines().find(|line| line.contains(&attempt));
+        ensure!(round.is_some_and(|line| line.contains("released")), "no round of {attempt} in\n{log}");
     }
     let metrics = field.metrics().await?;
     for line in [
@@ -109,7 +109,12 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
     ] {
         ensure!(metrics.contains(line), "no {line} in\n{metrics}");
     }
+    ensure!(!field.log("controller")?.contains("groupSnapshotId"), "fields are for level debug");
+    field.make_controller_talk().await?;
     field.drop_group(&group).await?;
+    let log = field.log("controller")?;
+    let asked = log.lines().find(|line| line.contains("asked") && line.contains("DeleteVolumeGroupSnapshot"));
+    ensure!(asked.is_some_and(|line| line.contains(&group.group_snapshot_id)), "no fields in\n{log}");
     let left = field.close().await?;
     ensure!(left.is_clean(), "something had to be released by force: {left}");
     Ok(())

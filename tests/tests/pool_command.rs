@@ -87,3 +87,54 @@ fn what_is_somebodys_is_not_overwritten() {
     assert_eq!(small.code, Code::OutOfRange);
     assert!(!file.exists(), "a refusal makes no file");
 }
+
+fn run_tool(program: &str, args: &[&std::ffi::OsStr]) -> String {
+    let output = std::process::Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_pool_whose_maker_was_killed_is_made_by_the_next_one() {
+    const TEST: &str = "a_pool_whose_maker_was_killed_is_made_by_the_next_one";
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(reason) = why_not(kind) {
+            return skip(TEST, &reason);
+        }
+        let scratch = Scratch::new("pool-half-made").unwrap();
+        let (dir, file) = (scratch.dir().join("pool"), scratch.dir().join("pool.img"));
+        let half = scratch.dir().join("pool.img.half-made");
+        let make = || create(&scratch, kind, Some(Bytes::gib(1)));
+
+        // Killed within mkfs: the file has data of no known kind, and a loop device.
+        fs::write(&half, b"half a filesystem\n".repeat(1 << 20)).unwrap();
+        LinuxHost.attach(&half, false).unwrap();
+        make().unwrap();
+        inspect(&LinuxHost, &dir).unwrap();
+        assert!(file.exists() && !half.exists());
+        let devices = run_tool("losetup", &["--list".as_ref(), "-O".as_ref(), "BACK-FILE".as_ref()]);
+        assert!(!devices.contains(&half.display().to_string()), "{devices}");
+
+        // Killed after mkfs, then after the mount, then before the record of the pool had its name.
+        fs::remove_file(dir.join("stillpoint.json")).unwrap();
+        fs::remove_dir(dir.join("cuts")).unwrap();
+        fs::write(dir.join(".new-stillpoint.json"), "{").unwrap();
+        make().unwrap();
+        let before = inspect(&LinuxHost, &dir).unwrap().record.id;
+        fs::remove_file(dir.join("stillpoint.json")).unwrap();
+        LinuxHost.unmount(&dir).unwrap();
+        make().unwrap();
+        assert_ne!(inspect(&LinuxHost, &dir).unwrap().record.id, before);
+
+        // What somebody has put there is nobody's half-made pool.
+        fs::remove_file(dir.join("stillpoint.json")).unwrap();
+        fs::write(dir.join("notes"), "mine").unwrap();
+        let refusal = make().unwrap_err();
+        assert!(refusal.message.contains("notes"), "{refusal}");
+        let other = scratch.dir().join("elsewhere");
+        fs::create_dir(&other).unwrap();
+        run_tool("mount", &["-o".as_ref(), "loop".as_ref(), file.as_ref(), other.as_ref()]);
+        assert_eq!(fs::read_to_string(other.join("notes")).unwrap(), "mine");
+        LinuxHost.unmount(&other).unwrap();
+    }
+}

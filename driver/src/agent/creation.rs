@@ -4,15 +4,19 @@
 //! |---|---|
 //! | the directory is a pool already | says so |
 //! | the file or device carries a pool of the backend | mounts it |
+//! | an empty filesystem with our label: its maker died before it was a pool | makes the pool in it |
+//! | a file that was never published under its name: its maker died before that | makes a new one |
 //! | the file or device carries anything else, also what nobody knows | refuses, unless it may be overwritten |
 //! | nothing: its start and end are zeros | makes the filesystem, mounts it, makes the pool |
 //!
-//! What was made is removed again when a later step fails.
+//! What was made is removed again when a later step fails. A new file has a name of its own until it has a filesystem;
+//! on a device, a maker that died within mkfs leaves data of an unknown kind, which is refused.
+
+mod carrier;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,13 +24,14 @@ use super::pool::{Pool, inspect};
 use crate::backend::BackendKind;
 use crate::domain::{Bytes, Fault, PoolId};
 use crate::host::linux::LinuxHost;
-use crate::host::{Loops, Mounts};
 
-/// A pool smaller than this holds nothing but its own bookkeeping.
-const LEAST_SIZE: Bytes = Bytes::gib(1);
+use carrier::Carrier;
 
 /// So much of a device's start and end must be zeros for it to count as blank.
 const BLANK_BYTES: u64 = 4 << 20;
+
+/// The label of our filesystems. XFS has room for twelve letters.
+const LABEL: &str = "stillpoint";
 
 /// A pool that is to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +124,8 @@ pub fn create_pool(order: &PoolOrder) -> Result<PoolReady, Fault> {
     if let Ok(pool) = inspect(&LinuxHost, &dir) {
         return Ok(PoolReady { id: pool.record.id, dir, deed: Deed::Nothing });
     }
-    let carrier = Carrier::open(&order.carrier)?;
-    match bring_up(order, &dir, &carrier) {
+    let mut carrier = Carrier::open(&order.carrier)?;
+    match bring_up(order, &dir, &mut carrier) {
         Ok(ready) => {
             carrier.keep();
             Ok(ready)
@@ -133,13 +138,13 @@ pub fn create_pool(order: &PoolOrder) -> Result<PoolReady, Fault> {
 }
 
 /// Mounts what is there, or makes it.
-fn bring_up(order: &PoolOrder, dir: &Path, carrier: &Carrier) -> Result<PoolReady, Fault> {
+fn bring_up(order: &PoolOrder, dir: &Path, carrier: &mut Carrier) -> Result<PoolReady, Fault> {
     let kind = order.backend.as_str();
-    let device = &carrier.device;
-    let found = signature(device)?;
+    let found = signature(&carrier.device)?;
     let is_new = found.is_none() || order.existing == Existing::Overwrite;
     if is_new {
-        make_filesystem(order.backend, device)?;
+        make_filesystem(order.backend, &carrier.device)?;
+        carrier.publish()?;
     } else if found.as_deref() != Some(kind) {
         return Err(Fault::precondition(format!(
             "{} carries {}; name an empty one, or allow it to be overwritten (--force)",
@@ -147,18 +152,19 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &Carrier) -> Result<PoolRead
             found.unwrap_or_default()
         )));
     }
-    command(
-        "mount",
-        &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
-    )?;
+    mount(kind, &carrier.device, dir)?;
     if !is_new {
-        let pool = inspect(&LinuxHost, dir).map_err(|error| {
-            Fault::precondition(format!(
-                "{} carries a {kind} filesystem that is no pool ({error}); name an empty one, or allow it to be overwritten (--force)",
-                carrier.shown.display()
-            ))
-        })?;
-        return Ok(PoolReady { id: pool.record.id, dir: dir.into(), deed: Deed::Mounted });
+        match inspect(&LinuxHost, dir) {
+            Ok(pool) => return Ok(PoolReady { id: pool.record.id, dir: dir.into(), deed: Deed::Mounted }),
+            Err(error) if !is_ours(&carrier.device)? => {
+                return Err(Fault::precondition(format!(
+                    "{} carries a {kind} filesystem that is no pool ({error}); name an empty one, or allow it to be overwritten (--force)",
+                    carrier.shown.display()
+                )));
+            }
+            // Its maker died here. With anything in it that is not ours, it is refused below.
+            Err(_) => {}
+        }
     }
     let record = Pool::make(&LinuxHost, order.backend, dir)?;
     let space = inspect(&LinuxHost, dir)?.space;
@@ -166,110 +172,30 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &Carrier) -> Result<PoolRead
     Ok(PoolReady { id: record.id, dir: dir.into(), deed: made })
 }
 
-/// What carries a pool's filesystem.
-struct Carrier {
-    /// What was named.
-    shown: PathBuf,
-    /// The block device.
-    device: PathBuf,
-    /// The file behind it, if it is one.
-    file: Option<BackingFile>,
+/// Mounts a device, unless somebody who died has done so already.
+fn mount(kind: &str, device: &Path, dir: &Path) -> Result<(), Fault> {
+    let source = printed("findmnt", &["--noheadings", "--output", "SOURCE", "--mountpoint"], dir)?;
+    if source.as_deref().is_some_and(|source| Path::new(source) == device) {
+        return Ok(());
+    }
+    command(
+        "mount",
+        &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
+    )
 }
 
-struct BackingFile {
-    path: PathBuf,
-    origin: Origin,
+/// Whether a device carries a filesystem that was made here.
+fn is_ours(device: &Path) -> Result<bool, Fault> {
+    let label = printed("blkid", &["-p", "-o", "value", "-s", "LABEL"], device)?;
+    Ok(label.as_deref() == Some(LABEL))
 }
 
-/// Where a backing file comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// Made by this command, so removed when it fails.
-    MadeNow,
-    /// It was there before.
-    Found,
-}
-
-impl Carrier {
-    fn open(choice: &CarrierChoice) -> Result<Self, Fault> {
-        let (path, size) = match choice {
-            CarrierChoice::Device(device) => return Self::of_device(device),
-            CarrierChoice::File { path, size } => (path, *size),
-        };
-        let origin = if path.exists() { Origin::Found } else { make_file(path, size)? };
-        let file = BackingFile { path: path.clone(), origin };
-        let attached =
-            LinuxHost.attached(path)?.into_iter().next().map_or_else(|| LinuxHost.attach(path, false), Ok);
-        match attached {
-            Ok(device) => Ok(Self { shown: path.clone(), device: device.path, file: Some(file) }),
-            Err(error) => {
-                file.remove_if_new();
-                Err(Fault::precondition(format!(
-                    "cannot attach {} as a loop device with direct I/O: {error}; put the file on a local filesystem",
-                    path.display()
-                )))
-            }
-        }
-    }
-
-    fn of_device(device: &Path) -> Result<Self, Fault> {
-        let meta =
-            std::fs::metadata(device).map_err(|error| at(device, "cannot look at the device", &error))?;
-        if !meta.file_type().is_block_device() {
-            return Err(Fault::invalid(format!(
-                "{} is not a block device; use --file for a pool in a file",
-                device.display()
-            )));
-        }
-        Ok(Self { shown: device.into(), device: device.into(), file: None })
-    }
-
-    /// The kernel lets a loop device go when its filesystem is unmounted.
-    fn keep(&self) {
-        if self.file.is_some()
-            && let Err(error) = LinuxHost.detach(&self.device)
-        {
-            tracing::warn!(%error, "the loop device stays attached after the pool is unmounted");
-        }
-    }
-
-    /// After a failure: what was there before is there again. What resists is named by the next attempt.
-    fn undo(&self, dir: &Path) {
-        let undone = LinuxHost.unmount(dir).and_then(|()| match &self.file {
-            Some(_) => LinuxHost.detach(&self.device),
-            None => Ok(()),
-        });
-        if let Err(error) = undone {
-            tracing::warn!(%error, "not everything could be undone");
-        }
-        if let Some(file) = &self.file {
-            file.remove_if_new();
-        }
-    }
-}
-
-impl BackingFile {
-    fn remove_if_new(&self) {
-        if self.origin == Origin::MadeNow
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            tracing::warn!(%error, path = %self.path.display(), "the new file could not be removed");
-        }
-    }
-}
-
-fn make_file(path: &Path, size: Option<Bytes>) -> Result<Origin, Fault> {
-    let size = size.ok_or_else(|| {
-        Fault::invalid(format!(
-            "{} does not exist; give its size to make it, for example --size 20GiB",
-            path.display()
-        ))
-    })?;
-    if size < LEAST_SIZE {
-        return Err(Fault::out_of_range(format!("a pool of {size} is too small; use {LEAST_SIZE} or more")));
-    }
-    let made = File::create_new(path).and_then(|file| file.set_len(size.0));
-    made.map(|()| Origin::MadeNow).map_err(|error| at(path, "cannot make the file", &error))
+/// The line that a program prints of a path; `None` when it finds nothing to say.
+fn printed(program: &'static str, arguments: &[&str], path: &Path) -> Result<Option<String>, Fault> {
+    let output =
+        Command::new(program).args(arguments).arg(path).output().map_err(|error| missing(program, &error))?;
+    let line = String::from_utf8_lossy(&output.stdout).lines().last().map(|line| line.trim().to_owned());
+    Ok(line.filter(|line| output.status.success() && !line.is_empty()))
 }
 
 /// The directory as the kernel's table of mounts calls it.
@@ -314,8 +240,10 @@ fn is_blank(device: &Path) -> std::io::Result<bool> {
 
 fn make_filesystem(backend: BackendKind, device: &Path) -> Result<(), Fault> {
     let (program, options): (_, &[&str]) = match backend {
-        BackendKind::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K", "-d", "single", "-m", "single"]),
-        BackendKind::Xfs => ("mkfs.xfs", &["-f", "-q", "-K", "-m", "reflink=1"]),
+        BackendKind::Btrfs => {
+            ("mkfs.btrfs", &["-f", "-q", "-K", "-L", LABEL, "-d", "single", "-m", "single"])
+        }
+        BackendKind::Xfs => ("mkfs.xfs", &["-f", "-q", "-K", "-L", LABEL, "-m", "reflink=1"]),
         BackendKind::Memory => return Err(Fault::invalid("a memory pool has no device")),
     };
     let mut arguments: Vec<&std::ffi::OsStr> = options.iter().map(std::convert::AsRef::as_ref).collect();

@@ -10,7 +10,8 @@ use super::pools::Pools;
 use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::domain::node::{Access, PublishRequest, StageRequest};
-use crate::domain::{Bytes, Filesystem, NewVolume, PoolId, VolumeId};
+use crate::domain::record::{CutMember, CutRecord, CutState};
+use crate::domain::{Bytes, CutId, CutKind, Filesystem, Level, NewVolume, PoolId, SnapshotId, VolumeId};
 use crate::host::fake::FakeHost;
 use crate::host::{Host, Loops, Mounts};
 
@@ -88,5 +89,31 @@ pub fn publish(volume: &VolumeId, access: Access) -> PublishRequest {
         access,
         read_only: false,
         single_writer: false,
+    }
+}
+
+/// The record of a group of these, as a controller opens a round with it.
+pub fn round_record(volumes: &[VolumeId]) -> CutRecord {
+    let id = CutId::new(CutKind::Group, "cut", volumes).unwrap();
+    let member = |volume: &VolumeId| CutMember {
+        volume_name: "volume".into(),
+        snapshot: SnapshotId::of(volume, &id),
+        host: "node-1".parse().unwrap(),
+        capacity: Bytes::gib(1),
+        filesystem: None,
+        volume: volume.clone(),
+    };
+    let mut members: Vec<_> = volumes.iter().map(member).collect();
+    members.sort_by(|left, right| left.volume.cmp(&right.volume));
+    CutRecord {
+        id,
+        name: "cut".into(),
+        state: CutState::Round,
+        attempt: "1".into(),
+        members,
+        cut_at: jiff::Timestamp::UNIX_EPOCH,
+        level: Level::Crash,
+        reasons: vec![],
+        timeline: None,
     }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::blocks::{self, WalkStream};
+use super::health;
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::Sight;
+use super::orphans::Counts;
 use super::pool::{Fence, Pool};
 use super::pools::Pools;
 use super::volumes::NodeVolumes;
 use crate::domain::blocks::WalkOrder;
+use crate::domain::health::Ailment;
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -23,6 +26,7 @@ pub struct LocalHost {
     pools: Pools,
     locks: VolumeLocks,
     node: Arc<NodeVolumes>,
+    orphans: Counts,
 }
 
 impl LocalHost {
@@ -34,25 +38,37 @@ impl LocalHost {
         locks: VolumeLocks,
         node: Arc<NodeVolumes>,
     ) -> Self {
-        Self { name, host, pools, locks, node }
+        Self { name, host, pools, locks, node, orphans: Counts::default() }
+    }
+
+    /// Its pools.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// What was collected since the start.
+    pub fn orphan_counts(&self) -> &Counts {
+        &self.orphans
     }
 
     /// Who this is and what it has.
     pub fn describe(&self) -> Result<HostInfo, Fault> {
         let describe = |pool: &Arc<Pool>| {
-            let space = pool.space()?;
-            Ok(PoolInfo {
+            // A pool that has failed takes nothing new, and its host still tells of the others.
+            let (space, conditions) = health::of_pool(pool);
+            PoolInfo {
                 id: pool.id().clone(),
                 backend: pool.kind().to_string(),
-                total: space.total,
-                available: space.available,
+                total: space.map_or(Bytes(0), |space| space.total),
+                available: space.map_or(Bytes(0), |space| space.available),
                 path: pool.dir().to_owned(),
-            })
+                conditions,
+            }
         };
         Ok(HostInfo {
             host: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            pools: self.pools.iter().map(describe).collect::<Result<_, Fault>>()?,
+            pools: self.pools.iter().map(describe).collect(),
         })
     }
 
@@ -227,13 +243,35 @@ impl LocalHost {
     }
 
     fn info(&self, pool: &Pool, record: VolumeRecord, mounts: &Arc<[Mounted]>) -> Result<VolumeInfo, Fault> {
-        let sight = Sight::among(&*self.host, &pool.image(&record.id)?, mounts).map_err(kernel)?;
+        let image = pool.image(&record.id)?;
+        let backend = pool.kind().to_string();
+        if self.host.stat(&image).map_err(kernel)?.is_none() {
+            // Deleted since it was listed is another matter.
+            let conditions = vec![health::image_missing(&pool.volume(&record.id)?.id)];
+            return Ok(VolumeInfo { allocated: Bytes(0), backend, published_at: None, record, conditions });
+        }
+        let sight = Sight::among(&*self.host, &image, mounts).map_err(kernel)?;
         Ok(VolumeInfo {
             allocated: pool.allocated(&record.id)?,
-            backend: pool.kind().to_string(),
+            backend,
             published_at: sight.staged().map(|place| place.target.clone()),
+            conditions: health::of_volume(&*self.host, &sight).map_err(kernel)?,
             record,
         })
+    }
+
+    /// Everything that is wrong on this host, each with what it is about.
+    pub fn ailments(&self) -> Result<Vec<(String, Ailment)>, Fault> {
+        let mut found = Vec::new();
+        for pool in self.pools.iter() {
+            let conditions = health::of_pool(pool).1;
+            found.extend(conditions.into_iter().map(|ailment| (format!("pool {}", pool.id()), ailment)));
+        }
+        for volume in self.volumes()? {
+            let object = format!("volume {}", volume.record.id);
+            found.extend(volume.conditions.into_iter().map(|ailment| (object.clone(), ailment)));
+        }
+        Ok(found)
     }
 }
 

@@ -1,8 +1,9 @@
 //! One host: its pools, the volumes in use on it, and its part of a round.
 //!
 //! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`creation`] makes one,
-//! [`locks`] keeps operations on one volume apart, [`mounts`] looks at the kernel and [`volumes`] changes what it sees,
-//! [`round`] cuts, [`blocks`] tells which blocks changed, [`transfer`] copies volumes from host to host. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
+//! [`health`] what is wrong with them, [`orphans`] what nobody owns, [`locks`] keeps operations on one volume apart,
+//! [`mounts`] looks at the kernel and [`volumes`] changes what it sees, [`round`] cuts, [`blocks`] tells which blocks
+//! changed, [`transfer`] copies volumes from host to host. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
 //! around it.
 
 pub mod blocks;
@@ -10,9 +11,11 @@ pub mod config;
 pub mod creation;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod health;
 pub mod local;
 pub mod locks;
 pub mod mounts;
+pub mod orphans;
 pub mod pool;
 pub mod pools;
 pub mod round;

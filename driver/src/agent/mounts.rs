@@ -94,6 +94,12 @@ impl Sight {
         self.places.first()
     }
 
+    /// Whether the filesystem at a place was mounted for writing and has become read-only.
+    pub fn lost_writing(&self, place: &Place) -> bool {
+        let here = |mount: &&Mounted| mount.target == place.target && place.is(mount);
+        self.mounts.iter().rev().find(here).is_some_and(|mount| mount.lost_writing)
+    }
+
     /// Devices that no mount shows.
     pub fn unused_devices(&self) -> impl Iterator<Item = &LoopDevice> {
         self.devices.iter().filter(|device| self.places.iter().all(|place| place.device.path != device.path))

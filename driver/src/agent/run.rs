@@ -21,12 +21,15 @@ use stillpoint_guard::expedite::Expedite;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use super::config::{AgentConfig, Expediting, Kernel};
+use super::health::{self, Watch};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
+use super::orphans::{self, Suspects};
 use super::pool::Pool;
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
@@ -55,6 +58,8 @@ pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
 const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
+/// How often conditions and orphans are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Size that a pool in memory pretends to have.
 const MEMORY_POOL: Bytes = Bytes::gib(64);
 /// A cut record with a thousand members fits.
@@ -123,7 +128,7 @@ impl From<RunError> for Fault {
             RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
             RunError::Tls(_)
             | RunError::NoCertificate
-            | RunError::Pools(OpenError::Twice { .. })
+            | RunError::Pools(OpenError::Twice { .. } | OpenError::InUse { .. })
             | RunError::Directory { .. }
             | RunError::Listen { .. }
             | RunError::Socket(_) => Self::precondition(message),
@@ -262,7 +267,6 @@ impl Agent {
             let csi = csi::serve_node(listener, self.host.clone(), self.node, ended(stopped.clone()));
             tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
         }
-        tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
         if let Some(listener) = listeners.metrics {
             let exposition = metrics::of_agent(self.pools.clone());
             let served = metrics::serve::serve(listener, exposition, ended(stopped.clone()));
@@ -271,7 +275,9 @@ impl Agent {
                 Ok(())
             });
         }
-        tasks.spawn(empty_trash(self.pools.clone(), ended(stopped)));
+        tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
+        tasks.spawn(empty_trash(self.pools.clone(), ended(stopped.clone())));
+        tasks.spawn(look_around(self.local, ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
             () = stop => {}
@@ -307,7 +313,8 @@ impl Agent {
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
         let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
-        let (blocks, peer) = (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
+        let (blocks, peer) =
+            (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
             .layer(Observe)
             .add_service(InterceptedService::new(agent, only_the_controller))
@@ -359,6 +366,28 @@ async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(),
                 Err(why) => return Err(server("trash", &why)),
             }
         }
+    }
+}
+
+/// Tells what is wrong, and collects what nobody will ever come back for.
+async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    tokio::pin!(stop);
+    let (mut watch, mut suspects) = (Watch::default(), Suspects::default());
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let local = Arc::clone(&local);
+        let look = move || {
+            health::report(&local, &mut watch);
+            if let Err(fault) = local.collect_orphans(&mut suspects, Instant::now(), orphans::GRACE) {
+                tracing::warn!(%fault, "orphans could not be collected");
+            }
+            (watch, suspects)
+        };
+        (watch, suspects) =
+            tokio::task::spawn_blocking(look).await.map_err(|why| server("look-out", &why))?;
     }
 }
 

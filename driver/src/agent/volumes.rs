@@ -25,8 +25,10 @@ use stillpoint_guard::fault::point;
 
 use faults::{cannot_grow, check_access, machine, mode, occupied, through_symlink};
 
+use super::health;
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::{At, Place, PlaceKind, STAGED_DEVICE, Sight, check_path};
+use crate::domain::health::Ailment;
 use crate::domain::node::{Access, StageRequest};
 use crate::domain::{Bytes, Code, Fault, Filesystem, VolumeId};
 use crate::host::{FileKind, Host, LoopDevice, MountRequest};
@@ -49,6 +51,10 @@ pub struct VolumeImage {
 pub trait Catalogue: Send + Sync + 'static {
     /// The image of a volume; NOT_FOUND when there is no such volume.
     fn image(&self, volume: &VolumeId) -> Result<VolumeImage, Fault>;
+    /// What is wrong with what volumes are stored on.
+    fn ailments(&self) -> Vec<Ailment> {
+        vec![]
+    }
 }
 
 /// The volumes in use on this host. All calls block.
@@ -198,11 +204,37 @@ impl NodeVolumes {
         }
     }
 
-    /// Thaws a volume that an earlier agent left frozen; says whether it was.
+    /// Thaws a volume that an earlier agent left frozen, and detaches devices that it left without a use; says whether
+    /// it was frozen.
     pub fn thaw_leftover(&self, volume: &VolumeId) -> Result<bool, Fault> {
         let _guard = self.locks.try_lock(volume, Purpose::Use)?;
-        let sight = self.sight(&self.catalogue.image(volume)?)?;
-        sight.staged().map_or(Ok(false), |place| self.thaw(place))
+        let image = self.catalogue.image(volume)?;
+        if self.host.stat(&image.path).map_err(machine)?.is_none() {
+            // Told as a condition; there is nothing to thaw.
+            return Ok(false);
+        }
+        let sight = self.sight(&image)?;
+        let thawed = sight.staged().map_or(Ok(false), |place| self.thaw(place))?;
+        for device in sight.unused_devices() {
+            // In use after all, where nobody sees it: the kernel lets it go when that ends.
+            self.host.detach(&device.path).map_err(machine)?;
+            tracing::warn!(%volume, device = %device.path.display(), "an earlier agent had left it attached; detached it");
+        }
+        Ok(thawed)
+    }
+
+    /// What is wrong with a volume on this host. NOT_FOUND when there is no such volume.
+    pub fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault> {
+        let image = self.catalogue.image(volume)?;
+        if self.host.stat(&image.path).map_err(machine)?.is_none() {
+            return Ok(vec![health::image_missing(volume)]);
+        }
+        health::of_volume(&*self.host, &self.sight(&image)?).map_err(machine)
+    }
+
+    /// What is wrong with the pools of this host.
+    pub fn storage_health(&self) -> Vec<Ailment> {
+        self.catalogue.ailments()
     }
 
     /// Detaches devices of a volume that nothing uses. The caller has the volume's lock.

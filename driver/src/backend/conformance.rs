@@ -84,6 +84,7 @@ pub const CHECKS: &[Check] = checks! {
         a_restore_may_be_larger_but_not_smaller,
         a_copy_keeps_its_filesystem,
         a_deleted_volume_leaves_its_snapshots,
+        a_volume_whose_snapshots_went_first_leaves_nothing,
         a_copy_of_a_mounted_volume_has_what_was_written_before;
     cuts:
         a_sealed_cut_survives_a_restart,

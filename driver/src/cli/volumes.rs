@@ -48,7 +48,8 @@ pub(super) fn volume_table(volumes: &[Volume]) -> String {
     if volumes.is_empty() {
         return "no volumes".to_owned();
     }
-    let mut table = with_header(&["NAME", "HOST", "SIZE", "ALLOCATED", "FILESYSTEM", "PUBLISHED AT", "ID"]);
+    let mut table =
+        with_header(&["NAME", "HOST", "SIZE", "ALLOCATED", "FILESYSTEM", "PUBLISHED AT", "HEALTH", "ID"]);
     for volume in volumes {
         let or =
             |text: &str, other: &str| if text.is_empty() { other.to_owned() } else { shortened(text, 60) };
@@ -59,6 +60,7 @@ pub(super) fn volume_table(volumes: &[Volume]) -> String {
             Bytes(volume.allocated_bytes).to_string(),
             or(&volume.filesystem, "raw block"),
             or(&volume.published_at, "-"),
+            health(&volume.conditions),
             volume.id.clone(),
         ]);
     }
@@ -98,13 +100,19 @@ fn transfer_json(transfer: &Transfer) -> Value {
     })
 }
 
+/// The names of what is wrong; the sentences are in the JSON.
+fn health(conditions: &[String]) -> String {
+    let names: Vec<&str> = conditions.iter().filter_map(|text| text.split(':').next()).collect();
+    if names.is_empty() { "ok".to_owned() } else { shortened(&names.join(", "), 60) }
+}
+
 fn volume_json(volume: &Volume) -> Value {
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     json!({
         "id": volume.id, "name": volume.name, "host": volume.host, "pool": volume.pool,
         "capacityBytes": volume.capacity_bytes, "allocatedBytes": volume.allocated_bytes,
         "filesystem": optional(&volume.filesystem), "publishedAt": optional(&volume.published_at),
-        "source": optional(&volume.source),
+        "source": optional(&volume.source), "conditions": &volume.conditions,
     })
 }
 

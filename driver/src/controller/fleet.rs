@@ -165,7 +165,12 @@ impl Fleet {
 
     fn of(origin: Origin, dial: Arc<dyn Dial>) -> Self {
         let members = Members { by_host: BTreeMap::new(), dial, generation: 0 };
-        Self { members: Arc::new(Mutex::new(members)), homes: Homes::default(), origin, transfers: Arc::default() }
+        Self {
+            members: Arc::new(Mutex::new(members)),
+            homes: Homes::default(),
+            origin,
+            transfers: Arc::default(),
+        }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {

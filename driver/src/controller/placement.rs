@@ -117,9 +117,7 @@ pub enum Refusal {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
-            Refusal::NoSuchPlace { .. }
-            | Refusal::NoPool { .. }
-            | Refusal::Full { .. } => Code::Exhausted,
+            Refusal::NoSuchPlace { .. } | Refusal::NoPool { .. } | Refusal::Full { .. } => Code::Exhausted,
             Refusal::NoSuchDefault { .. } => Code::Precondition,
             Refusal::SourceAway { .. } | Refusal::AllSilent { .. } => Code::Unavailable,
         };

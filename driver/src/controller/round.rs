@@ -349,9 +349,9 @@ impl Round {
     }
 }
 
-/// The request id of a cut is its attempt: hosts are sent it and log it, too.
+/// What follows a cut through all logs is its attempt: hosts are sent it and log it, too.
 fn span_of(record: &CutRecord) -> Span {
-    tracing::info_span!("cut", cut = %record.id, request = record.attempt, name = record.name)
+    tracing::info_span!("cut", cut = %record.id, attempt = record.attempt, name = record.name)
 }
 
 fn us_since(base: Instant) -> u64 {

@@ -38,12 +38,7 @@ pub trait Hosts: Send + Sync + 'static {
     /// Makes a volume on this host.
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault>;
     /// Makes a volume on this host out of a snapshot of another pool; goes on with what an earlier call copied.
-    async fn copy(
-        &self,
-        host: &HostName,
-        volume: NewVolume,
-        from: &SnapshotId,
-    ) -> Result<VolumeInfo, Fault>;
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault>;
     /// One volume; `None` when it or its pool exists nowhere.
     async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault>;
     /// Removes a volume; one that does not exist is fine.
@@ -184,13 +179,20 @@ impl Volumes {
             Some(Source::Snapshot(from)) if from.volume.pool != volume.id.pool => {
                 self.hosts.copy(host, volume, &from).await
             }
-            Some(Source::Volume(from)) if from.pool != volume.id.pool => self.clone_there(host, volume, &from).await,
+            Some(Source::Volume(from)) if from.pool != volume.id.pool => {
+                self.clone_there(host, volume, &from).await
+            }
             Some(Source::Snapshot(_) | Source::Volume(_)) | None => self.hosts.create(host, volume).await,
         }
     }
 
     /// A live volume is copied from a snapshot of it, which is removed when the copy is there or given up for good.
-    async fn clone_there(&self, host: &HostName, volume: NewVolume, from: &VolumeId) -> Result<VolumeInfo, Fault> {
+    async fn clone_there(
+        &self,
+        host: &HostName,
+        volume: NewVolume,
+        from: &VolumeId,
+    ) -> Result<VolumeInfo, Fault> {
         let temporary = self.snapshots.temporary(from, &transfers::temporary_name(&volume.name)).await?;
         let made = self.hosts.copy(host, volume, &temporary.snapshot).await;
         let goes_on = made.as_ref().is_err_and(|fault| leaves_doubt(fault.code));

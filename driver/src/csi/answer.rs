@@ -8,9 +8,10 @@ use v1::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource
 
 use super::parse::TOPOLOGY_KEY;
 use crate::controller::volumes::Placed;
+use crate::domain::health::{Ailment, Severity};
 use crate::domain::node::Usage;
 use crate::domain::record::{CutMember, CutRecord, Source};
-use crate::domain::{Bytes, CutKind, HostName};
+use crate::domain::{Bytes, CutKind, HostName, VolumeId};
 
 /// CSI counts in signed numbers; beyond them is as good as their largest.
 pub fn bytes(bytes: Bytes) -> i64 {
@@ -106,6 +107,45 @@ pub fn usage(usage: Usage) -> Vec<v1::VolumeUsage> {
             vec![v1::VolumeUsage { total: bytes(total), unit: Unit::Bytes.into(), ..Default::default() }]
         }
     }
+}
+
+/// What is wrong with a volume; nothing listed: nothing was seen.
+pub fn health(volume: &VolumeId, found: &[Ailment]) -> v1::VolumeHealth {
+    use v1::VolumeHealthErrorType as Kind;
+
+    let entry = |ailment: &Ailment| {
+        let status = match ailment.condition.severity() {
+            Severity::Degraded => Kind::Degraded,
+            Severity::Inaccessible => Kind::Inaccessible,
+            Severity::DataLoss => Kind::DataLoss,
+        };
+        v1::volume_health::VolumeHealthEntry {
+            status: status.into(),
+            reason: ailment.condition.as_str().into(),
+            message: ailment.message.clone(),
+        }
+    };
+    let health_statuses = found.iter().map(entry).collect();
+    v1::VolumeHealth { volume_id: volume.to_string(), health_statuses }
+}
+
+/// What is wrong with what volumes are stored on.
+pub fn storage_health(found: &[Ailment]) -> Vec<v1::node_get_storage_health_response::StorageBackendHealth> {
+    use v1::StorageHealthErrorType as Kind;
+
+    let entry = |ailment: &Ailment| {
+        let status = match ailment.condition.severity() {
+            Severity::Degraded => Kind::StorageDegraded,
+            Severity::Inaccessible | Severity::DataLoss => Kind::StorageUnreachable,
+        };
+        v1::node_get_storage_health_response::StorageBackendHealth {
+            status: status.into(),
+            reason: ailment.condition.as_str().into(),
+            message: ailment.message.clone(),
+            volume_capability: None,
+        }
+    };
+    found.iter().map(entry).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutKind, Fault, SnapshotId, VolumeId};
 
 /// What this service offers.
-const OFFERED: [Rpc; 10] = [
+const OFFERED: [Rpc; 12] = [
     Rpc::CreateDeleteVolume,
     Rpc::ListVolumes,
     Rpc::GetCapacity,
@@ -28,6 +28,8 @@ const OFFERED: [Rpc; 10] = [
     Rpc::GetVolume,
     Rpc::SingleNodeMultiWriter,
     Rpc::GetSnapshot,
+    Rpc::GetVolumeHealth,
+    Rpc::ListVolumeHealth,
 ];
 
 /// The Controller service.
@@ -119,6 +121,28 @@ impl Controller {
             status: Some(v1::controller_get_volume_response::VolumeStatus {
                 published_node_ids: answer::used_on(&placed),
             }),
+        })
+    }
+
+    async fn health(&self, id: &str) -> Result<v1::ControllerGetVolumeHealthResponse, Fault> {
+        let placed = self.volumes.get(&parse::volume(id)?).await?;
+        let volume_health = Some(answer::health(placed.id(), &placed.info.conditions));
+        Ok(v1::ControllerGetVolumeHealthResponse { volume_health })
+    }
+
+    /// Only volumes with which something is wrong.
+    async fn list_health(
+        &self,
+        request: &v1::ControllerListVolumeHealthRequest,
+    ) -> Result<v1::ControllerListVolumeHealthResponse, Fault> {
+        let wanted = PageRequest::new(request.max_entries, &request.starting_token)?;
+        let mut all = self.volumes.list().await?;
+        all.retain(|placed| !placed.info.conditions.is_empty());
+        let page = page(all, |placed| placed.id().clone(), &wanted)?;
+        let entry = |placed: &Placed| answer::health(placed.id(), &placed.info.conditions);
+        Ok(v1::ControllerListVolumeHealthResponse {
+            entries: page.entries.iter().map(entry).collect(),
+            next_token: page.next,
         })
     }
 
@@ -214,7 +238,6 @@ fn not_offered<T>(call: &str, why: &str) -> Result<Response<T>, Status> {
 }
 
 const LOCAL: &str = "volumes are local to their host and need no attaching";
-const NO_HEALTH: &str = "this driver does not report volume health";
 
 #[tonic::async_trait]
 impl v1::controller_server::Controller for Controller {
@@ -330,15 +353,15 @@ impl v1::controller_server::Controller for Controller {
 
     async fn controller_list_volume_health(
         &self,
-        _: Request<v1::ControllerListVolumeHealthRequest>,
+        request: Request<v1::ControllerListVolumeHealthRequest>,
     ) -> Result<Response<v1::ControllerListVolumeHealthResponse>, Status> {
-        not_offered("ControllerListVolumeHealth", NO_HEALTH)
+        reply(self.list_health(request.get_ref()).await)
     }
 
     async fn controller_get_volume_health(
         &self,
-        _: Request<v1::ControllerGetVolumeHealthRequest>,
+        request: Request<v1::ControllerGetVolumeHealthRequest>,
     ) -> Result<Response<v1::ControllerGetVolumeHealthResponse>, Status> {
-        not_offered("ControllerGetVolumeHealth", NO_HEALTH)
+        reply(self.health(&request.get_ref().volume_id).await)
     }
 }

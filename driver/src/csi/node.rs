@@ -14,12 +14,14 @@ use crate::domain::node::{GrowRequest, PublishRequest, StageRequest};
 use crate::domain::{Bytes, Fault, HostName};
 
 /// What this service offers.
-const OFFERED: [Rpc; 5] = [
+const OFFERED: [Rpc; 7] = [
     Rpc::StageUnstageVolume,
     Rpc::GetVolumeStats,
     Rpc::ExpandVolume,
     Rpc::SingleNodeMultiWriter,
     Rpc::VolumeMountGroup,
+    Rpc::GetVolumeHealth,
+    Rpc::GetStorageHealth,
 ];
 
 /// What can be asked to be changed on this host.
@@ -71,6 +73,20 @@ impl Node {
         let key = format!("{} at {}", request.volume, request.path.display());
         let work = Arc::clone(&self.work);
         self.growing.run(&key, request, |request| on_a_thread(move || work.grow(&request))).await
+    }
+
+    async fn health(&self, id: &str) -> Result<v1::NodeGetVolumeHealthResponse, Fault> {
+        let volume = parse::volume(id)?;
+        let work = Arc::clone(&self.work);
+        let asked = volume.clone();
+        let found = on_a_thread(move || work.health(&asked)).await?;
+        Ok(v1::NodeGetVolumeHealthResponse { volume_health: Some(answer::health(&volume, &found)) })
+    }
+
+    async fn storage_health(&self) -> Result<v1::NodeGetStorageHealthResponse, Fault> {
+        let work = Arc::clone(&self.work);
+        let found = on_a_thread(move || Ok(work.storage_health())).await?;
+        Ok(v1::NodeGetStorageHealthResponse { backend_health: answer::storage_health(&found) })
     }
 
     async fn stats(&self, at: Result<NodePath, Fault>) -> Result<v1::NodeGetVolumeStatsResponse, Fault> {
@@ -163,19 +179,15 @@ impl v1::node_server::Node for Node {
 
     async fn node_get_volume_health(
         &self,
-        _: Request<v1::NodeGetVolumeHealthRequest>,
+        request: Request<v1::NodeGetVolumeHealthRequest>,
     ) -> Result<Response<v1::NodeGetVolumeHealthResponse>, Status> {
-        reply(Err(Fault::unimplemented(
-            "NodeGetVolumeHealth is not offered: this driver does not report health",
-        )))
+        reply(self.health(&request.get_ref().volume_id).await)
     }
 
     async fn node_get_storage_health(
         &self,
         _: Request<v1::NodeGetStorageHealthRequest>,
     ) -> Result<Response<v1::NodeGetStorageHealthResponse>, Status> {
-        reply(Err(Fault::unimplemented(
-            "NodeGetStorageHealth is not offered: this driver does not report health",
-        )))
+        reply(self.storage_health().await)
     }
 }

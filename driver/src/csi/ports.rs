@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::agent::volumes::NodeVolumes;
 use crate::controller::cuts::{Barrier, CutOrder, Cuts};
 use crate::controller::volumes::Snapshots;
+use crate::domain::health::Ailment;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
@@ -129,6 +130,10 @@ pub trait NodeWork: Send + Sync + 'static {
     fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault>;
     /// Makes what is at a path as large as the volume has become; says how large.
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault>;
+    /// What is wrong with a volume.
+    fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault>;
+    /// What is wrong with what volumes are stored on.
+    fn storage_health(&self) -> Vec<Ailment>;
 }
 
 impl NodeWork for NodeVolumes {
@@ -154,5 +159,13 @@ impl NodeWork for NodeVolumes {
 
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {
         Self::grow(self, request)
+    }
+
+    fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault> {
+        Self::health(self, volume)
+    }
+
+    fn storage_health(&self) -> Vec<Ailment> {
+        Self::storage_health(self)
     }
 }

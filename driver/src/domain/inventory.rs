@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::health::Ailment;
 use super::record::{Source, VolumeRecord};
 use super::{Bytes, Filesystem, HostName, PoolId, VolumeId};
 
@@ -29,6 +30,8 @@ pub struct PoolInfo {
     pub available: Bytes,
     /// Its directory on the host.
     pub path: PathBuf,
+    /// What is wrong with it.
+    pub conditions: Vec<Ailment>,
 }
 
 /// One volume as it is now.
@@ -42,6 +45,8 @@ pub struct VolumeInfo {
     pub allocated: Bytes,
     /// Where it is staged on its host.
     pub published_at: Option<PathBuf>,
+    /// What is wrong with it.
+    pub conditions: Vec<Ailment>,
 }
 
 /// A volume to be made.

@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod bytes;
 pub mod fault;
 pub mod filesystem;
+pub mod health;
 pub mod ids;
 pub mod inventory;
 pub mod level;

@@ -79,6 +79,11 @@ struct World {
     shelved: BTreeMap<(u64, u64), Disk>,
     frozen: BTreeSet<u64>,
     throttles: throttle::Throttles,
+    /// Filesystems that have shut themselves down, and those that have become read-only by themselves.
+    shut_down: BTreeSet<u64>,
+    lost_writing: BTreeSet<u64>,
+    /// Directories that another process has locked.
+    locked: BTreeSet<PathBuf>,
     latency_sensitive: bool,
     clock_us: u64,
     lies: BTreeSet<Lie>,
@@ -178,6 +183,9 @@ impl FakeHost {
         world.shelved.clear();
         world.frozen.clear();
         world.throttles = throttle::Throttles::default();
+        world.shut_down.clear();
+        world.lost_writing.clear();
+        world.locked.clear();
         world.lies.clear();
         let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
         world.disks.retain(|device, _| kept.contains(device));
@@ -263,6 +271,27 @@ impl FakeHost {
     /// Devices of all frozen filesystems.
     pub fn frozen_devices(&self) -> Vec<u64> {
         self.world().frozen.iter().copied().collect()
+    }
+
+    /// The filesystem mounted at `target` shuts itself down, as after an error of its disk.
+    pub fn shut_down(&self, target: &Path) {
+        let mut world = self.world();
+        if let Some(place) = world.locate(target) {
+            world.shut_down.insert(place.device);
+        }
+    }
+
+    /// The filesystem mounted at `target` becomes read-only by itself.
+    pub fn lose_writing(&self, target: &Path) {
+        let mut world = self.world();
+        if let Some(place) = world.locate(target) {
+            world.lost_writing.insert(place.device);
+        }
+    }
+
+    /// Another process has locked this directory.
+    pub fn lock_elsewhere(&self, dir: &Path) {
+        self.world().locked.insert(dir.to_owned());
     }
 
     /// Makes it a host on which expediting would hurt.

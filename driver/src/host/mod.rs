@@ -105,7 +105,13 @@ pub trait Files {
     fn remove_file(&self, path: &Path) -> Result<()>;
     /// Removes an empty directory; a missing one is fine.
     fn remove_directory(&self, path: &Path) -> Result<()>;
+    /// Locks a directory against other processes until the lock is dropped or this process is dead; `None` while
+    /// another one has it.
+    fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>>;
 }
+
+/// A lock that lives as long as this.
+pub trait DirectoryLock: fmt::Debug + Send + Sync {}
 
 /// Space of a pool's filesystem as it can be relied on (not what `statfs` says on btrfs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +193,8 @@ pub struct Mounted {
     pub kind: String,
     /// Mounted read-only (per mount or per filesystem).
     pub read_only: bool,
+    /// Mounted for writing, but the filesystem has become read-only: it does that after an error.
+    pub lost_writing: bool,
 }
 
 /// How to mount a volume.

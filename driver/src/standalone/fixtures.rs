@@ -26,6 +26,7 @@ pub(crate) fn volume(name: &str, host: u8) -> PlacedVolume {
             backend: "memory".into(),
             allocated: Bytes::mib(10),
             published_at: None,
+            conditions: vec![],
         },
     }
 }

@@ -170,6 +170,7 @@ fn volume(volume: &PlacedVolume) -> list_volumes_response::Volume {
             .as_ref()
             .map(|path| path.display().to_string())
             .unwrap_or_default(),
+        conditions: volume.info.conditions.iter().map(ToString::to_string).collect(),
         source: match &record.source {
             None => String::new(),
             Some(Source::Snapshot(id)) => id.to_string(),

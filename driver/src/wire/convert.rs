@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::domain::blocks::{Comparison, WalkOrder};
+use crate::domain::health::Ailment;
 use crate::domain::record::{CutRecord, CutState, Source, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, Filesystem, HostInfo, NameHash, NewVolume, PoolInfo, VolumeId,
@@ -78,7 +79,24 @@ pub fn pool_to_proto(pool: &PoolInfo) -> proto::Pool {
         total_bytes: pool.total.0,
         available_bytes: pool.available.0,
         path: pool.path.display().to_string(),
+        conditions: ailments_to_proto(&pool.conditions),
     }
+}
+
+fn ailments_to_proto(ailments: &[Ailment]) -> Vec<proto::Ailment> {
+    let to_proto = |ailment: &Ailment| proto::Ailment {
+        condition: ailment.condition.as_str().into(),
+        message: ailment.message.clone(),
+    };
+    ailments.iter().map(to_proto).collect()
+}
+
+/// A condition that only a newer agent knows is left out: its volumes must still be listed.
+fn ailments_from_proto(ailments: Vec<proto::Ailment>) -> Vec<Ailment> {
+    let known = |ailment: proto::Ailment| {
+        Some(Ailment { condition: ailment.condition.parse().ok()?, message: ailment.message })
+    };
+    ailments.into_iter().filter_map(known).collect()
 }
 
 fn pool_from_proto(pool: proto::Pool) -> Result<PoolInfo, Fault> {
@@ -88,6 +106,7 @@ fn pool_from_proto(pool: proto::Pool) -> Result<PoolInfo, Fault> {
         total: Bytes(pool.total_bytes),
         available: Bytes(pool.available_bytes),
         path: pool.path.into(),
+        conditions: ailments_from_proto(pool.conditions),
     })
 }
 
@@ -125,6 +144,7 @@ pub fn volume_to_proto(volume: &VolumeInfo) -> proto::Volume {
             .published_at
             .as_ref()
             .map_or_else(String::new, |path| path.display().to_string()),
+        conditions: ailments_to_proto(&volume.conditions),
     }
 }
 
@@ -143,6 +163,7 @@ pub fn volume_from_proto(volume: proto::Volume) -> Result<VolumeInfo, Fault> {
         backend: volume.backend,
         allocated: Bytes(volume.allocated_bytes),
         published_at: (!volume.published_at.is_empty()).then(|| PathBuf::from(volume.published_at)),
+        conditions: ailments_from_proto(volume.conditions),
     })
 }
 
@@ -195,7 +216,11 @@ pub fn cut_to_proto(record: &CutRecord) -> Result<proto::GetCutResponse, Fault> 
         CutState::Round => proto::CutState::Round,
         CutState::Sealed => proto::CutState::Sealed,
     };
-    Ok(proto::GetCutResponse { state: state.into(), record: Some(record_to_proto(record)?), under_way: false })
+    Ok(proto::GetCutResponse {
+        state: state.into(),
+        record: Some(record_to_proto(record)?),
+        under_way: false,
+    })
 }
 
 /// A stored cut as its agent described it.

@@ -3,7 +3,9 @@
 use stillpoint::domain::round::participant::{Action, Deed, Event, Order, State};
 
 use super::rules::{FenceRule, GuardRule, LapseRule, Rules};
-use super::world::{Attempt, Call, End, Guard, Host, Job, Life, MEMBERS, Message, Record, World, part_number};
+use super::world::{
+    Attempt, Call, End, Guard, Host, Job, Life, MEMBERS, Message, Record, World, part_number,
+};
 
 /// How a call to a host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,13 +153,17 @@ impl Rules {
 
     fn report(&self, world: &mut World, at: usize, deed: Deed) {
         let lapsed = world.hosts[at].bad && self.lapses == LapseRule::Reported;
-        send(world, at, match deed {
-            Deed::Prepare => Message::Prepared,
-            Deed::Freeze => Message::Held,
-            Deed::Copy => Message::CutDone,
-            Deed::Release | Deed::Undo if lapsed => Message::Lapsed,
-            Deed::Release | Deed::Undo => Message::Clean,
-        });
+        send(
+            world,
+            at,
+            match deed {
+                Deed::Prepare => Message::Prepared,
+                Deed::Freeze => Message::Held,
+                Deed::Copy => Message::CutDone,
+                Deed::Release | Deed::Undo if lapsed => Message::Lapsed,
+                Deed::Release | Deed::Undo => Message::Clean,
+            },
+        );
     }
 
     /// The guard lets go because its limit passed, or looks again after that.
@@ -189,7 +195,8 @@ impl Rules {
         if matches!(host.guard, Guard::Armed | Guard::Fired) {
             (host.guard, host.eof) = (Guard::Idle, true);
         }
-        (host.agent, host.part, host.deed, host.bad) = (Life::Dead, part_number(State::Idle), Job::None, false);
+        (host.agent, host.part, host.deed, host.bad) =
+            (Life::Dead, part_number(State::Idle), Job::None, false);
         if was_at_work {
             // Nobody will release it cleanly any more.
             world.lapsed[usize::from(host.of)] = true;

@@ -120,7 +120,10 @@ fn an_agent_that_ignores_a_lapse_is_found() {
 
 #[test]
 fn an_agent_that_goes_on_holding_when_it_takes_too_long_is_found() {
-    fn stubborn(state: participant::State, event: participant::Event) -> (participant::State, Vec<participant::Action>) {
+    fn stubborn(
+        state: participant::State,
+        event: participant::Event,
+    ) -> (participant::State, Vec<participant::Action>) {
         match event {
             participant::Event::LimitPassed => (state, vec![]),
             _ => participant::step(state, event),

@@ -8,7 +8,8 @@ use stillpoint::domain::round::participant;
 use super::world::{HOSTS, Scope};
 
 type CoordinatorStep = fn(usize, State, Event) -> (State, Vec<Action>);
-type ParticipantStep = fn(participant::State, participant::Event) -> (participant::State, Vec<participant::Action>);
+type ParticipantStep =
+    fn(participant::State, participant::Event) -> (participant::State, Vec<participant::Action>);
 
 /// How everybody behaves.
 pub struct Rules {

@@ -345,7 +345,9 @@ impl Rules {
             (Phase::Voiding(todo), _) if todo & (1 << host) != 0 => Some(Call::Void(own)),
             (Phase::SealHome, HOME) | (Phase::SealOther, OTHER) => Some(Call::Seal(own)),
             (Phase::Forward(attempt), OTHER) => Some(Call::Seal(attempt)),
-            (Phase::VoidHome(attempt, _), HOME) if self.recovery == Recovery::VoidsSealed => Some(Call::Delete(attempt)),
+            (Phase::VoidHome(attempt, _), HOME) if self.recovery == Recovery::VoidsSealed => {
+                Some(Call::Delete(attempt))
+            }
             (Phase::VoidHome(attempt, _), HOME) => Some(Call::Void(attempt)),
             (Phase::RemoveOther(_, left), OTHER) => Some(match left {
                 Record::Sealed(attempt) => Call::Delete(attempt),

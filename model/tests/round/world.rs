@@ -228,7 +228,10 @@ impl World {
             record: Record::None,
         };
         let mut world = Self {
-            slots: [Slot { phase: Phase::Round(start), attempted: true }, Slot { phase: Phase::Off, attempted: false }],
+            slots: [
+                Slot { phase: Phase::Round(start), attempted: true },
+                Slot { phase: Phase::Off, attempted: false },
+            ],
             hosts: [host; HOSTS],
             wires: [[Wire::UNUSED; HOSTS]; 2],
             late: [[Call::None; HOSTS]; 2],
@@ -262,7 +265,9 @@ impl World {
                 self.normalise_wire(slot, host);
             }
             let opening = self.wires[slot].iter().any(|wire| wire.order == Message::Open);
-            if !opening && self.hosts.iter().all(|host| host.record.attempt() != attempt && host.of != attempt) {
+            if !opening
+                && self.hosts.iter().all(|host| host.record.attempt() != attempt && host.of != attempt)
+            {
                 (self.torn[at], self.lapsed[at]) = (false, false);
             }
         }
@@ -356,12 +361,8 @@ impl Host {
 }
 
 impl Wire {
-    pub const UNUSED: Self = Self {
-        order: Message::None,
-        reports: [Message::None; 2],
-        agent_end: false,
-        controller_end: End::No,
-    };
+    pub const UNUSED: Self =
+        Self { order: Message::None, reports: [Message::None; 2], agent_end: false, controller_end: End::No };
 
     pub fn push(&mut self, report: Message) {
         let free = self.reports.iter_mut().find(|slot| **slot == Message::None);

@@ -3,17 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use stillpoint::domain::record::CutRecord;
 
 use super::workspace::{POOL, Workspace};
 use super::{Place, place};
 
 impl Workspace {
-    /// The cluster's layout, for what works below Kubernetes.
-    pub fn layout(&self) -> &super::Layout {
-        &self.layout
-    }
-
     /// The volume of a claim as a pod of this namespace has it mounted: a directory that this machine can reach
     /// through the mount namespace of the node.
     pub fn directory(&self, pod: &str, claim: &str) -> Result<PathBuf> {
@@ -30,13 +25,9 @@ impl Workspace {
     }
 
     /// Records of cuts in the pools of all nodes, sealed or not.
-    pub fn cuts(&self) -> Result<Vec<Value>> {
-        let mut cuts = Vec::new();
-        for text in self.in_pools("find cuts -type f -exec cat {} + | tr '\\n' ' '")? {
-            let records = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-            cuts.extend(records.collect::<Result<Vec<_>, _>>().context("a record of a cut is no JSON")?);
-        }
-        Ok(cuts)
+    pub fn all_cuts(&self) -> Result<Vec<CutRecord>> {
+        let cuts = Place::nodes().map(|node| self.cuts(node)).collect::<Result<Vec<_>>>()?;
+        Ok(cuts.into_iter().flatten().collect())
     }
 
     /// Paths of snapshots in the pools of all nodes, whole or half made.
@@ -46,10 +37,6 @@ impl Workspace {
     }
 
     fn in_pools(&self, script: &str) -> Result<Vec<String>> {
-        let look = |node: Place| {
-            let holder = place::holder(&self.layout, node).with_context(|| format!("{node} is gone"))?;
-            place::script(holder, &format!("cd {POOL}; {script}"), &[])
-        };
-        Place::nodes().map(look).collect()
+        Place::nodes().map(|node| self.on_node(node, &format!("cd {POOL}; {script}"))).collect()
     }
 }

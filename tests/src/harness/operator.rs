@@ -97,13 +97,12 @@ impl Operator {
         only: &[String],
         to: &str,
     ) -> Result<Vec<Restored>> {
-        let request =
-            api::RestoreRequest {
-                id_or_name: cut.into(),
-                prefix: prefix.into(),
-                only: only.to_vec(),
-                to_host: to.into(),
-            };
+        let request = api::RestoreRequest {
+            id_or_name: cut.into(),
+            prefix: prefix.into(),
+            only: only.to_vec(),
+            to_host: to.into(),
+        };
         let mut client = self.client.clone();
         let answer = client.restore(limited(request)).await.map_err(said)?.into_inner();
         let restored = answer.volumes.into_iter().map(|volume| Restored {

@@ -61,6 +61,7 @@ pub async fn conduct(field: &mut Field, case: Case) -> Report {
         Err(error) => {
             // What the next case needs; its own failure is the next case's to tell.
             drop(field.revive().await);
+            drop(field.forgive());
             Verdict::Broken(format!("{error:#}"))
         }
     };

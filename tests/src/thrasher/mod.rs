@@ -16,9 +16,6 @@ use writer::{Writer, audit_copy};
 
 /// Writers per host, each with a volume of its own.
 const WRITERS_PER_HOST: usize = 2;
-/// Every so many cuts a process dies.
-const BLOW_EVERY: u32 = 3;
-
 /// What the writers felt.
 #[derive(Debug, Clone)]
 pub struct Stalls {
@@ -77,12 +74,10 @@ pub async fn thrash(label: &str, length: Duration, seed: u64) -> Result<Stalls> 
         for writer in &mut writers {
             writer.check_alive().context("a writer found something wrong")?;
         }
-        if cuts % BLOW_EVERY == 0 {
-            let case = Case::random(|below| dice.below(below), Field::hosts());
-            let report = conduct(&mut field, case).await;
-            ensure!(report.verdict == Verdict::Held, "{}: {}", report.case, report.verdict);
-            blows.push(report);
-        }
+        let case = Case::random(|below| dice.below(below), Field::hosts());
+        let report = conduct(&mut field, case).await;
+        ensure!(report.verdict == Verdict::Held, "{}: {}", report.case, report.verdict);
+        blows.push(report);
     }
     let mut times = Vec::new();
     for writer in writers {

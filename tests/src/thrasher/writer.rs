@@ -20,6 +20,8 @@ pub const HIDDEN_COMMAND: &str = "thrash-writer";
 pub const FILE: &str = "thrash";
 /// Operations between two syncs; after each sync one block is read back from the disk.
 const SYNC_EVERY: u64 = 8;
+/// After each sync: the writers shall feel the system, not each other.
+const REST: Duration = Duration::from_millis(2);
 
 /// A running writer. Dropping it ends it.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ pub fn write_for_ever(directory: &Path, number: u64) -> Result<()> {
         times.push(start.elapsed());
         if n % SYNC_EVERY == 0 {
             read_back(&file, number, at, n)?;
+            std::thread::sleep(REST);
         }
         match end.try_recv() {
             Ok(()) => break,
@@ -112,7 +115,8 @@ fn prepare(path: &PathBuf, directory: &Path) -> Result<File> {
 
 /// What was synced is on the disk, not only in memory.
 fn read_back(file: &File, number: u64, at: u64, n: u64) -> Result<()> {
-    posix_fadvise(file, at.cast_signed(), BLOCK_BYTES as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    let length = i64::try_from(BLOCK_BYTES).unwrap_or(i64::MAX);
+    posix_fadvise(file, at.cast_signed(), length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut block = vec![0; BLOCK_BYTES];
     file.read_exact_at(&mut block, at)?;
     ensure!(block == encode(number, n), "operation {n} was synced and cannot be read back");

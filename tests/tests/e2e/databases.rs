@@ -34,6 +34,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(20);
 fn a_ring_and_servers_under_load_are_cut_at_one_instant_and_restored_beside_the_original() {
     let begin = Instant::now();
     let space = Workspace::new(&cluster(), "shop").unwrap();
+    images::databases::load(space.layout()).unwrap();
     let told = space.in_network(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime
@@ -47,7 +48,6 @@ fn a_ring_and_servers_under_load_are_cut_at_one_instant_and_restored_beside_the_
 }
 
 async fn story(space: &Workspace) -> Result<()> {
-    images::databases::load(space.layout())?;
     let shop = Shop::open(space).await?;
     let mut loads = Loads::start(&shop).await?;
     let began = Instant::now();
@@ -83,7 +83,34 @@ async fn story(space: &Workspace) -> Result<()> {
     loads.stop().await?;
 
     restored::prove(&shop, &required).await?;
+    refused_until_the_ring_is_whole(&shop).await?;
     shop.close()
+}
+
+/// A pod is being replaced, as in a rolling restart or a drained node. The rule wants three, and is named by the claims.
+async fn refused_until_the_ring_is_whole(shop: &Shop<'_>) -> Result<()> {
+    let space = shop.space;
+    let step =
+        Step::begin("a cut while a node of the ring restarts: refused in words, and taken when it is back");
+    space.run(&["annotate", "pvc", "-l", "cut=shop", "stillpoint.dev/rule=flush-ring"])?;
+    space.run(&["delete", "pod", "cassandra-2", "--wait=false"])?;
+    let group = example("group-snapshot.yaml")?;
+    let (annotations, spec) = (group.find("  annotations:"), group.find("spec:"));
+    let plain =
+        [&group[..annotations.context("no annotations")?], &group[spec.context("no spec")?..]].concat();
+    space.apply(&plain.replace("name: shop\n", "name: restarting\n"))?;
+    let told = space.wait("volumegroupsnapshot/restarting", "jsonpath={.status.error.message}");
+    told.context("nobody says why it is not cut")?;
+    let path = "jsonpath={.status.error.message}";
+    let message = space.run(&["get", "volumegroupsnapshot/restarting", "-o", path])?;
+    ensure!(message.contains("cassandra-2") || message.contains("min"), "it says: {message}");
+    space.wait("volumegroupsnapshot/restarting", READY_TO_USE)?;
+    let run = RunTold::of(space, "restarting")?;
+    run.check_level()?;
+    step.done();
+    println!("  it said: {message}");
+    println!("  then: {}", run.line());
+    Ok(())
 }
 
 /// Takes the group snapshot and looks at what its run says of itself.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use stillpoint::domain::record::CutState;
 use stillpoint_tests::cluster::system::{self, ContainerProcess, NAMESPACE, Setting};
 use stillpoint_tests::cluster::workspace::{LIMIT, Workspace};
 
@@ -72,8 +73,8 @@ fn assert_goes_on(three: &mut Three, what: &str) {
 
 /// On every node one sealed record of each group, and nothing else.
 fn assert_whole(space: &Workspace, groups: usize) {
-    let cuts = space.cuts().unwrap();
-    assert!(cuts.iter().all(|cut| cut["state"] == "sealed"), "{cuts:?}");
+    let cuts = space.all_cuts().unwrap();
+    assert!(cuts.iter().all(|cut| cut.state == CutState::Sealed), "{cuts:?}");
     assert_eq!((cuts.len(), space.snapshots().unwrap().len()), (3 * groups, 3 * groups));
 }
 

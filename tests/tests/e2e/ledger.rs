@@ -1,5 +1,6 @@
 //! The causal ledger over volumes of three nodes: the check that a group is of one instant, and that the check can fail.
 
+use stillpoint::domain::Level;
 use stillpoint_tests::cluster::system::Setting;
 use stillpoint_tests::cluster::workspace::Workspace;
 
@@ -38,15 +39,10 @@ fn a_ledger_over_three_nodes_keeps_its_order_in_ten_groups_and_not_without_the_b
         println!("{group}: {audit}");
     }
     assert!(audits.iter().any(|audit| !audit.is_consistent()), "the check cannot fail: {audits:?}");
-    let levels: Vec<String> = space
-        .cuts()
-        .unwrap()
-        .iter()
-        .map(|cut| cut["level"].as_str().unwrap_or_default().to_owned())
-        .collect();
+    let levels: Vec<Level> = space.all_cuts().unwrap().iter().map(|cut| cut.level).collect();
     // A record on each of three nodes.
-    let of = |level: &str| levels.iter().filter(|one| *one == level).count();
-    assert_eq!((of("filesystem"), of("crash")), (3 * CUTS, 3 * CUTS_WITHOUT), "{levels:?}");
+    let of = |level: Level| levels.iter().filter(|one| **one == level).count();
+    assert_eq!((of(Level::Filesystem), of(Level::Crash)), (3 * CUTS, 3 * CUTS_WITHOUT), "{levels:?}");
     three.stop().unwrap();
     space.close().unwrap();
 }

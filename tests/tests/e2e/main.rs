@@ -14,6 +14,7 @@ mod permissions;
 mod rude;
 mod rules;
 mod three;
+mod upkeep;
 mod volumes;
 
 /// The cluster that `make e2e` makes.

@@ -10,7 +10,7 @@ use super::{NewVolume, Pool, PoolError, Result as PoolResult};
 use crate::backend::conformance::tree;
 use crate::backend::{BackendKind, IMAGE};
 use crate::domain::record::{CutMember, CutRecord, CutState, Source};
-use crate::domain::{Bytes, CutId, CutKind, Filesystem, Level, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, CutId, CutKind, Filesystem, Level, SnapshotId, VolumeId};
 use crate::host::HostError;
 use crate::host::fake::{Crash, FakeHost, HostDied, Lie, When};
 
@@ -243,13 +243,15 @@ fn a_disk_that_lies_about_syncs_is_found_out() {
 fn a_call_that_fails_at_any_point_can_be_repeated() {
     for kind in [BackendKind::Memory, BackendKind::Xfs, BackendKind::Btrfs] {
         for scenario in &SCENARIOS {
-            repeat_after_failures(kind, scenario);
+            for errno in [libc::EIO, libc::ENOSPC, libc::EROFS] {
+                repeat_after_failures(kind, scenario, errno);
+            }
         }
     }
 }
 
 /// Fails call n once, with the disk being full or broken, and repeats the operation in the same process.
-fn repeat_after_failures(kind: BackendKind, scenario: &Scenario) {
+fn repeat_after_failures(kind: BackendKind, scenario: &Scenario, errno: i32) {
     let start = ground(kind);
     let undisturbed = World::open(start.crash(Crash::Nothing)).unwrap();
     (scenario.run)(&undisturbed).unwrap();
@@ -257,12 +259,26 @@ fn repeat_after_failures(kind: BackendKind, scenario: &Scenario) {
     for n in 1.. {
         let world = World::open(start.crash(Crash::Nothing)).unwrap();
         let before = world.host.calls();
-        world.host.fail(When::Nth(n), libc::EIO);
+        world.host.fail(When::Nth(n), errno);
         let done = (scenario.run)(&world);
         if world.host.calls() - before < n {
             return;
         }
-        let at = format!("{kind}, {}, failing call {n}", scenario.name);
+        let at = format!("{kind}, {}, errno {errno} at call {n}", scenario.name);
+        if let Err(PoolError::Host(error)) = &done {
+            // What the kernel said goes up unchanged: a full pool is RESOURCE_EXHAUSTED, a read-only one
+            // FAILED_PRECONDITION.
+            let code = match errno {
+                libc::ENOSPC => Code::Exhausted,
+                libc::EROFS => Code::Precondition,
+                _ => Code::Internal,
+            };
+            assert_eq!(PoolError::Host(copy_of(error)).code(), code, "{at}: {error}");
+        }
+        // Volumes go on being written, whatever failed beside them.
+        if let Ok(image) = world.pool.image(&world.volume("old")) {
+            world.host.write_block(&image, BLOCK, NOW).unwrap_or_else(|error| panic!("{at}: {error}"));
+        }
         (scenario.whole)(&world).unwrap_or_else(|why| panic!("{at}: {why}"));
         if done.is_err() && scenario.name == "cut" {
             // A coordinator voids what it could not finish; a cut that was sealed after all refuses that.
@@ -277,6 +293,11 @@ fn repeat_after_failures(kind: BackendKind, scenario: &Scenario) {
     }
 }
 
+fn copy_of(error: &HostError) -> HostError {
+    let source = std::io::Error::from_raw_os_error(error.errno().unwrap_or_default());
+    HostError::new(error.operation, &error.object, source)
+}
+
 #[test]
 fn a_pool_without_room_for_a_new_name_can_still_be_emptied() {
     for kind in [BackendKind::Xfs, BackendKind::Btrfs] {
@@ -289,6 +310,30 @@ fn a_pool_without_room_for_a_new_name_can_still_be_emptied() {
         assert_eq!(world.files().len(), 4, "{:?}", world.files());
         let after = World::open(world.host.crash(Crash::OnlySynced)).unwrap();
         assert!(after.pool.volumes().is_empty() && after.pool.cuts().is_empty());
+    }
+}
+
+#[test]
+fn a_cut_that_would_hold_for_too_long_is_refused_before_anything_is_held() {
+    // 15 µs for each extent of a reflink: the budget of 500 ms is 33 000 of them.
+    const EXTENTS: u64 = 40_000;
+    for (kind, refused) in [(BackendKind::Xfs, true), (BackendKind::Btrfs, false)] {
+        let world = World::open(ground(kind)).unwrap();
+        let id = world.volume("fragmented");
+        let (capacity, filesystem) = (Bytes::mib(512), None);
+        let new = NewVolume { id: id.clone(), name: "fragmented".into(), capacity, filesystem, source: None };
+        world.pool.create_volume(&new).unwrap();
+        let image = world.pool.image(&id).unwrap();
+        (0..EXTENTS).for_each(|extent| world.host.write_block(&image, extent * 2, 1).unwrap());
+        let prepared = world.pool.prepare_cut(&crate::agent::fixtures::round_record(&[id]));
+        if refused {
+            let error = prepared.unwrap_err();
+            assert!(matches!(error, PoolError::SlowCut { .. }), "{error}");
+            assert_eq!(error.code(), Code::Precondition);
+            assert!(world.pool.cuts().iter().all(|cut| cut.state == CutState::Sealed), "nothing is recorded");
+        } else {
+            prepared.unwrap();
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   [`MAX_OVERCOMMIT`] times the pool's size. Below that factor thin provisioning is the administrator's trust in
 //!   volumes that are not full; the reserve is what warns early.
 
+use crate::domain::health::Condition;
 use crate::domain::{Bytes, Filesystem, PoolId};
 use crate::host::Space;
 
@@ -59,6 +60,14 @@ impl PoolSpace {
             reserve,
             free: space.available,
         }
+    }
+
+    /// What is low, if something is.
+    pub fn condition(&self) -> Option<Condition> {
+        if self.available.0 == 0 {
+            return Some(Condition::PoolFull);
+        }
+        (self.available < self.reserve).then_some(Condition::PoolNearlyFull)
     }
 
     /// Refuses when `need` would touch the reserve.

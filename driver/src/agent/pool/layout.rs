@@ -46,6 +46,11 @@ pub(super) fn half_made(name: &str) -> String {
     format!("{HALF_MADE}{name}")
 }
 
+/// What something half made will be called.
+pub(super) fn made(name: &str) -> &str {
+    name.strip_prefix(HALF_MADE).unwrap_or(name)
+}
+
 /// The name of something deleted.
 pub(super) fn gone(number: u64) -> String {
     format!("{GONE}{number}")

@@ -122,7 +122,7 @@ fn read_pool_record(host: &dyn Host, layout: &Layout) -> Result<PoolRecord> {
 }
 
 /// The topmost mount exactly at `dir`.
-fn mounted_at(host: &dyn Host, dir: &Path) -> Result<Mounted> {
+pub(super) fn mounted_at(host: &dyn Host, dir: &Path) -> Result<Mounted> {
     let mounts = host.mounts()?;
     mounts
         .into_iter()

@@ -36,6 +36,7 @@ pub mod headroom;
 mod index;
 mod layout;
 mod making;
+mod orphans;
 mod records;
 mod sweep;
 mod trash;
@@ -50,6 +51,7 @@ pub use error::PoolError;
 pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
+pub use orphans::{Orphan, OrphanKind};
 pub use sweep::{Broken, SweepReport};
 pub use trash::TrashPause;
 
@@ -116,6 +118,14 @@ impl Pool {
     /// Whether it can be written.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// Whether it could be written when it was opened and still can: btrfs becomes read-only after an error.
+    pub fn access_now(&self) -> Access {
+        match making::mounted_at(&*self.host, self.dir()) {
+            Ok(mounted) if !mounted.read_only => self.access,
+            Ok(_) | Err(_) => Access::ReadOnly,
+        }
     }
 
     /// Size, and what new volumes and snapshots may use; the reserve is taken off.

@@ -103,8 +103,14 @@ impl Pool {
         // Nobody can begin a cut of it between the look and the removal.
         let Ok(_claim) = self.claims.exclusive(&volume) else { return };
         if self.index().volume(&volume).is_none() {
-            // Not empty is the usual case; an empty directory that stays does no harm, the sweep takes it.
-            let _ = self.host.remove_directory(directory);
+            self.remove_empty(directory);
         }
+    }
+
+    /// Removes the snapshot directory of a volume that is gone, unless it still has snapshots or is not there. Whoever
+    /// calls this has the volume to himself.
+    pub(super) fn remove_empty(&self, directory: &Path) {
+        // Not empty is the usual case; an empty directory that stays does no harm, the sweep takes it.
+        let _ = self.host.remove_directory(directory);
     }
 }

@@ -97,6 +97,7 @@ impl Pool {
         if self.host.stat(&tree)?.is_none() {
             // Put away by a call that failed afterwards; this makes it durable.
             self.index_mut().drop_volume(id);
+            self.remove_empty(&self.layout.snapshots_of(id));
             return Ok(self.host.sync_directory(&self.layout.volumes())?);
         }
         point("agent.delete.begun");
@@ -104,6 +105,7 @@ impl Pool {
         point("agent.delete.renamed");
         self.index_mut().drop_volume(id);
         self.finish_discard(&tree, away)?;
+        self.remove_empty(&self.layout.snapshots_of(id));
         point("agent.delete.gone");
         Ok(())
     }

@@ -249,12 +249,12 @@ impl Conductor {
         Some(if self.fault.is_some() { Event::Failed(deed) } else { Event::Done(deed) })
     }
 
-    /// The request id of a round is its attempt: the controller names it, and every host's lines carry it.
+    /// What follows a round through all logs is its attempt: the controller names it, every host's lines carry it.
     fn open_span(&self) -> Span {
         match &self.request {
             Ok(request) => {
                 let record = &request.record;
-                tracing::info_span!("round", cut = %record.id, request = record.attempt, name = record.name)
+                tracing::info_span!("round", cut = %record.id, attempt = record.attempt, name = record.name)
             }
             Err(_) => tracing::info_span!("round"),
         }

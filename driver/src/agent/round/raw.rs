@@ -106,11 +106,16 @@ fn cannot_hold(volume: &VolumeId, error: &HostError) -> Fault {
 pub fn slipped(raw: &RawDevice, before: u64, after: u64) -> Fault {
     // Sectors are above the count of what is in flight.
     let sectors = (after >> 16).saturating_sub(before >> 16);
+    let (volume, device) = (&raw.volume, raw.device.path.display());
+    if raw.users().cgroups.is_empty() {
+        return Fault::aborted(format!(
+            "the hold of raw volume {volume} had lapsed: {sectors} sectors were written to {device}, and no process \
+             is seen that has it open; the agent must see all processes of its host (hostPID in Kubernetes)"
+        ));
+    }
     Fault::aborted(format!(
-        "the hold of raw volume {} had lapsed: {sectors} sectors were written to {} while every process that had it \
-         open was held. The kernel writes out by itself what a program has written without O_DIRECT; write with \
-         O_DIRECT, or use a filesystem volume, which is frozen as a whole",
-        raw.volume,
-        raw.device.path.display()
+        "the hold of raw volume {volume} had lapsed: {sectors} sectors were written to {device} while every process \
+         that had it open was held. The kernel writes out by itself what a program has written without O_DIRECT; write with \
+         O_DIRECT, or use a filesystem volume, which is frozen as a whole"
     ))
 }

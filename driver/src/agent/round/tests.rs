@@ -9,10 +9,10 @@ use super::conductor::{Conductor, Input};
 use super::crew::{self, Inbox, Threads};
 use super::watchdog::NothingOutlivesUs;
 use super::*;
-use crate::agent::fixtures::{Bench, STAGING, publish, stage};
+use crate::agent::fixtures::{Bench, STAGING, publish, round_record, stage};
 use crate::domain::node::Access;
-use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Bytes, Code, CutId, CutKind, Filesystem, Level, SnapshotId, VolumeId};
+use crate::domain::record::CutRecord;
+use crate::domain::{Bytes, Code, Filesystem, VolumeId};
 use crate::host::fake::{FakeHost, When};
 use crate::host::{LoopDevice, Loops, Mounts};
 use crate::proto::agent::{self as proto, MemberKind, round_order, round_report};
@@ -78,7 +78,7 @@ impl Stage {
         let conductor = Conductor::new(Arc::clone(&self.context), inbox, reports);
         let thread = std::thread::spawn(move || crew::run(conductor, &queue));
         let round = Round { inputs, outbound, thread: Some(thread) };
-        round.order(round_order::Order::Open(open(&record(volumes))));
+        round.order(round_order::Order::Open(open(&round_record(volumes))));
         round
     }
 
@@ -92,31 +92,6 @@ impl Stage {
         assert!(!self.host().is_throttled(&self.raw_device()));
         assert!(self.pool().cuts().is_empty());
         assert!(self.volumes.iter().all(|volume| self.context.locks.purpose(volume).is_none()));
-    }
-}
-
-fn record(volumes: &[VolumeId]) -> CutRecord {
-    let id = CutId::new(CutKind::Group, "cut", volumes).unwrap();
-    let member = |volume: &VolumeId| CutMember {
-        volume_name: "volume".into(),
-        snapshot: SnapshotId::of(volume, &id),
-        host: "node-1".parse().unwrap(),
-        capacity: Bytes::gib(1),
-        filesystem: None,
-        volume: volume.clone(),
-    };
-    let mut members: Vec<_> = volumes.iter().map(member).collect();
-    members.sort_by(|left, right| left.volume.cmp(&right.volume));
-    CutRecord {
-        id,
-        name: "cut".into(),
-        state: CutState::Round,
-        attempt: "1".into(),
-        members,
-        cut_at: jiff::Timestamp::UNIX_EPOCH,
-        level: Level::Crash,
-        reasons: vec![],
-        timeline: None,
     }
 }
 

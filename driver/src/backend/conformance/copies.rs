@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    Ground, SMALL, copy_of, cut, expect_content, expect_snapshot, new_pool, raw, refused, reopen,
+    Ground, SMALL, copy_of, cut, expect_content, expect_snapshot, left, new_pool, raw, refused, reopen,
     volume_with, write,
 };
 use crate::agent::pool::NewVolume;
@@ -104,6 +104,19 @@ pub(super) fn a_deleted_volume_leaves_its_snapshots(ground: &dyn Ground) -> Resu
     pool.delete_cut(&record.id)?;
     pool.empty_trash(usize::MAX)?;
     expect_content(ground, &pool.image(&restored.id)?, 7)
+}
+
+pub(super) fn a_volume_whose_snapshots_went_first_leaves_nothing(ground: &dyn Ground) -> Result<()> {
+    let pool = new_pool(ground)?;
+    let before = left(ground, &pool)?;
+    let id = volume_with(ground, &pool, "volume", 7)?;
+    let (record, _) = cut(&pool, "cut", [id.clone()])?;
+    pool.delete_cut(&record.id)?;
+    pool.empty_trash(usize::MAX)?;
+    pool.delete_volume(&id)?;
+    pool.empty_trash(usize::MAX)?;
+    ensure!(left(ground, &pool)? == before);
+    Ok(())
 }
 
 pub(super) fn a_copy_of_a_mounted_volume_has_what_was_written_before(ground: &dyn Ground) -> Result<()> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::super::output::{Format, print, print_json};
 use super::{ListArgs, absolute};
 use crate::agent::pool::{Access, PoolSummary, inspect};
+use crate::domain::health::Condition;
 use crate::domain::{Bytes, Fault};
 use crate::host::Mounts;
 use crate::host::linux::LinuxHost;
@@ -24,6 +25,7 @@ struct Row {
     volumes: usize,
     cuts: usize,
     read_only: bool,
+    conditions: Vec<&'static str>,
 }
 
 impl Row {
@@ -37,8 +39,14 @@ impl Row {
             volumes: pool.volumes,
             cuts: pool.cuts,
             read_only: pool.access == Access::ReadOnly,
+            conditions: conditions(pool).iter().map(|condition| condition.as_str()).collect(),
         }
     }
+}
+
+fn conditions(pool: &PoolSummary) -> Vec<Condition> {
+    let read_only = (pool.access == Access::ReadOnly).then_some(Condition::PoolReadOnly);
+    pool.space.condition().into_iter().chain(read_only).collect()
 }
 
 pub(super) fn list(args: &ListArgs) -> Result<(), Fault> {
@@ -78,8 +86,17 @@ fn mounted_pools() -> Result<Vec<Row>, Fault> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table =
-        with_header(&["POOL", "DIRECTORY", "BACKEND", "SIZE", "AVAILABLE", "VOLUMES", "CUTS", "ACCESS"]);
+    let mut table = with_header(&[
+        "POOL",
+        "DIRECTORY",
+        "BACKEND",
+        "SIZE",
+        "AVAILABLE",
+        "VOLUMES",
+        "CUTS",
+        "ACCESS",
+        "HEALTH",
+    ]);
     for row in rows {
         table.add_row([
             row.id.clone(),
@@ -90,6 +107,7 @@ fn table(rows: &[Row]) -> String {
             row.volumes.to_string(),
             row.cuts.to_string(),
             if row.read_only { "read-only" } else { "writable" }.to_owned(),
+            if row.conditions.is_empty() { "ok".to_owned() } else { row.conditions.join(", ") },
         ]);
     }
     table.to_string()

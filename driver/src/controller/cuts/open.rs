@@ -115,7 +115,7 @@ impl OpenCut {
         metrics::cuts::sealed();
         tracing::info!(
             cut = %self.record.id,
-            request = self.record.attempt,
+            attempt = self.record.attempt,
             name = self.record.name,
             %level,
             window_us = self.record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),

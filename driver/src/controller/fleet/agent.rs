@@ -187,7 +187,12 @@ impl Agent {
     }
 
     /// Keeps a snapshot for one other host to fetch.
-    pub async fn grant(&self, ticket: &str, peer: &HostName, snapshot: &SnapshotId) -> Result<proto::GrantResponse, Fault> {
+    pub async fn grant(
+        &self,
+        ticket: &str,
+        peer: &HostName,
+        snapshot: &SnapshotId,
+    ) -> Result<proto::GrantResponse, Fault> {
         let mut client = self.blocks.clone();
         let (ticket, peer, snapshot_id) = (ticket.to_owned(), peer.to_string(), snapshot.to_string());
         self.ask(CHANGE_LIMIT, client.grant(proto::GrantRequest { ticket, peer, snapshot_id })).await
@@ -201,7 +206,10 @@ impl Agent {
     }
 
     /// Has the host fetch a volume; what has arrived stays when the stream is dropped.
-    pub async fn receive(&self, request: proto::ReceiveRequest) -> Result<Streaming<proto::ReceiveProgress>, Fault> {
+    pub async fn receive(
+        &self,
+        request: proto::ReceiveRequest,
+    ) -> Result<Streaming<proto::ReceiveProgress>, Fault> {
         let mut client = self.blocks.clone();
         self.ask(LOOK_LIMIT, client.receive(request)).await
     }

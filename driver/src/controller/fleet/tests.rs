@@ -83,6 +83,7 @@ impl Served {
                 total: Bytes::gib(2),
                 available: Bytes::gib(1),
                 path: "/pool".into(),
+                conditions: vec![],
             })
             .collect();
     }

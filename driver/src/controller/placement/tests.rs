@@ -16,6 +16,7 @@ fn pool(n: u8, backend: &str, gib: u64) -> PoolInfo {
         total: Bytes::gib(100),
         available: Bytes::gib(gib),
         path: format!("/pools/{n}").into(),
+        conditions: vec![],
     }
 }
 
@@ -128,7 +129,11 @@ fn a_copy_goes_to_its_sources_pool_and_elsewhere_only_where_it_must_or_is_asked_
     let copy = Wish { source: Some(&source), ..wish(&anywhere, 99) };
     assert_eq!(order(copy, &three()), Ok(ids(&[1])), "how much room a copy needs is the agent's to say");
     let small = Wish { source: Some(&source), ..wish(&anywhere, 15) };
-    assert_eq!(order(small, &three()), Ok(ids(&[1, 3, 2, 4])), "where its own pool refuses, all data is copied");
+    assert_eq!(
+        order(small, &three()),
+        Ok(ids(&[1, 3, 2, 4])),
+        "where its own pool refuses, all data is copied"
+    );
 
     let elsewhere = places(Some(&["b", "c"]), &["c"]);
     let there = Wish { places: &elsewhere, ..small };
@@ -140,7 +145,11 @@ fn a_copy_goes_to_its_sources_pool_and_elsewhere_only_where_it_must_or_is_asked_
     let asked = Wish { places: &preferred, ..small };
     assert_eq!(order(asked, &three()), Ok(ids(&[1, 4, 2, 3])));
     let asked = Wish { copies: Copies::WherePreferred, ..asked };
-    assert_eq!(order(asked, &three()), Ok(ids(&[4, 1, 2, 3])), "so that copies of several hosts come together");
+    assert_eq!(
+        order(asked, &three()),
+        Ok(ids(&[4, 1, 2, 3])),
+        "so that copies of several hosts come together"
+    );
 
     let other_kind = Wish { backend: Some(BackendKind::Xfs), ..small };
     assert_eq!(order(other_kind, &three()), Ok(ids(&[2])));

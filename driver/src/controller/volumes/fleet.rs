@@ -37,12 +37,7 @@ impl Hosts for Fleet {
         self.agent(host)?.create_volume(&volume).await
     }
 
-    async fn copy(
-        &self,
-        host: &HostName,
-        volume: NewVolume,
-        from: &SnapshotId,
-    ) -> Result<VolumeInfo, Fault> {
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
         transfers::copy(self, host, volume, from).await
     }
 

@@ -10,7 +10,8 @@ use super::{Hosts, Placed, Snapshots};
 use crate::controller::placement::HostFacts;
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
-    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId, VolumeInfo,
+    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
+    VolumeInfo,
 };
 
 /// What happens to the next creation on a host.
@@ -61,6 +62,7 @@ impl Model {
                 total: Bytes::gib(gib),
                 available: Bytes::gib(gib),
                 path: format!("/pools/{n}").into(),
+                conditions: vec![],
             };
             model.table().entry(host(name)).or_default().pools.push(pool);
         }
@@ -156,7 +158,8 @@ impl Hosts for Model {
             created_at: Timestamp::UNIX_EPOCH,
         };
         let backend = pool.backend.clone();
-        let info = VolumeInfo { record, backend, allocated: Bytes(0), published_at: None };
+        let info =
+            VolumeInfo { record, backend, allocated: Bytes(0), published_at: None, conditions: vec![] };
         host.volumes.insert(volume.id, info.clone());
         host.creations += 1;
         match trouble {
@@ -165,12 +168,7 @@ impl Hosts for Model {
         }
     }
 
-    async fn copy(
-        &self,
-        host: &HostName,
-        volume: NewVolume,
-        from: &SnapshotId,
-    ) -> Result<VolumeInfo, Fault> {
+    async fn copy(&self, host: &HostName, volume: NewVolume, from: &SnapshotId) -> Result<VolumeInfo, Fault> {
         if !self.snapshots.lock().unwrap().contains_key(from) {
             return Err(Fault::not_found("no such snapshot"));
         }

@@ -10,7 +10,7 @@ use v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use super::parameters::{self, GROUP, snapshot_parameters};
 use super::*;
 use crate::backend::BackendKind;
-use crate::controller::orders::{Copies, Content, Place, Places, SizeRange, VolumeOrder};
+use crate::controller::orders::{Content, Copies, Place, Places, SizeRange, VolumeOrder};
 use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::node::Access;
 use crate::domain::record::Source;

@@ -20,6 +20,7 @@ use crate::controller::volumes::{Hosts, Snapshots, Volumes};
 use crate::csi::ports::{Asked, Cutting, NodeWork};
 use crate::csi::{serve_controller, serve_node, socket};
 use crate::domain::blocks::WalkOrder;
+use crate::domain::health::{Ailment, Condition};
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{Bytes, Code, CutId, CutKind, Fault, Level, SnapshotId, VolumeId};
@@ -195,6 +196,15 @@ impl NodeWork for ModelNode {
                 inodes_free: 9,
             }),
         }
+    }
+
+    fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault> {
+        self.exists(volume)?;
+        Ok(vec![Ailment::new(Condition::FilesystemShutDown, "the disk is broken")])
+    }
+
+    fn storage_health(&self) -> Vec<Ailment> {
+        vec![Ailment::new(Condition::PoolNearlyFull, "little is left")]
     }
 
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {

@@ -286,9 +286,36 @@ async fn what_is_not_offered_is_unimplemented_and_says_why() {
     let refused = publish.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert!(refused.message().contains("local"), "{}", refused.message());
-    let health = v1::NodeGetStorageHealthRequest::default();
-    let refused = NodeClient::new(world.node.clone()).node_get_storage_health(health).await;
-    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn health_is_told_by_node_and_controller_and_unknown_volumes_are_not_found() {
+    use v1::{StorageHealthErrorType, VolumeHealthErrorType};
+
+    let world = World::start().await;
+    let made = volume(&world.controller, "v").await;
+    let mut node = NodeClient::new(world.node.clone());
+    let ask = |id: &str| v1::NodeGetVolumeHealthRequest { volume_id: id.into(), ..Default::default() };
+    let told = node.node_get_volume_health(ask(&made.volume_id)).await.unwrap().into_inner();
+    let health = told.volume_health.unwrap();
+    assert_eq!(health.volume_id, made.volume_id);
+    assert_eq!(health.health_statuses[0].status(), VolumeHealthErrorType::Inaccessible);
+    assert_eq!(health.health_statuses[0].reason, "FilesystemShutDown");
+    assert_eq!(node.node_get_volume_health(ask("")).await.unwrap_err().code(), Code::InvalidArgument);
+    let storage = node.node_get_storage_health(v1::NodeGetStorageHealthRequest::default()).await.unwrap();
+    assert_eq!(storage.into_inner().backend_health[0].status(), StorageHealthErrorType::StorageDegraded);
+
+    let mut controller = ControllerClient::new(world.controller.clone());
+    let ask = |id: &str| v1::ControllerGetVolumeHealthRequest { volume_id: id.into(), ..Default::default() };
+    let told = controller.controller_get_volume_health(ask(&made.volume_id)).await.unwrap().into_inner();
+    assert!(told.volume_health.unwrap().health_statuses.is_empty(), "nothing is wrong with it");
+    assert_eq!(
+        controller.controller_get_volume_health(ask("")).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let all = v1::ControllerListVolumeHealthRequest::default();
+    let listed = controller.controller_list_volume_health(all).await.unwrap().into_inner();
+    assert_eq!(listed.entries, [], "only what is not healthy is listed");
 }
 
 #[tokio::test]

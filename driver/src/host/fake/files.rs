@@ -5,12 +5,15 @@ use std::path::Path;
 use super::disk::{Content, Node};
 use super::{FakeHost, Lie};
 use crate::domain::Bytes;
-use crate::host::{FileKind, Files, Meta, Result};
+use crate::host::{DirectoryLock, FileKind, Files, Meta, Result};
 
 impl Files for FakeHost {
     fn stat(&self, path: &Path) -> Result<Option<Meta>> {
         self.call("stat", path, |world| {
             let Some(place) = world.locate(path) else { return Ok(None) };
+            if world.shut_down.contains(&place.device) {
+                return Err(libc::EIO);
+            }
             let Some(disk) = world.disks.get(&place.device) else { return Ok(None) };
             let Some(inode) = disk.find(&place.path) else { return Ok(None) };
             let meta = |kind, size, allocated, stands_for| Meta {
@@ -122,4 +125,17 @@ impl Files for FakeHost {
             }
         })
     }
+
+    fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        self.call("flock", path, |world| {
+            let locked: Box<dyn DirectoryLock> = Box::new(Locked);
+            Ok((!world.locked.contains(path)).then_some(locked))
+        })
+    }
 }
+
+/// One process has all locks of a fake host, except those that a test has given to another.
+#[derive(Debug)]
+struct Locked;
+
+impl DirectoryLock for Locked {}

@@ -113,7 +113,8 @@ impl Mounts for FakeHost {
                 root: mount.root.clone(),
                 target: mount.target.clone(),
                 kind: world.kind_of(mount.device),
-                read_only: mount.read_only,
+                read_only: mount.read_only || world.lost_writing.contains(&mount.device),
+                lost_writing: !mount.read_only && world.lost_writing.contains(&mount.device),
             };
             Ok(world.mounts.iter().map(describe).collect())
         })

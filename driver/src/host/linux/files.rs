@@ -1,13 +1,16 @@
 //! Files and directories.
 
-use std::fs::{self, DirBuilder, FileType, OpenOptions};
+use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
 use super::{Access, LinuxHost, failed, open_directory, open_file};
 use crate::domain::Bytes;
-use crate::host::{FileKind, Files, HostError, Meta, Result};
+use crate::host::{DirectoryLock, FileKind, Files, HostError, Meta, Result};
 
 /// A record is a few kilobytes; whatever is larger than this is not one.
 const LARGEST_RECORD: u64 = 16 << 20;
@@ -88,7 +91,24 @@ impl Files for LinuxHost {
     fn remove_directory(&self, path: &Path) -> Result<()> {
         missing_is_fine(fs::remove_dir(path)).map_err(failed("rmdir", path))
     }
+
+    fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {
+        let directory = open_directory("flock", path)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Box::new(Locked { _lock: lock }))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(failed("flock", path)(errno)),
+        }
+    }
 }
+
+/// Ends with the process, whatever ends it.
+#[derive(Debug)]
+struct Locked {
+    _lock: Flock<File>,
+}
+
+impl DirectoryLock for Locked {}
 
 fn kind_of(kind: FileType) -> FileKind {
     if kind.is_file() {

@@ -212,6 +212,7 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
         target: unescape(words.get(4)?),
         kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
         read_only: is_read_only(words.get(5)?) || is_read_only(words.get(dash + 3)?),
+        lost_writing: !is_read_only(words.get(5)?) && is_read_only(words.get(dash + 3)?),
     })
 }
 
@@ -258,6 +259,14 @@ mod tests {
         assert!(parse_line(b"1 1 0:5 / / rw - tmpfs none rw").is_some_and(|m| !m.read_only));
         assert_eq!(parse_line(b"1 1 0:5 / / rw tmpfs none rw"), None);
         assert_eq!(parse_line(b"garbage"), None);
+    }
+
+    #[test]
+    fn a_filesystem_that_has_lost_its_writing_is_told_from_a_read_only_mount() {
+        let lost = |line: &[u8]| parse_line(line).is_some_and(|mounted| mounted.lost_writing);
+        assert!(lost(b"1 1 7:5 / /m rw,noatime shared:1 - ext4 /dev/loop5 ro"));
+        assert!(!lost(b"1 1 7:5 / /m ro,noatime shared:1 - ext4 /dev/loop5 ro"));
+        assert!(!lost(b"1 1 7:5 / /m ro,noatime shared:1 - ext4 /dev/loop5 rw"));
     }
 
     #[test]

@@ -74,31 +74,14 @@ impl Cgroups {
         Self::among(&table).ok_or_else(|| unsupported("no cgroup hierarchy with blkio or io is mounted"))
     }
 
-    /// Version 1 with `blkio` where there is one: on a hybrid machine the unified hierarchy has no `io` then.
+    /// Version 1 with `blkio` where there is one: on a hybrid machine the unified hierarchy has no `io` then. A
+    /// container sees its own part of a hierarchy and may be given all of it elsewhere: the whole one is wanted.
     fn among(mountinfo: &str) -> Option<Self> {
-        let mut unified = None;
-        for line in mountinfo.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let (mut left, mut right) = (left.split(' '), right.split(' '));
-            let (Some(root), Some(mount)) = (left.nth(3), left.next()) else { continue };
-            let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
-            let found = |hierarchy| Self {
-                hierarchy,
-                mount: mount.into(),
-                root: root.into(),
-                processes: "/proc".into(),
-            };
-            match kind {
-                Some("cgroup") if options.split(',').any(|option| option == "blkio") => {
-                    return Some(found(Hierarchy::V1));
-                }
-                Some("cgroup2") if unified.is_none() && has_io(Path::new(mount)) => {
-                    unified = Some(found(Hierarchy::V2));
-                }
-                Some(_) | None => {}
-            }
-        }
-        unified
+        let found: Vec<Self> = mountinfo.lines().filter_map(hierarchy).collect();
+        let whole = |one: &&Self| one.root == Path::new("/");
+        let of = |version| found.iter().filter(move |one| one.hierarchy == version);
+        let best = |version| of(version).find(whole).or_else(|| of(version).next());
+        best(Hierarchy::V1).or_else(|| best(Hierarchy::V2)).cloned()
     }
 
     fn openers(&self, devices: &BTreeSet<u64>) -> Result<Openers> {
@@ -171,6 +154,20 @@ impl Cgroups {
         }
         Ok(lifted.len())
     }
+}
+
+/// The hierarchy that a line of the mount table shows, if it can limit writes.
+fn hierarchy(line: &str) -> Option<Cgroups> {
+    let (left, right) = line.split_once(" - ")?;
+    let (mut left, mut right) = (left.split(' '), right.split(' '));
+    let (root, mount) = (left.nth(3)?, left.next()?);
+    let (kind, options) = (right.next()?, right.nth(1).unwrap_or_default());
+    let hierarchy = match kind {
+        "cgroup" if options.split(',').any(|option| option == "blkio") => Hierarchy::V1,
+        "cgroup2" if has_io(Path::new(mount)) => Hierarchy::V2,
+        _ => return None,
+    };
+    Some(Cgroups { hierarchy, mount: mount.into(), root: root.into(), processes: "/proc".into() })
 }
 
 fn has_io(mount: &Path) -> bool {
@@ -375,6 +372,9 @@ mod tests {
                       36 30 0:31 / /nowhere/unified rw - cgroup2 cgroup2 rw\n";
         let found = Cgroups::among(hybrid).unwrap();
         assert_eq!((found.hierarchy, found.mount), (Hierarchy::V1, "/sys/fs/cgroup/blkio".into()));
+        let container = "35 30 0:30 /kubepods/pod1/c1 /sys/fs/cgroup/blkio ro - cgroup cgroup rw,blkio\n\
+                         90 30 0:30 / /host/cgroup/blkio rw - cgroup cgroup rw,blkio\n";
+        assert_eq!(Cgroups::among(container).unwrap().mount, Path::new("/host/cgroup/blkio"));
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
         let unified = format!("36 30 0:31 / {} rw - cgroup2 cgroup2 rw\n", scratch.path().display());

@@ -6,6 +6,7 @@
 //! is a collector. A new subject is a new file and a line in [`of_agent`] or [`of_controller`].
 
 pub mod cuts;
+pub mod health;
 pub mod holds;
 pub mod pools;
 pub mod rounds;
@@ -49,6 +50,7 @@ pub fn of_agent(pools: Pools) -> Exposition {
     rpcs::register(&mut registry);
     holds::register(&mut registry);
     rounds::register(&mut registry);
+    health::register(&mut registry);
     pools::register(&mut registry, pools);
     Exposition { registry: Arc::new(registry) }
 }

@@ -38,11 +38,14 @@ fn value(field: &FieldDescriptor, text: &str, depth: usize, secrets: &mut usize)
     if field.is_map() {
         return Some(Value::Map([(MapKey::String(text.into()), Value::String(text.into()))].into()));
     }
-    let one = match field.kind() {
-        Kind::String => Value::String(text.into()),
-        Kind::Bytes => Value::Bytes(Bytes::copy_from_slice(text.as_bytes())),
-        Kind::Message(inner) if depth > 0 => Value::Message(filled(&inner, depth - 1, secrets)),
-        _ => return None,
+    let kind = field.kind();
+    let one = if kind == Kind::String {
+        Value::String(text.into())
+    } else if kind == Kind::Bytes {
+        Value::Bytes(Bytes::copy_from_slice(text.as_bytes()))
+    } else {
+        let inner = kind.as_message().filter(|_| depth > 0)?;
+        Value::Message(filled(inner, depth - 1, secrets))
     };
     Some(if field.is_list() { Value::List(vec![one]) } else { one })
 }

@@ -243,13 +243,19 @@ async fn a_restore_makes_one_volume_per_member_or_only_those_named() {
     let names = |list: &[(CutMember, PlacedVolume)]| {
         list.iter().map(|(_, v)| v.name().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(names(&operator.restore("nightly", "r-", &[], None).await.unwrap()), ["r-pg-data", "r-pg-wal"]);
+    assert_eq!(
+        names(&operator.restore("nightly", "r-", &[], None).await.unwrap()),
+        ["r-pg-data", "r-pg-wal"]
+    );
     let only = operator.restore("nightly", "s-", &["pg-wal".into(), "pg-wal".into()], None).await.unwrap();
     assert_eq!(names(&only), ["s-pg-wal"]);
     let fault = operator.restore("nightly", "r-", &["ring".into()], None).await.unwrap_err();
     assert!(fault.code == Code::NotFound && fault.message.contains("pg-data"), "{fault}");
     assert_eq!(operator.restore("nightly", "", &[], None).await.unwrap_err().code, Code::Invalid);
-    assert_eq!(operator.restore("nightly", &"p".repeat(125), &[], None).await.unwrap_err().code, Code::Invalid);
+    assert_eq!(
+        operator.restore("nightly", &"p".repeat(125), &[], None).await.unwrap_err().code,
+        Code::Invalid
+    );
     assert_eq!(operator.restore("unknown", "r-", &[], None).await.unwrap_err().code, Code::NotFound);
     assert_eq!(world.restored.lock().unwrap().len(), 3);
 }

@@ -1,6 +1,7 @@
 use jiff::Timestamp;
 
 use super::*;
+use crate::domain::health::{Ailment, Condition};
 use crate::domain::record::CutMember;
 use crate::domain::{Level, PoolId, SnapshotId};
 
@@ -21,6 +22,7 @@ fn volume(source: Option<Source>) -> VolumeInfo {
         backend: "btrfs".into(),
         allocated: Bytes::mib(3),
         published_at: Some("/var/lib/kubelet/x".into()),
+        conditions: vec![Ailment::new(Condition::ImageMissing, "it is gone")],
     }
 }
 
@@ -76,6 +78,7 @@ fn hosts_and_cuts_survive_the_way_there_and_back() {
             total: Bytes::gib(9),
             available: Bytes::gib(4),
             path: "/pool".into(),
+            conditions: vec![Ailment::new(Condition::PoolFull, "delete something")],
         }],
     };
     assert_eq!(host_from_proto(host_to_proto(&host)), Ok(host));

@@ -37,6 +37,9 @@ impl Group {
     /// All groups.
     pub const ALL: [Self; 5] = [Self::One, Self::Eight, Self::Sixteen, Self::SixtyFour, Self::Spread];
 
+    /// Without those of sixty-four.
+    pub const SMALL: [Self; 3] = [Self::One, Self::Eight, Self::Sixteen];
+
     /// In selectors and names.
     pub const fn label(self) -> &'static str {
         match self {
@@ -85,19 +88,19 @@ pub struct Field {
 
 impl Field {
     /// Builds it.
-    pub async fn build(run: RunDir, rcu: Rcu) -> Result<Self> {
-        let count: usize = Group::ALL.iter().map(|group| group.places().len()).sum();
+    pub async fn build(run: RunDir, rcu: Rcu, groups: &[Group]) -> Result<Self> {
+        let count: usize = groups.iter().map(|group| group.places().len()).sum();
         let step = Step::begin(format!("{} hosts with {count} idle volumes", HOSTS.len()));
         let members = |group: Group| group.members().map(move |member| pod(group, member));
         let blueprint = Blueprint {
             hosts: HOSTS.map(String::from).to_vec(),
             pool_size: POOL,
-            pods: Group::ALL.into_iter().flat_map(members).collect(),
+            pods: groups.iter().copied().flat_map(members).collect(),
             rcu,
         };
         let stack = Stack::start(run, &blueprint).await?;
         let mut volumes = Vec::new();
-        for group in Group::ALL {
+        for &group in groups {
             for (name, host) in group.members() {
                 volumes.push((group, stack.provision(&name, host, SIZE, FILESYSTEM).await?));
             }

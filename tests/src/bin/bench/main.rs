@@ -21,7 +21,7 @@ use stillpoint_tests::harness::{Stack, Step};
 use tokio::signal::unix::{SignalKind, signal};
 
 use document::Setting;
-use field::Field;
+use field::{Field, Group};
 use table::Results;
 
 /// Whatever happens, the benchmark ends after this.
@@ -35,8 +35,11 @@ struct Arguments {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Write docs/benchmarks.md, too.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "small")]
     write: bool,
+    /// Without the groups of 64 volumes, to see quickly whether everything works.
+    #[arg(long)]
+    small: bool,
 }
 
 fn main() -> ExitCode {
@@ -65,7 +68,8 @@ fn bench(arguments: &Arguments) -> Result<()> {
 
 async fn measured(arguments: &Arguments) -> Result<()> {
     let setting = Setting::now()?;
-    let results = all(arguments.rounds).await?;
+    let groups = if arguments.small { &Group::SMALL[..] } else { &Group::ALL[..] };
+    let results = all(arguments.rounds, groups).await?;
     println!("{}", table::render(&results));
     println!("{}", document::write_json(&setting, &results)?.display());
     if arguments.write {
@@ -75,15 +79,15 @@ async fn measured(arguments: &Arguments) -> Result<()> {
 }
 
 /// Everything with expedited grace periods; then the windows without, as nothing else depends on them.
-async fn all(rounds: u32) -> Result<Results> {
-    let field = Field::build(Stack::directory("bench")?, Rcu::Auto).await?;
+async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
+    let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
     let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
     rows.push(measure::loaded(&field, rounds).await?);
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
     close(field)?;
-    let field = Field::build(Stack::directory("bench")?, Rcu::Never).await?;
+    let field = Field::build(Stack::directory("bench")?, Rcu::Never, groups).await?;
     let plain = measure::windows(&field, Rcu::Never, rounds).await?;
     close(field)?;
     measure::beside(&mut rows, plain);

@@ -31,7 +31,10 @@ const MEASURED: [Group; 4] = [Group::One, Group::Sixteen, Group::SixtyFour, Grou
 pub async fn windows(field: &Field, rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for group in MEASURED {
-        let title = format!("window, {}, idle", group.title());
+        if field.volumes(group).next().is_none() {
+            continue;
+        }
+        let title = title(group);
         let step = Step::begin(format!("{title}, {rcu:?}"));
         let count = if group == Group::One { rounds * MORE_FOR_ONE } else { rounds };
         let own = own_windows(field, group, count).await?;
@@ -65,6 +68,10 @@ pub async fn loaded(field: &Field, rounds: u32) -> Result<Row> {
     })
 }
 
+fn title(group: Group) -> String {
+    format!("window, {}, idle", group.title())
+}
+
 fn script(field: &Field, group: Group) -> Result<Vec<Duration>> {
     let volumes: Vec<&Volume> = field.volumes(group).collect();
     (0..SERIAL_ROUNDS).map(|_| serial::round(field, &volumes)).collect()
@@ -80,7 +87,7 @@ fn goals(group: Group) -> Vec<Goal> {
     }
 }
 
-/// Goals of the plain column, by the title of the row.
+/// Goals of the plain column.
 fn plain_goals(group: Group) -> Vec<Goal> {
     match group {
         Group::One => vec![Goal::MiddleMs(35), Goal::TailMs(75)],
@@ -91,8 +98,9 @@ fn plain_goals(group: Group) -> Vec<Goal> {
 
 /// Puts what was measured without expedited grace periods beside the rest.
 pub fn beside(rows: &mut [Row], plain: Vec<Row>) {
-    for (plain, group) in plain.into_iter().zip(MEASURED) {
-        if let Some(row) = rows.iter_mut().find(|row| row.title == plain.title) {
+    for plain in plain {
+        let group = MEASURED.into_iter().find(|group| title(*group) == plain.title);
+        if let (Some(row), Some(group)) = (rows.iter_mut().find(|row| row.title == plain.title), group) {
             row.plain = Some(plain.own);
             row.plain_goals = plain_goals(group);
         }

@@ -9,12 +9,15 @@ use clap::{Parser, Subcommand};
 use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, up};
 use stillpoint_tests::harness::{self, Step};
 
+/// The cluster that is meant where none is named, here and in the Makefile.
+const DEFAULT: &str = "dev";
+
 /// A real Kubernetes of three nodes on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "stillpoint-cluster", version)]
 struct Arguments {
     /// Which cluster, for several beside each other.
-    #[arg(long, env = "CLUSTER", default_value = "dev")]
+    #[arg(long, env = "CLUSTER", default_value = DEFAULT)]
     name: String,
     #[command(subcommand)]
     command: Command,
@@ -92,7 +95,7 @@ fn run(arguments: Arguments) -> Result<()> {
             addons::stillpoint(&kubectl, &manifests, image)?;
             step.done();
             print!("{}", kubectl.run(&["get", "nodes", "-o", "wide"])?);
-            println!("{}", next_steps());
+            println!("{}", next_steps(&layout));
             Ok(())
         }
         Command::Databases => {
@@ -114,6 +117,15 @@ fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn next_steps() -> &'static str {
-    "\nTry:\n  make kubectl ARGS='get pods -A'\n  make kubectl ARGS='get storageclass,volumesnapshotclass,volumegroupsnapshotclass'\n  make cluster-down"
+/// Three commands to try, as they are to be typed.
+fn next_steps(layout: &Layout) -> String {
+    let cluster = match layout.name() {
+        DEFAULT => String::new(),
+        other => format!(" CLUSTER={other}"),
+    };
+    format!(
+        "\nTry:\n  make kubectl{cluster} ARGS='get pods -A'\n  \
+         make kubectl{cluster} ARGS='get storageclass,volumesnapshotclass,volumegroupsnapshotclass'\n  \
+         make cluster-down{cluster}"
+    )
 }

@@ -66,7 +66,8 @@ impl<'a> Shop<'a> {
     /// Deletes what must go before its namespace: members of a group can only go together.
     pub fn close(self) -> Result<()> {
         let limit = "--timeout=120s";
-        self.space.run(&["delete", "volumegroupsnapshot/shop", "volumesnapshot/orders", limit])?;
+        self.space.run(&["delete", "volumegroupsnapshots", "--all", limit])?;
+        self.space.run(&["delete", "volumesnapshot/orders", limit])?;
         Ok(())
     }
 }
