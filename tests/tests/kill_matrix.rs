@@ -92,9 +92,8 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
     let log = field.log("controller")?;
     let sealed =
         log.lines().find(|line| line.contains("sealed")).context("no seal in the controller's log")?;
-    let request = sealed.split("request=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let request =
-        request.context("no request id in the controller's log")?.trim_matches(['"', '}']).to_owned();
+    let attempt = sealed.split("attempt=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let attempt = attempt.context("no attempt in the controller's log")?.trim_matches(['"', '}']).to_owned();
     for host in 0..Field::hosts() {
         let log = field.log(&format!("agent-{}", Field::host(host)))?;
         let round = log.lines().find(|line| line.contains(&attempt));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::local::LocalHost;
@@ -32,9 +33,11 @@ impl Service {
         deed: impl FnOnce(&LocalHost) -> Result<T, Fault> + Send + 'static,
     ) -> Answer<T> {
         let local = Arc::clone(&self.local);
-        let done = tokio::task::spawn_blocking(move || deed(&local)).await;
-        let outcome =
-            done.unwrap_or_else(|why| Err(Fault::internal(format!("the operation broke off: {why}"))));
+        let (done, outcome) = oneshot::channel();
+        // A caller that is gone does not hear of the outcome.
+        self.rounds.crew.carry_out(Box::new(move || drop(done.send(deed(&local)))));
+        let broke_off = |_| Err(Fault::internal("the operation broke off; the agent's log says why"));
+        let outcome = outcome.await.unwrap_or_else(broke_off);
         outcome.map(Response::new).map_err(status_of)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::rules::Rules;
+use super::rules::{Coordinator, Rules};
 use super::steps::{Help, Next, Step};
 use super::world::{HOME, OTHER, Record, Scope, World};
 
@@ -41,8 +41,8 @@ struct Graph {
 }
 
 /// Explores everything with at most this many faults.
-pub fn explore(rules: &Rules, faults: u8) -> Result<Explored, Box<Violation>> {
-    let start = World::new(faults, rules.coordinator.start());
+pub fn explore(rules: &Rules, faults: u8) -> Result<Explored, Violation> {
+    let start = World::new(faults, Coordinator::START);
     let mut graph = Graph { worlds: vec![start], reached: vec![(0, Step::Begin)], before: Vec::new() };
     let mut known: HashMap<World, u32, BuildHasherDefault<Mix>> = HashMap::default();
     known.insert(start, 0);
@@ -103,7 +103,7 @@ fn broken(world: &World) -> Option<&'static str> {
 }
 
 impl Graph {
-    fn violation(&self, property: &'static str, mut at: usize) -> Box<Violation> {
+    fn violation(&self, property: &'static str, mut at: usize) -> Violation {
         let mut trace = Vec::new();
         loop {
             let (from, step) = self.reached[at];
@@ -114,11 +114,11 @@ impl Graph {
             at = from as usize;
         }
         trace.reverse();
-        Box::new(Violation { property, trace })
+        Violation { property, trace }
     }
 
     /// From every world: whatever hosts do by themselves ends with nothing frozen, and recovery can be completed.
-    fn check_ends(&mut self, scope: Scope) -> Result<(), Box<Violation>> {
+    fn check_ends(&mut self, scope: Scope) -> Result<(), Violation> {
         self.before.sort_unstable_by_key(|(to, from, _)| (*to, *from));
         let stuck = if scope == Scope::AtOnce { None } else { self.may_stay_frozen() };
         if let Some(at) = stuck {

@@ -39,7 +39,15 @@ impl Rules {
             }
             Message::Hold => Order::Hold,
             Message::Cut => Order::Cut,
-            _ => Order::Release,
+            Message::Release => Order::Release,
+            // Reports go the other way.
+            Message::None
+            | Message::Prepared
+            | Message::Held
+            | Message::CutDone
+            | Message::Clean
+            | Message::Lapsed
+            | Message::Failed => return,
         };
         if world.hosts[at].of == attempt {
             self.feed(world, at, Event::Order(order));
@@ -99,7 +107,7 @@ impl Rules {
         let job = member.job;
         member.job = match job {
             Job::FreezeThenThaw | Job::CopyThenThaw => Job::Thaw,
-            _ => Job::None,
+            Job::None | Job::Freeze | Job::Copy | Job::Thaw | Job::Undo => Job::None,
         };
         let mut done = true;
         match job {
@@ -141,7 +149,7 @@ impl Rules {
                 }
                 Event::Done(Deed::Undo)
             }
-            _ => {
+            Job::None | Job::FreezeThenThaw | Job::CopyThenThaw | Job::Thaw => {
                 let fired = host.guard != Guard::Armed;
                 host.guard = if host.guard == Guard::Dead { Guard::Dead } else { Guard::Idle };
                 host.bad = fired || host.members.iter().any(|member| member.lapsed);
@@ -167,7 +175,7 @@ impl Rules {
     }
 
     /// The guard lets go because its limit passed, or looks again after that.
-    pub fn guard_fires(&self, world: &mut World, at: usize) {
+    pub fn guard_fires(world: &mut World, at: usize) {
         world.hosts[at].guard = Guard::Fired;
         lapse(world, at);
     }
@@ -181,7 +189,7 @@ impl Rules {
     }
 
     /// SIGKILL. `freezes`: members whose FIFREEZE is under way end up frozen; `copies`: snapshots under way exist.
-    pub fn agent_dies(&self, world: &mut World, at: usize, freezes: [bool; MEMBERS], copies: bool) {
+    pub fn agent_dies(world: &mut World, at: usize, freezes: [bool; MEMBERS], copies: bool) {
         let host = &mut world.hosts[at];
         let was_at_work = host.is_live();
         for (member, freezes) in host.members.iter_mut().zip(freezes) {
@@ -211,7 +219,7 @@ impl Rules {
     }
 
     /// The agent starts: an unsealed cut whose home is here is void, what is frozen is thawed.
-    pub fn agent_starts(&self, world: &mut World, at: usize) {
+    pub fn agent_starts(world: &mut World, at: usize) {
         world.hosts[at].agent = Life::Alive;
         if at == super::world::HOME && matches!(world.hosts[at].record, Record::Round(_)) {
             world.hosts[at].forget_cut();

@@ -4,7 +4,7 @@ use stillpoint::domain::round::coordinator::{Action, Event as Told, Report, Stat
 use stillpoint::domain::round::participant::{Event, State};
 
 use super::hosts::{Answer, attempt_of};
-use super::rules::{ReadRule, Recovery, Rules};
+use super::rules::{Coordinator, ReadRule, Recovery, Rules};
 use super::world::{
     Call, End, Guard, HOME, HOSTS, Job, Life, MEMBERS, Message, OTHER, Phase, Record, Scope, World,
 };
@@ -50,7 +50,7 @@ impl Rules {
         out.clear();
         for host in 0..HOSTS {
             self.on_host(world, host, out);
-            self.starts_and_deaths(world, host, out);
+            Self::starts_and_deaths(world, host, out);
         }
         for controller in 0..2 {
             for host in 0..HOSTS {
@@ -87,7 +87,7 @@ impl Rules {
         }
         let armed = here.guard == Guard::Armed && timed;
         if armed || (here.guard == Guard::Fired && here.frozen()) {
-            local(Step::GuardLimitPasses { host }, &|w| self.guard_fires(w, host));
+            local(Step::GuardLimitPasses { host }, &|w| Self::guard_fires(w, host));
         }
         if here.eof {
             local(Step::GuardSeesEnd { host }, &|w| self.guard_sees_end(w, host));
@@ -101,15 +101,15 @@ impl Rules {
         }
     }
 
-    fn starts_and_deaths(&self, world: &World, host: usize, out: &mut Next) {
+    fn starts_and_deaths(world: &World, host: usize, out: &mut Next) {
         let here = &world.hosts[host];
         if here.agent == Life::Dead {
             // Only where the guard died too is a restart what lets go.
             let help = if here.guard_lost { Help::None } else { Help::Needed };
-            push(world, (Step::AgentStarts { host }, help, 0), &|w| self.agent_starts(w, host), out);
+            push(world, (Step::AgentStarts { host }, help, 0), &|w| Self::agent_starts(w, host), out);
         } else {
             for (first, second) in [(false, false), (true, false), (false, true), (true, true)] {
-                let dies = |w: &mut World| self.agent_dies(w, host, [first, second], first);
+                let dies = |w: &mut World| Self::agent_dies(w, host, [first, second], first);
                 push(world, (Step::AgentDies { host }, Help::Needed, 1), &dies, out);
             }
         }
@@ -173,10 +173,7 @@ impl Rules {
     /// The end of a stream is no news after its host has released.
     fn has_said_its_last(&self, world: &World, controller: usize, host: usize) -> bool {
         let Phase::Round(number) = world.slots[controller].phase else { return false };
-        match self.coordinator.state(number) {
-            Standing::Releasing(waiting, _) => !waiting.contains(&host),
-            _ => false,
-        }
+        matches!(self.coordinator.state(number), Standing::Releasing(waiting, _) if !waiting.contains(&host))
     }
 
     /// One event for the real coordinator, and what it wants done.
@@ -186,7 +183,11 @@ impl Rules {
         world.slots[controller].phase = match self.coordinator.state(next) {
             Standing::Clean => Phase::SealHome,
             Standing::Failed(_) => Phase::Voiding((1 << HOSTS) - 1),
-            _ => Phase::Round(next),
+            Standing::Opening(_)
+            | Standing::Ready
+            | Standing::Holding(_)
+            | Standing::Cutting(_)
+            | Standing::Releasing(..) => Phase::Round(next),
         };
         for action in actions {
             let order = match action {
@@ -194,7 +195,7 @@ impl Rules {
                 Action::Cut => Message::Cut,
                 Action::Release => Message::Release,
                 Action::Close => {
-                    self.hang_up(world, controller);
+                    hang_up(world, controller);
                     continue;
                 }
             };
@@ -203,15 +204,6 @@ impl Rules {
                     wire.order = order;
                 }
             }
-        }
-    }
-
-    /// The controller's ends of all streams are gone.
-    fn hang_up(&self, world: &mut World, controller: usize) {
-        for wire in &mut world.wires[controller] {
-            wire.agent_end = true;
-            wire.controller_end = End::Broken;
-            wire.reports = [Message::None; 2];
         }
     }
 
@@ -256,7 +248,7 @@ impl Rules {
         }
         let dies = |w: &mut World| {
             if matches!(w.slots[controller].phase, Phase::Round(_)) {
-                self.hang_up(w, controller);
+                hang_up(w, controller);
             }
             w.slots[controller].phase = end_of(controller);
         };
@@ -312,7 +304,7 @@ impl Rules {
             slot.phase = Phase::Idle;
             return;
         }
-        slot.phase = Phase::Round(self.coordinator.start());
+        slot.phase = Phase::Round(Coordinator::START);
         world.faults = if self.scope == Scope::Retry { 0 } else { world.faults };
         world.open(controller);
     }
@@ -392,6 +384,15 @@ impl Rules {
     }
 }
 
+/// The controller's ends of all streams are gone.
+fn hang_up(world: &mut World, controller: usize) {
+    for wire in &mut world.wires[controller] {
+        wire.agent_end = true;
+        wire.controller_end = End::Broken;
+        wire.reports = [Message::None; 2];
+    }
+}
+
 /// The first controller makes one attempt; the second goes on looking.
 fn end_of_call(controller: usize) -> Phase {
     if controller == 0 { Phase::Ended } else { Phase::Idle }
@@ -408,7 +409,9 @@ fn told(host: usize, report: Message) -> Told {
         Message::CutDone => Told::Reported(host, Report::Cut),
         Message::Clean => Told::Reported(host, Report::ReleasedClean),
         Message::Lapsed => Told::Reported(host, Report::ReleasedLapsed),
-        _ => Told::HostFailed(host),
+        Message::None | Message::Open | Message::Hold | Message::Cut | Message::Release | Message::Failed => {
+            Told::HostFailed(host)
+        }
     }
 }
 

@@ -97,6 +97,8 @@ pub enum Life {
     Dead,
 }
 
+// What the kernel, the worker and the pool know of one member: a bit each.
+#[allow(clippy::struct_excessive_bools)]
 /// Members of one host are alike, so they are kept sorted: that is the model's symmetry reduction. Hosts are not alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Member {
@@ -305,7 +307,7 @@ impl World {
             Record::Round(_) => false,
             Record::Sealed(_) => other == home,
         };
-        agree && !self.frozen() && !self.hosts.iter().any(|host| host.is_live())
+        agree && !self.frozen() && !self.hosts.iter().any(Host::is_live)
     }
 
     pub fn members(&self) -> impl Iterator<Item = &Member> {

@@ -83,8 +83,13 @@ impl Workspace {
 
     /// Waits until a condition or a `jsonpath` of an object is so; in the error, what the object's events say.
     pub fn wait(&self, object: &str, what: &str) -> Result<Duration> {
+        self.wait_within(LIMIT, object, what)
+    }
+
+    /// As [`Workspace::wait`], for what needs longer.
+    pub fn wait_within(&self, limit: Duration, object: &str, what: &str) -> Result<Duration> {
         let begin = Instant::now();
-        let (what, limit) = (format!("--for={what}"), format!("--timeout={}s", LIMIT.as_secs()));
+        let (what, limit) = (format!("--for={what}"), format!("--timeout={}s", limit.as_secs()));
         let waited = self.run(&["wait", &what, &limit, object]);
         waited.map_err(|error| anyhow::anyhow!("{error:#}\n{}", self.told(object)))?;
         Ok(begin.elapsed())

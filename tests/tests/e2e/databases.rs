@@ -21,7 +21,7 @@ use shop::{ALONE, IN_GROUP, Loads, Shop, UNTOUCHED, example};
 use told::RunTold;
 
 /// Everything but the deletion; what waits has limits of its own.
-const STORY_LIMIT: Duration = Duration::from_mins(10);
+const STORY_LIMIT: Duration = Duration::from_mins(15);
 /// Load before the cut, to compare with.
 const USUAL: Duration = Duration::from_secs(6);
 /// Load after it.

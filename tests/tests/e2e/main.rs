@@ -1,6 +1,9 @@
 //! Stillpoint in a real Kubernetes of three nodes, by plain kubectl. `make e2e` brings the cluster up, runs these tests
 //! one after the other, and takes the cluster down.
 
+// Helpers of tests may unwrap like tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod client;
 mod databases;
 mod deaths;

@@ -83,7 +83,9 @@ fn a_group_that_is_deleted_while_it_is_made_leaves_nothing_and_owes_nothing() {
             .unwrap();
     }
     space
-        .eventually("no snapshot is left", || Ok(space.snapshots()?.is_empty() && space.all_cuts()?.is_empty()))
+        .eventually("no snapshot is left", || {
+            Ok(space.snapshots()?.is_empty() && space.all_cuts()?.is_empty())
+        })
         .unwrap();
     // And the volumes can be taken again.
     space.apply(&group("again", None)).unwrap();

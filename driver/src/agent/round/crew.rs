@@ -40,6 +40,8 @@ pub trait Crew: Send + Sync {
     fn conduct(&self, start: Start) -> io::Result<Inbox>;
     /// Runs a worker until its errands are dropped.
     fn employ(&self, worker: Worker, reply: Reply) -> io::Result<Errands>;
+    /// Carries out one call, which may block.
+    fn carry_out(&self, call: Box<dyn FnOnce() + Send>);
 }
 
 /// A thread per round and one per member: FIFREEZE cannot be interrupted.
@@ -59,6 +61,10 @@ impl Crew for Threads {
         let (orders, queue) = channel();
         thread::Builder::new().name("member".into()).spawn(move || work(worker, &queue, &reply))?;
         Ok(Box::new(move |work| orders.send(work).is_ok()))
+    }
+
+    fn carry_out(&self, call: Box<dyn FnOnce() + Send>) {
+        tokio::task::spawn_blocking(call);
     }
 }
 

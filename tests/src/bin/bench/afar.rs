@@ -45,8 +45,7 @@ pub async fn copies(
     }
     let dd = Samples::times(dd);
     let limit = dd.percentile(50).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    let title =
-        format!("restore of 1 GiB on another host (script: dd, direct; goal: {SHARE} % of its speed)");
+    let title = format!("restore of 1 GiB on another host (script: dd, direct; goal {SHARE} % of its speed)");
     Ok(Row { other: Some(dd), ..Row::times(title, own, vec![Goal::MiddleMs(limit * 100 / SHARE)]) })
 }
 

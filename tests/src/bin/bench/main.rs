@@ -7,6 +7,7 @@ mod document;
 mod field;
 mod load;
 mod measure;
+mod overhead;
 mod serial;
 mod table;
 mod ways;
@@ -86,6 +87,7 @@ async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
+    rows.push(overhead::coordinator(rounds).await?);
     close(field)?;
     let field = Field::build(Stack::directory("bench")?, Rcu::Never, groups).await?;
     let plain = measure::windows(&field, Rcu::Never, rounds).await?;

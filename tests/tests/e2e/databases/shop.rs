@@ -25,6 +25,8 @@ pub type Addresses = [SocketAddr; cassandra::NODES];
 const CQL_PORT: u16 = 9042;
 const POSTGRESQL_PORT: u16 = 5432;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Three Java programs start at once, on a machine that may be busy with much else.
+const START_LIMIT: Duration = Duration::from_mins(5);
 const CONNECTIONS: u32 = 2;
 
 /// A file of `deploy/examples/databases`.
@@ -93,7 +95,7 @@ pub fn server(space: &Workspace, number: usize) -> Result<Config> {
 fn running(space: &Workspace, pod: &str) -> Result<std::net::IpAddr> {
     let object = format!("pod/{pod}");
     space.wait(&object, "create")?;
-    space.wait(&object, READY)?;
+    space.wait_within(START_LIMIT, &object, READY)?;
     space.address(pod)
 }
 

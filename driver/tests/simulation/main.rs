@@ -1,0 +1,125 @@
+//! The real controller and the real agents over a simulated network, on simulated time and simulated kernels.
+//!
+//! Each seed is another world: who dies when, which messages are late or lost, which kernel calls take long or fail. After
+//! each episode everything is put right, and then: nothing is frozen, groups are whole or gone, every group's members are of
+//! one instant (writers leave a causal chain over the hosts), nothing has leaked, what callers were told is true, and what
+//! they were not told succeeds when they ask again.
+//!
+//! `SEED=n` replays one seed and prints what happened. `FROM=n`, `SEEDS=n` and `EPISODES=n` say which and how much,
+//! `MINUTES=n` goes on with new ones for so long (`make soak`).
+
+mod check;
+mod cluster;
+mod controller;
+mod crew;
+mod dice;
+mod episode;
+mod faults;
+mod guard;
+mod ledger;
+mod machine;
+mod net;
+mod scenarios;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cluster::Cluster;
+use episode::{Told, episode};
+use guard::Duty;
+use stillpoint::controller::cuts::Barrier;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Runs one seed; the error is what is wrong, with everything that happened before.
+fn run(seed: u64, episodes: u64, prepare: fn(&mut Cluster)) -> Result<u64, String> {
+    let mut cluster = Cluster::new(seed);
+    prepare(&mut cluster);
+    let mut told = Told::default();
+    for _ in 0..episodes {
+        let outcome = catch_unwind(AssertUnwindSafe(|| episode(&mut cluster, &mut told)));
+        let outcome = outcome.unwrap_or_else(|_| Err("a panic, see above".into()));
+        outcome.map_err(|why| format!("SEED={seed}: {why}\n{}", cluster.trace()))?;
+    }
+    if std::env::var_os("SEED").is_some() {
+        println!("{}", cluster.trace());
+    }
+    Ok(told.rounds)
+}
+
+/// One seed that was asked for, so many from a number on, or new ones for so many minutes.
+fn seeds() -> Box<dyn Iterator<Item = u64>> {
+    if let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
+        return Box::new(std::iter::once(seed));
+    }
+    if let minutes @ 1.. = number("MINUTES", 0) {
+        let end = Instant::now() + Duration::from_mins(minutes);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        return Box::new((number("FROM", now)..).take_while(move |_| Instant::now() < end));
+    }
+    let from = number("FROM", 0);
+    Box::new(from..from + number("SEEDS", 200))
+}
+
+#[test]
+fn whatever_goes_wrong_groups_are_whole_or_gone() {
+    let episodes = number("EPISODES", 1);
+    let (mut rounds, mut count) = (0, 0_u64);
+    for seed in seeds() {
+        match run(seed, episodes, |_| {}) {
+            Ok(more) => rounds += more,
+            Err(why) => panic!("{why}"),
+        }
+        count += 1;
+    }
+    println!("{count} seeds, {rounds} rounds");
+}
+
+/// A simulation that cannot fail shows nothing.
+fn must_be_found(seeds: u64, prepare: fn(&mut Cluster), expected: &str) {
+    for seed in 0..seeds {
+        if let Err(why) = run(seed, 3, prepare) {
+            assert!(why.contains(expected), "{why}");
+            println!("found with seed {seed}");
+            return;
+        }
+    }
+    let nothing = "nothing was found";
+    assert_eq!(nothing, expected, "in {seeds} seeds");
+}
+
+#[test]
+fn without_the_barrier_a_cut_out_of_order_is_found() {
+    must_be_found(10, |cluster| cluster.barrier = Barrier::Down, "the cut has entry");
+}
+
+#[test]
+fn a_guard_that_sleeps_when_its_agent_dies_is_found() {
+    let lazy = |cluster: &mut Cluster| {
+        for machine in &cluster.machines {
+            machine.guard.set_duty(Duty::SleepsAtEof);
+        }
+    };
+    must_be_found(200, lazy, "is frozen for");
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    let story = || {
+        let mut cluster = Cluster::new(7);
+        let mut told = Told::default();
+        for _ in 0..2 {
+            episode(&mut cluster, &mut told).unwrap_or_else(|why| panic!("{why}\n{}", cluster.trace()));
+        }
+        // Attempts have random names of sixteen digits.
+        let words = cluster.trace().lines().map(|line| {
+            line.split_whitespace().filter(|word| word.len() != 16).collect::<Vec<_>>().join(" ")
+        });
+        words.collect::<Vec<_>>()
+    };
+    for (line, (once, again)) in story().into_iter().zip(story()).enumerate() {
+        assert_eq!(once, again, "line {line}");
+    }
+}
