@@ -212,7 +212,7 @@ async fn contract(test: &str, kind: BackendKind) -> Result<()> {
     }
     check_ascending(&ranges, 0);
     let written =
-        |block: u64| (block < 100 && block % 2 == 0) || (40..140).contains(&block) && block % 4 == 0;
+        |block: u64| (block < 100 && block.is_multiple_of(2)) || (40..140).contains(&block) && block.is_multiple_of(4);
     assert!((0..BLOCKS).all(|block| !written(block) || is_in(&ranges, block)), "all data is told");
     assert!(!is_in(&ranges, BLOCKS - 1), "and holes are not");
 

@@ -211,7 +211,7 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
         }
         match cuts.delete(&cut.id).await {
             Ok(()) => {
-                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left")
+                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left");
             }
             Err(fault) if fault.code == Code::Aborted => {}
             Err(fault) => return Err(fault),

@@ -65,9 +65,13 @@ fn strip_value(value: &mut Value, depth: usize) {
     if let Value::Message(message) = value {
         strip(message, depth);
     } else if let Value::List(values) = value {
-        values.iter_mut().for_each(|value| strip_value(value, depth));
+        for value in values.iter_mut() {
+            strip_value(value, depth);
+        }
     } else if let Value::Map(values) = value {
-        values.values_mut().for_each(|value| strip_value(value, depth));
+        for value in values.values_mut() {
+            strip_value(value, depth);
+        }
     }
 }
 
