@@ -69,6 +69,10 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Delete a cut with all its snapshots.
     Delete(DeleteArgs),
+    /// Stop the run of a cut that is being taken; what it did to applications is undone.
+    Cancel(CancelArgs),
+    /// List runs that are over but still owe something to their application.
+    Overdue(ListArgs),
     /// Show what happened when during a cut.
     Timeline(TimelineArgs),
     /// Read rules.
@@ -135,6 +139,9 @@ pub struct SnapshotArgs {
     /// Only pods of this namespace; may be given several times.
     #[arg(long = "namespace", short = 'n', value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
+    /// A value of a parameter of the rule; may be given several times.
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = param)]
+    pub params: Vec<(String, String)>,
     /// Show what would be done; nothing is executed.
     #[arg(long)]
     pub plan: bool,
@@ -214,7 +221,8 @@ pub struct TimelineArgs {
 /// `stillpoint rule …`
 #[derive(Debug, Subcommand)]
 pub enum RuleCommand {
-    /// Print a rule of any accepted form (canonical, short, Stork's) in the canonical form.
+    /// Print a rule in the canonical form: any accepted form (canonical, short, Stork's, with its background commands),
+    /// or the hook annotations of Velero on a pod or on what makes pods.
     Convert {
         /// The rule.
         file: PathBuf,
@@ -222,8 +230,34 @@ pub enum RuleCommand {
         #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
         output: Format,
     },
-    /// The same as `snapshot --plan`.
+    /// The same as `snapshot --plan`: pods, containers, volumes, hosts, order, expected pause; nothing is executed.
     Plan(SnapshotArgs),
+    /// Look for what is wrong or unsafe in a rule; executes nothing and asks nobody.
+    Lint {
+        /// The rule.
+        file: PathBuf,
+        /// Output.
+        #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+        output: Format,
+    },
+    /// Run the steps of a rule WITHOUT a cut, to try them, and print what happened.
+    Test(SnapshotArgs),
+}
+
+fn param(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `stillpoint cancel …`
+#[derive(Debug, Group)]
+pub struct CancelArgs {
+    /// Name of the cut that is being taken.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 impl Command {
@@ -243,6 +277,8 @@ impl Command {
             | Self::Volumes(_)
             | Self::Restore(_)
             | Self::Delete(_)
+            | Self::Cancel(_)
+            | Self::Overdue(_)
             | Self::Timeline(_)
             | Self::Rule(_) => "warn",
         }

@@ -1,8 +1,9 @@
 //! The rules engine's [`Cutter`] over the controller's [`Cuts`], and what a failed run means to a caller.
 
 use async_trait::async_trait;
+use stillpoint_rules::failure::{self, Class, Failure};
 use stillpoint_rules::ports::{CutError, CutReport, CutRequest, Cutter, OpenCut, SealRequest, StorageLevel};
-use stillpoint_rules::run::{DebtState, Run};
+use stillpoint_rules::run::Run;
 
 use crate::controller::cuts::{self, Barrier, CutOrder, Cuts, Opened, Taken};
 use crate::domain::{Code, CutKind, Fault, Level, VolumeId};
@@ -115,17 +116,19 @@ fn cut_error(fault: Fault) -> CutError {
 pub fn run_fault(run: &Run) -> Fault {
     let why = match run.failures.as_slice() {
         [] => "the run ended without a cut and without a reason; report this".to_owned(),
-        failures => failures.join("; "),
+        failures => failure::in_words(failures),
     };
-    let owed = run.debts.iter().filter(|debt| debt.state != DebtState::Paid);
-    let owed: Vec<_> = owed.map(|debt| format!("{} in {}", debt.step_name, debt.target.pod)).collect();
+    let owed: Vec<_> = run.owed().map(|debt| format!("{} in {}", debt.step_name, debt.target.pod)).collect();
     let why = match owed.as_slice() {
         [] => why,
         owed => format!("{why}; STILL OWED to the application, look at it: {}", owed.join(", ")),
     };
     let message = format!("no cut was made: {why}");
-    if run.plan.is_none() || run.attempts.iter().any(|attempt| attempt.error.is_some()) {
+    let classes: Vec<Class> = run.failures.iter().map(Failure::class).collect();
+    if classes.contains(&Class::Fix) {
         Fault::precondition(message)
+    } else if classes.contains(&Class::Bug) {
+        Fault::internal(message)
     } else {
         Fault::aborted(message)
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stillpoint::agent;
 use stillpoint::args::{Args, Command};
-use stillpoint::cli::{cuts, exit, pki, pool, rule, snapshot, volumes};
+use stillpoint::cli::{cuts, exit, pki, pool, rule, runs, snapshot, volumes};
 use stillpoint::domain::Fault;
 use stillpoint::kube;
 use stillpoint::observe::log;
@@ -51,6 +51,8 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
         Command::Restore(args) => volumes::restore(args).await,
         Command::Delete(args) => cuts::delete(args).await,
         Command::Timeline(args) => cuts::timeline(args).await,
+        Command::Cancel(args) => runs::cancel(args).await,
+        Command::Overdue(args) => runs::overdue(args).await,
         Command::Rule(command) => rule::run(command).await,
     }
 }

@@ -96,9 +96,17 @@ fn a_rule_says_in_its_schema_what_its_reader_would_refuse() {
     assert_eq!(steps["x-kubernetes-list-map-keys"][0], "name");
     let step = &steps["items"]["properties"];
     for part in ["before", "hold", "after"] {
-        let rule = &step[part]["x-kubernetes-validations"][0]["rule"];
-        assert_eq!(rule, "has(self.command) != has(self.shell)", "{part}");
+        let rule = step[part]["x-kubernetes-validations"][0]["rule"].as_str().unwrap();
+        let ways: &[&str] = match part {
+            "hold" => &["command", "shell"],
+            _ => &["command", "shell", "http", "wait"],
+        };
+        for way in ways {
+            assert!(rule.contains(&format!("has(self.{way})")), "{part}: {rule}");
+        }
     }
+    let entry = &step["before"]["properties"]["env"]["items"];
+    assert_eq!(entry["x-kubernetes-validations"][0]["rule"], "has(self.value) != has(self.secret)");
     assert_eq!(step["before"]["properties"]["timeout"]["type"], "string");
     assert_eq!(step["onFailure"]["enum"], serde_json::json!(["abort", "degrade", "ignore"]));
     assert_eq!(step["pods"]["properties"]["pick"]["enum"], serde_json::json!(["all", "one", "leader"]));
@@ -118,7 +126,16 @@ fn the_status_of_a_run_is_a_subresource_and_of_a_rule_there_is_none() {
 /// Every field that the reader knows has a place in the schema, or the API server would drop it in silence.
 #[test]
 fn the_schema_keeps_everything_that_a_rule_can_say() {
-    let spec = serde_json::json!({ "steps": [{
+    let secret = serde_json::json!({ "name": "db", "key": "password" });
+    let env = serde_json::json!([{ "name": "MODE", "value": "fast" }, { "name": "PW", "secret": secret }]);
+    let http = serde_json::json!({
+        "method": "POST", "port": 9200, "path": "/flush", "status": 200, "headers": env, "body": "x",
+        "tls": { "ca": secret, "serverName": "db.example" }
+    });
+    let spec = serde_json::json!({
+        "params": [{ "name": "db", "type": "text", "default": "shop" }],
+        "redact": ["token=x+"],
+        "steps": [{
         "name": "lock",
         "pods": {
             "selector": {
@@ -128,12 +145,16 @@ fn the_schema_keeps_everything_that_a_rule_can_say() {
             "fromVolumes": true, "container": "db", "min": 2, "pick": "one",
             "where": { "shell": "is-primary", "timeout": "5s", "outputLimit": 10 }
         },
-        "before": { "command": ["flush"], "timeout": "1m30s", "outputLimit": 100 },
+        "before": {
+            "command": ["flush"], "timeout": "1m30s", "outputLimit": 100, "env": env,
+            "retry": { "times": 2, "pause": "1s" }, "idempotent": true
+        },
         "hold": {
             "command": ["client"], "send": ["lock"], "ready": "held",
-            "probe": { "send": "x", "expect": "y" }, "finish": ["unlock"], "limit": "5s"
+            "probe": { "send": "x", "expect": "y" }, "finish": ["unlock"], "limit": "5s",
+            "env": env, "heartbeat": "1s", "onLost": "degrade"
         },
-        "after": { "shell": "log" },
+        "after": { "wait": { "http": http, "every": "1s" } },
         "onFailure": "degrade"
     }] });
     stillpoint_rules::text::parse(&canonical_text("shop", "lock", &spec)).unwrap();

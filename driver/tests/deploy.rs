@@ -100,6 +100,7 @@ fn the_right_to_run_commands_is_bound_to_nobody() {
     assert_eq!(strings(&exec[0]["resources"]), ["pods/exec"]);
     for binding in of_kind(&all, "ClusterRoleBinding").into_iter().chain(of_kind(&all, "RoleBinding")) {
         assert_ne!(binding["roleRef"]["name"], "stillpoint-exec");
+        assert_ne!(binding["roleRef"]["name"], "stillpoint-secrets");
     }
 }
 
@@ -112,7 +113,9 @@ fn no_role_has_a_wildcard_and_secrets_are_read_by_name_only() {
             let resources = strings(&rule["resources"]);
             let is_exec = resources.iter().any(|resource| resource == "pods/exec");
             assert_eq!(is_exec, role["metadata"]["name"] == "stillpoint-exec", "{rule}");
-            if resources.iter().any(|resource| resource == "secrets") {
+            if role["metadata"]["name"] == "stillpoint-secrets" {
+                assert_eq!((resources, strings(&rule["verbs"])), (vec!["secrets".into()], vec!["get".into()]));
+            } else if resources.iter().any(|resource| resource == "secrets") {
                 assert_eq!(role["kind"], "Role", "only in the own namespace");
                 let verbs = strings(&rule["verbs"]);
                 let by_name = strings(&rule["resourceNames"]) == ["stillpoint-ca"] && verbs == ["get"];

@@ -4,14 +4,22 @@
 
 mod action;
 mod duration;
+mod env;
+mod hold;
+mod http;
+pub mod params;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use action::invocation;
-pub use action::{Command, CommandError, Hold, Invocation, Probe};
+pub use action::{Check, Command, CommandError, Deed, Invocation, Retry, Wait};
+pub(crate) use action::{check, deed, invocation};
 pub use duration::{DurationError, Length, parse_length};
+pub use env::{EnvEntry, SecretRef, is_secret_key, is_variable};
+pub use hold::{Hold, OnLost, Probe};
+pub use http::{HttpCall, Method, Tls};
+pub use params::{Param, ParamKind};
 
 /// `apiVersion` of the canonical form.
 pub const API_VERSION: &str = "stillpoint.dev/v1alpha1";
@@ -38,6 +46,18 @@ pub mod limits {
     pub const ARGV_ITEMS: usize = 512;
     /// Lines that a session sends or finishes with.
     pub const SESSION_LINES: usize = 64;
+    /// Variables of one command, headers of one request.
+    pub const ENTRIES: usize = 64;
+    /// Body of one request.
+    pub const BODY_BYTES: usize = 64 * 1024;
+    /// Parameters of one rule.
+    pub const PARAMS: usize = 64;
+    /// Patterns of text that is not shown.
+    pub const PATTERNS: usize = 16;
+    /// How often something is tried again.
+    pub const RETRIES: u32 = 10;
+    /// A secret is a password or a certificate, not a file of data.
+    pub const SECRET_BYTES: usize = 64 * 1024;
 }
 
 /// What applies where a rule says nothing.
@@ -56,6 +76,20 @@ pub mod defaults {
     pub const MIN_PODS: u32 = 1;
     /// Pods of one step that are worked with at the same time.
     pub const PARALLEL_PODS: usize = 64;
+    /// Between two questions of a `wait`.
+    pub const WAIT_EVERY: Duration = Duration::from_secs(1);
+    /// Before something is tried again; doubled each time.
+    pub const RETRY_PAUSE: Duration = Duration::from_secs(1);
+    /// The longest such pause.
+    pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+    /// How often an `after` that failed is tried again while its run lives.
+    pub const AFTER_RETRIES: u32 = 2;
+    /// Before an overdue `after` is tried again; doubled each time.
+    pub const OVERDUE_PAUSE: Duration = Duration::from_secs(10);
+    /// The longest such pause.
+    pub const OVERDUE_PAUSE_MAX: Duration = Duration::from_mins(10);
+    /// Reading one secret.
+    pub const SECRET_TIMEOUT: Duration = Duration::from_secs(10);
 }
 
 /// What to do to an application around a cut.
@@ -84,6 +118,14 @@ pub struct Metadata {
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleSpec {
+    /// Values that the one who asks may choose.
+    #[cfg_attr(feature = "kube", schemars(length(max = 64)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<Param>,
+    /// Regular expressions: what they match in outputs is not shown.
+    #[cfg_attr(feature = "kube", schemars(length(max = 16)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<String>,
     /// In order going in, in reverse order coming out.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 64)))]
     pub steps: Vec<Step>,

@@ -3,24 +3,33 @@
 //! The shell has no policy. It bounds every wait, keeps the [`Run`] record, and makes sure that a run which was
 //! begun comes to its end even when the one who asked for it goes away: each run is a task of its own.
 
+mod attempt;
 mod conduct;
+mod overdue;
 mod pods;
+mod rehearsal;
 mod sessions;
+mod steps;
 mod stop;
+mod storage;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::api::Rule;
+use crate::api::{Rule, params};
+use crate::failure::{Failure, FailureKind};
 use crate::machine::{Machine, Outline, Phase, StepOutline};
 use crate::plan::{CutVolume, Plan, PlanError, plan};
-use crate::ports::{Cutter, Inventory, InventoryError, Journal, JournalError, PodExec};
+use crate::ports::{Cutter, Inventory, InventoryError, Journal, JournalError, PodExec, Secrets};
 use crate::run::{DebtState, Run};
 
-use conduct::Conductor;
+use conduct::{Conductor, Over};
+use overdue::OverdueRuns;
+pub use rehearsal::NothingCut;
 use stop::Stop;
 
 /// What the engine works with.
@@ -30,6 +39,8 @@ pub struct Ports {
     pub inventory: Arc<dyn Inventory>,
     /// Runs commands in them.
     pub exec: Arc<dyn PodExec>,
+    /// Reads the secrets that rules name.
+    pub secrets: Arc<dyn Secrets>,
     /// Takes cuts.
     pub cutter: Arc<dyn Cutter>,
     /// Remembers runs.
@@ -82,6 +93,10 @@ pub struct RunRequest {
     pub namespaces: Vec<String>,
     /// The run is stopped and undone when it has not cut by then.
     pub budget: Duration,
+    /// Values of the rule's parameters.
+    pub params: BTreeMap<String, String>,
+    /// The steps are only tried: the cutter is one that cuts nothing.
+    pub rehearsal: bool,
 }
 
 /// How the one who asks follows and stops a run. Both are optional.
@@ -113,12 +128,19 @@ pub struct Engine {
     limits: Limits,
     shutdown: watch::Sender<Option<String>>,
     active: watch::Sender<usize>,
+    overdue: OverdueRuns,
 }
 
 impl Engine {
     /// An engine over these ports.
     pub fn new(ports: Ports, limits: Limits) -> Self {
-        Self { ports, limits, shutdown: watch::Sender::new(None), active: watch::Sender::new(0) }
+        Self {
+            ports,
+            limits,
+            shutdown: watch::Sender::new(None),
+            active: watch::Sender::new(0),
+            overdue: OverdueRuns::default(),
+        }
     }
 
     /// What a run would do. Lists pods and executes nothing.
@@ -135,11 +157,46 @@ impl Engine {
         let conductor =
             Conductor::new(self.ports.clone(), self.limits.clone(), run.clone(), stop, control.progress);
         let busy = Busy::new(self.active.clone());
+        let overdue = self.overdue.clone();
         let task = tokio::spawn(async move {
             let _busy = busy;
-            conductor.conduct(request).await
+            overdue.keep(conductor.conduct(request).await, None)
         });
         task.await.unwrap_or_else(|error| died(run, &error.to_string()))
+    }
+
+    /// Tries again what runs of this process still owe, where its time has come. Gives the runs that ended now. To
+    /// be called every few seconds.
+    pub async fn collect(&self) -> Vec<Run> {
+        let mut tasks = JoinSet::new();
+        for (over, pause) in self.overdue.due() {
+            let Over { run, machine, redactor } = over;
+            let conductor = Conductor::new(self.ports.clone(), self.limits.clone(), run, Stop::never(), None);
+            let (busy, overdue) = (Busy::new(self.active.clone()), self.overdue.clone());
+            tasks.spawn(async move {
+                let _busy = busy;
+                overdue.keep(conductor.collect(machine, redactor).await, Some(pause))
+            });
+        }
+        let mut ended = Vec::new();
+        while let Some(run) = tasks.join_next().await {
+            match run {
+                Ok(run) if run.phase.is_final() => ended.push(run),
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "an overdue run was lost; the next start tries again"),
+            }
+        }
+        ended
+    }
+
+    /// Runs of this process that are over but still owe something.
+    pub fn overdue(&self) -> Vec<Run> {
+        self.overdue.all()
+    }
+
+    /// Forgets an overdue run of this cut: somebody has put things right by hand, or its record is gone.
+    pub fn forget(&self, cut: &str) {
+        self.overdue.forget(cut);
     }
 
     /// Pays what runs of a dead process owe, all at the same time, and ends them. Their cuts are not continued.
@@ -147,14 +204,15 @@ impl Engine {
     pub async fn recover(&self) -> Result<Vec<Run>, JournalError> {
         let runs = self.ports.journal.unfinished().await?;
         let mut tasks = JoinSet::new();
-        for run in runs {
+        for mut run in runs {
             let stop = Stop::never();
+            doubt(&mut run);
             let (machine, orders) = orphaned(&run);
             let conductor = Conductor::new(self.ports.clone(), self.limits.clone(), run, stop, None);
-            let busy = Busy::new(self.active.clone());
+            let (busy, overdue) = (Busy::new(self.active.clone()), self.overdue.clone());
             tasks.spawn(async move {
                 let _busy = busy;
-                conductor.settle(machine, orders).await
+                overdue.keep(conductor.settle(machine, orders).await, None)
             });
         }
         let mut settled = Vec::new();
@@ -206,15 +264,36 @@ async fn make_plan(ports: &Ports, limits: &Limits, request: &RunRequest) -> Resu
             .map_err(|_| PlanningError::TooSlow(limits.plan))??,
         None => Vec::new(),
     };
-    Ok(plan(rule, &pods, &request.volumes)?)
+    let rule = rule.map(|rule| params::resolve(rule.clone(), &request.params)).transpose();
+    let rule = rule.map_err(PlanError::from)?;
+    Ok(plan(rule.as_ref(), &pods, &request.volumes)?)
+}
+
+/// An `after` that may have been under way and may not be repeated is not repeated.
+fn doubt(run: &mut Run) {
+    let Phase::Undoing(step) = run.phase else { return };
+    for debt in run.debts.iter_mut().filter(|debt| debt.step == step && debt.state.is_collectable()) {
+        if !debt.command.retry.idempotent {
+            debt.state = DebtState::Unknown;
+        }
+    }
 }
 
 /// The machine of a run that a dead process left: it only undoes.
 fn orphaned(run: &Run) -> (Machine, Vec<crate::machine::Order>) {
-    let owing = |k: usize| run.debts.iter().any(|debt| debt.step == k && debt.state == DebtState::Owed);
+    let owing = |k: usize| run.owed().any(|debt| debt.step == k);
     let count = run.debts.iter().map(|debt| debt.step + 1).max().unwrap_or(0);
     let steps = (0..count).map(|k| StepOutline { after: owing(k), ..StepOutline::default() }).collect();
     let sealed = run.cut.as_ref().is_some_and(|cut| cut.sealed);
+    let mut failures = run.failures.clone();
+    // What an overdue run still has to do, any process can do: nothing was lost.
+    if run.phase != Phase::Overdue {
+        failures.push(death(run, sealed));
+    }
+    Machine::orphaned(Outline { steps, questions: false }, count, sealed, failures)
+}
+
+fn death(run: &Run, sealed: bool) -> Failure {
     let fate = match (sealed, run.phase) {
         (true, _) => "the cut was real by then",
         (false, Phase::Opening | Phase::Holding | Phase::Cutting | Phase::Checking | Phase::Sealing) => {
@@ -224,13 +303,13 @@ fn orphaned(run: &Run) -> (Machine, Vec<crate::machine::Order>) {
     };
     let why =
         format!("the process that conducted this run died while {:?}; {fate}; ask for a new cut", run.phase);
-    Machine::orphaned(Outline { steps, questions: false }, count, sealed, why)
+    Failure::new(FailureKind::Orphaned, why).passing(true)
 }
 
 fn died(mut run: Run, why: &str) -> Run {
     tracing::error!(run = run.id, why, "a run's task ended before the run");
-    run.failures
-        .push(format!("the run's task ended: {why}; what it owes is paid at the next start; report this"));
+    let why = format!("the run's task ended: {why}; what it owes is paid at the next start; report this");
+    run.failures.push(Failure::new(FailureKind::Bug, why));
     run.phase = Phase::Failed;
     run
 }

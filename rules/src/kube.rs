@@ -17,7 +17,10 @@ mod journal;
 pub mod objects;
 pub mod report;
 mod session;
+mod shells;
 mod stream;
+mod web;
+mod wrap;
 
 pub use error::{Forbidden, KubeError};
 pub use events::{EventKind, Events, ObjectRef};

@@ -24,14 +24,19 @@
 
 pub mod api;
 pub mod engine;
+pub mod failure;
+mod http;
 #[cfg(feature = "kube")]
 pub mod kube;
+pub mod lint;
 mod listen;
 pub mod machine;
 mod output;
 pub mod plan;
 pub mod ports;
+mod redact;
 pub mod run;
 pub mod select;
+mod session;
 pub mod standalone;
 pub mod text;

@@ -5,181 +5,24 @@
 //! Pending ─ Planning ─ Choosing? ─ Preparing(0) … Preparing(n) ─ Opening ─ Holding? ─ Cutting ─ Checking?
 //!                                                                                                  │
 //!        Succeeded | Failed ─ Undoing(0) … Undoing(n) ─ Sealing ─ Releasing? ◄─────────────────────┘
+//!                      └─ Overdue ─┘ what could not be undone is tried again until it is paid
 //! ```
 //! A failure anywhere goes straight to letting go: the cut is abandoned, sessions are released, and every `after`
 //! of a step that was started runs, in reverse order. One failing `after` does not stop the others.
 //!
 //! Guarantees (tested over all reachable states): nothing is opened before every `before` ended well; no cut
 //! before every session holds; no seal unless the cut succeeded and every session proved that it still held;
-//! `after` is ordered exactly once for each started step that has one; what is owed is persisted before the deed.
+//! `after` is ordered for each started step that has one, and again only while it is owed; a run ends only when
+//! nothing is owed; what is owed is persisted before the deed.
 
-use serde::{Deserialize, Serialize};
+mod types;
+
+use std::collections::BTreeSet;
 
 use crate::api::OnFailure;
+use crate::failure::{Failure, FailureKind};
 
-/// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Nothing was done.
-    Pending,
-    /// Pods and volumes are being listed.
-    Planning,
-    /// `where` commands are being asked.
-    Choosing,
-    /// The `before` of this step runs.
-    Preparing(usize),
-    /// Hosts prepare the cut; nothing is held.
-    Opening,
-    /// Sessions are being taken.
-    Holding,
-    /// Hosts hold, cut and release.
-    Cutting,
-    /// Sessions are asked whether they held all along.
-    Checking,
-    /// Sessions are let go.
-    Releasing,
-    /// The cut is made real.
-    Sealing,
-    /// The `after` of this step runs.
-    Undoing(usize),
-    /// Everything went as the rule says.
-    Succeeded,
-    /// Something did not; the reasons are in [`Machine::failures`].
-    Failed,
-}
-
-impl Phase {
-    /// Whether a run in this phase has ended.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
-    }
-
-    /// Whether a run can be told to stop here. Later it only lets go, which is what stopping means.
-    pub fn can_be_cancelled(self) -> bool {
-        match self {
-            Self::Pending
-            | Self::Planning
-            | Self::Choosing
-            | Self::Preparing(_)
-            | Self::Opening
-            | Self::Holding
-            | Self::Cutting => true,
-            Self::Checking
-            | Self::Releasing
-            | Self::Sealing
-            | Self::Undoing(_)
-            | Self::Succeeded
-            | Self::Failed => false,
-        }
-    }
-}
-
-/// What the machine knows of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Outline {
-    /// One entry per step.
-    pub steps: Vec<StepOutline>,
-    /// Whether pods must be asked first.
-    pub questions: bool,
-}
-
-/// What the machine knows of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct StepOutline {
-    /// It has a `before`.
-    pub before: bool,
-    /// It has a session.
-    pub hold: bool,
-    /// It has an `after`.
-    pub after: bool,
-    /// What its failure means.
-    pub on_failure: OnFailure,
-}
-
-/// A failure of a step, in words, and what it means.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StepFailure {
-    /// What happened.
-    pub why: String,
-    /// What it means for the run.
-    pub meaning: OnFailure,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// The run shall begin.
-    Start,
-    /// The plan is made.
-    Planned(Result<Outline, String>),
-    /// The questions are answered.
-    Chosen(Result<(), String>),
-    /// Every `before` of the step has ended.
-    Prepared(usize, Result<(), String>),
-    /// The hosts are prepared, or not.
-    Opened(Result<(), String>),
-    /// All sessions hold, or these do not.
-    Held(Vec<StepFailure>),
-    /// Hosts have held, cut and released.
-    Cut(Result<(), String>),
-    /// These sessions could not prove that they held all along.
-    Checked(Vec<StepFailure>),
-    /// All sessions are let go; these did not end well.
-    Released(Vec<String>),
-    /// The cut is real, or void.
-    Sealed(Result<(), String>),
-    /// Every `after` of the step has ended.
-    Undone(usize, Result<(), String>),
-    /// The journal could not be written; the deed that was to follow was not begun.
-    JournalFailed(String),
-    /// The run shall stop: asked for, or out of time. The order under way was given up.
-    Cancelled(String),
-}
-
-/// What shall be done, in order. The last order of a list answers with an event.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// Make the plan: [`Event::Planned`].
-    Plan,
-    /// Ask the `where` commands: [`Event::Chosen`].
-    Choose,
-    /// Persist the run with the debts of the first so many steps. When that fails nothing of the rest of the
-    /// list is done: [`Event::JournalFailed`].
-    Owe(usize),
-    /// Persist the run as it is; a failure is recorded and stops nothing.
-    Note,
-    /// Run the `before` of this step: [`Event::Prepared`].
-    Prepare(usize),
-    /// Let the hosts prepare: [`Event::Opened`].
-    Open,
-    /// Take all sessions: [`Event::Held`].
-    Hold,
-    /// Hold, cut and release: [`Event::Cut`].
-    Cut,
-    /// Ask all sessions: [`Event::Checked`].
-    Check,
-    /// Let all sessions go: [`Event::Released`].
-    Release,
-    /// Make the cut real: [`Event::Sealed`].
-    Seal,
-    /// Give the prepared cut up. Answers with nothing.
-    Abandon,
-    /// Run the `after` of this step: [`Event::Undone`].
-    Undo(usize),
-    /// The run has ended. Answers with nothing.
-    Finish,
-}
-
-/// An event that cannot happen in a phase. The state is unchanged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{event} cannot happen while {phase:?}; this is a bug of whoever sent it")]
-pub struct Illegal {
-    /// The phase.
-    pub phase: Phase,
-    /// The event's kind.
-    pub event: &'static str,
-}
+pub use types::{Event, Illegal, Order, Outline, Phase, StepFailure, StepOutline};
 
 /// The state of one run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -193,8 +36,13 @@ pub struct Machine {
     sessions: bool,
     opened: bool,
     sealed: bool,
-    degraded: Vec<String>,
-    failures: Vec<String>,
+    /// Everything was tried once; only what is owed is tried again.
+    collecting: bool,
+    /// Steps whose `after` could not be paid.
+    unpaid: BTreeSet<usize>,
+    degraded: Vec<Failure>,
+    ignored: Vec<Failure>,
+    failures: Vec<Failure>,
 }
 
 impl Default for Machine {
@@ -214,17 +62,26 @@ impl Machine {
             sessions: false,
             opened: false,
             sealed: false,
+            collecting: false,
+            unpaid: BTreeSet::new(),
             degraded: Vec::new(),
+            ignored: Vec::new(),
             failures: Vec::new(),
         }
     }
 
     /// A run that a dead process left behind: `owed` steps had been started. Nothing of the cut is continued.
-    pub fn orphaned(outline: Outline, owed: usize, sealed: bool, why: String) -> (Self, Vec<Order>) {
+    /// `failures` are those known by then and the death itself.
+    pub fn orphaned(
+        outline: Outline,
+        owed: usize,
+        sealed: bool,
+        failures: Vec<Failure>,
+    ) -> (Self, Vec<Order>) {
         let mut machine = Self::new();
         let owed = owed.min(outline.steps.len());
         (machine.outline, machine.started, machine.covered, machine.sealed) = (outline, owed, owed, sealed);
-        machine.failures.push(why);
+        machine.failures = failures;
         let orders = machine.undo_from(owed);
         (machine, orders)
     }
@@ -235,13 +92,18 @@ impl Machine {
     }
 
     /// Why the run fails; empty while it does not.
-    pub fn failures(&self) -> &[String] {
+    pub fn failures(&self) -> &[Failure] {
         &self.failures
     }
 
     /// Why the level is lower than the rule promises; empty while it is not.
-    pub fn degraded(&self) -> &[String] {
+    pub fn degraded(&self) -> &[Failure] {
         &self.degraded
+    }
+
+    /// What failed and was allowed to; the rule says that it means nothing.
+    pub fn ignored(&self) -> &[Failure] {
+        &self.ignored
     }
 
     /// Whether the cut is real.
@@ -300,9 +162,13 @@ impl Machine {
                 self.let_go()
             }
             (Phase::Undoing(k), Event::Undone(done, result)) if done == k => {
-                self.failures.extend(result.err());
+                match result {
+                    Ok(()) => drop(self.unpaid.remove(&k)),
+                    Err(why) => self.still_owed(k, why),
+                }
                 self.undo_from(k)
             }
+            (Phase::Overdue, Event::Collect) => self.undo_from(self.outline.steps.len()),
             (Phase::Planning, Event::Planned(Err(why)))
             | (Phase::Choosing, Event::Chosen(Err(why)))
             | (Phase::Opening, Event::Opened(Err(why)))
@@ -330,6 +196,7 @@ impl Machine {
                 | Event::Sealed(_)
                 | Event::Undone(..)
                 | Event::JournalFailed(_)
+                | Event::Collect
                 | Event::Cancelled(_),
             ) => return Err(illegal),
         };
@@ -352,7 +219,7 @@ impl Machine {
         }
     }
 
-    fn prepared(&mut self, k: usize, result: Result<(), String>) -> Vec<Order> {
+    fn prepared(&mut self, k: usize, result: Result<(), Failure>) -> Vec<Order> {
         let meaning = self.outline.steps[k].on_failure;
         let failures = result.err().map(|why| StepFailure { why, meaning }).into_iter().collect();
         if self.tolerate(failures) { self.prepare_from(k + 1) } else { self.let_go() }
@@ -375,13 +242,13 @@ impl Machine {
             match meaning {
                 OnFailure::Abort => self.failures.push(why),
                 OnFailure::Degrade => self.degraded.push(why),
-                OnFailure::Ignore => {}
+                OnFailure::Ignore => self.ignored.push(why),
             }
         }
         self.failures.is_empty()
     }
 
-    fn fail(&mut self, why: String) -> Vec<Order> {
+    fn fail(&mut self, why: Failure) -> Vec<Order> {
         self.failures.push(why);
         self.let_go()
     }
@@ -406,34 +273,37 @@ impl Machine {
         orders
     }
 
-    /// The `after` of the last started step below `from` that has one, or the end.
+    /// What could not be paid is said once, in its newest words. Nothing is said twice of a step whose pods are gone:
+    /// such a debt is settled, but the run has failed.
+    fn still_owed(&mut self, k: usize, why: Failure) {
+        if why.kind == FailureKind::Gone {
+            self.unpaid.remove(&k);
+        } else {
+            self.unpaid.insert(k);
+        }
+        let same = |known: &&mut Failure| known.step == why.step && known.kind == why.kind;
+        match self.failures.iter_mut().find(same) {
+            Some(known) => *known = why,
+            None => self.failures.push(why),
+        }
+    }
+
+    /// The `after` of the last started step below `from` that is to be run, or the end. In the first pass all of
+    /// them are, later those that are still owed.
     fn undo_from(&mut self, from: usize) -> Vec<Order> {
-        let next = (0..from).rev().find(|&k| self.outline.steps[k].after);
+        let first_pass = !self.collecting;
+        let next = (0..from.min(self.started))
+            .rev()
+            .find(|k| if first_pass { self.outline.steps[*k].after } else { self.unpaid.contains(k) });
         if let Some(k) = next {
             return self.enter(Phase::Undoing(k), vec![Order::Note, Order::Undo(k)]);
         }
+        if !self.unpaid.is_empty() {
+            self.collecting = true;
+            return self.enter(Phase::Overdue, vec![Order::Wait]);
+        }
         let verdict = if self.failures.is_empty() { Phase::Succeeded } else { Phase::Failed };
         self.enter(verdict, vec![Order::Finish])
-    }
-}
-
-impl Event {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Start => "Start",
-            Self::Planned(_) => "Planned",
-            Self::Chosen(_) => "Chosen",
-            Self::Prepared(..) => "Prepared",
-            Self::Opened(_) => "Opened",
-            Self::Held(_) => "Held",
-            Self::Cut(_) => "Cut",
-            Self::Checked(_) => "Checked",
-            Self::Released(_) => "Released",
-            Self::Sealed(_) => "Sealed",
-            Self::Undone(..) => "Undone",
-            Self::JournalFailed(_) => "JournalFailed",
-            Self::Cancelled(_) => "Cancelled",
-        }
     }
 }
 

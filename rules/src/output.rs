@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// What begins the line that stands between head and tail.
+pub(crate) const OMITTED: &str = "\n… ";
+
 /// Head and tail of a stream of bytes.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -37,7 +40,7 @@ impl Output {
         }
         let tail: Vec<u8> = self.tail.into();
         let text = format!(
-            "{}\n… {omitted} bytes left out …\n{}",
+            "{}{OMITTED}{omitted} bytes left out …\n{}",
             String::from_utf8_lossy(&self.head),
             String::from_utf8_lossy(&tail)
         );

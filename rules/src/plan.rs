@@ -4,20 +4,27 @@
 //! cannot know is the answer to `where` commands; it names the candidates, and [`Plan::answered`] narrows them
 //! when the run has asked.
 
+mod commands;
+mod error;
+mod history;
 mod narrow;
 pub(crate) mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Command, Hold, LabelSelector, OnFailure, Pick, PodSet, Probe, Rule, Step, defaults};
+use crate::api::{LabelSelector, OnFailure, Pick, PodSet, Rule, Step, defaults};
 use crate::ports::{Pod, PodState, PodTarget};
 use crate::select::matches;
 
+pub use commands::{Call, PlannedCommand, PlannedHold, PlannedRetry};
+pub use error::PlanError;
+pub use history::ExpectedPause;
+
 /// A volume of the cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct CutVolume {
     /// Its id, as pods name it too.
     pub id: String,
@@ -29,6 +36,7 @@ pub struct CutVolume {
 
 /// What would be done, and what is done unless something changes in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The rule; `None` for a cut without one.
     pub rule: Option<String>,
@@ -38,10 +46,14 @@ pub struct Plan {
     pub hosts: Vec<HostVolumes>,
     /// What looks unintended but is not wrong.
     pub notes: Vec<String>,
+    /// How long earlier runs of the rule held, where there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<ExpectedPause>,
 }
 
 /// The volumes of the cut on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct HostVolumes {
     /// The host.
     pub host: String,
@@ -51,6 +63,7 @@ pub struct HostVolumes {
 
 /// One step with its pods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PlannedStep {
     /// The step's name.
     pub name: String,
@@ -74,6 +87,7 @@ pub struct PlannedStep {
 
 /// A pod that is worked with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Target {
     /// Pinned: another incarnation of the same name is not worked with.
     #[serde(flatten)]
@@ -87,6 +101,7 @@ pub struct Target {
 
 /// What a step can do in a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The question whether this pod is meant.
@@ -101,115 +116,12 @@ pub enum Action {
 
 /// A pod that is not worked with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct LeftOut {
     /// `namespace/name`.
     pub pod: String,
     /// The reason.
     pub why: String,
-}
-
-/// A command with every limit filled in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedCommand {
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// It is ended after this many milliseconds.
-    pub timeout_ms: u64,
-    /// Bytes of output kept.
-    pub output_limit: usize,
-}
-
-/// A session with every limit filled in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedHold {
-    /// Program and arguments.
-    pub argv: Vec<String>,
-    /// Lines sent at the start.
-    pub send: Vec<String>,
-    /// It holds once a line contains this.
-    pub ready: String,
-    /// Asked after the cut.
-    pub probe: Option<Probe>,
-    /// Lines sent after the cut.
-    pub finish: Vec<String>,
-    /// From start to end, in milliseconds.
-    pub limit_ms: u64,
-}
-
-/// Why nothing can be planned. Nothing was executed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// No pod matches.
-    #[error(
-        "step `{step}`: no pod {wanted}; {looked_at} were looked at{hint}; correct the step or start the application"
-    )]
-    NoMatch {
-        /// The step.
-        step: String,
-        /// What was asked for.
-        wanted: String,
-        /// How many pods there are.
-        looked_at: String,
-        /// What is there instead.
-        hint: String,
-    },
-    /// Fewer pods than `min`.
-    #[error(
-        "step `{step}`: {found} of at least {min} pods match ({names}); an incomplete application would be cut; start the missing ones or lower `min`"
-    )]
-    TooFew {
-        /// The step.
-        step: String,
-        /// How many match.
-        found: usize,
-        /// How many must.
-        min: u32,
-        /// Which match.
-        names: String,
-    },
-    /// The container does not exist in a pod.
-    #[error(
-        "step `{step}`: pod {pod} has no container `{container}`; it has {existing}; correct `container`"
-    )]
-    NoContainer {
-        /// The step.
-        step: String,
-        /// The pod.
-        pod: String,
-        /// The container.
-        container: String,
-        /// Those that exist.
-        existing: String,
-    },
-    /// A pod counts but cannot be worked with.
-    #[error(
-        "step `{step}`: {pods}; the command could not run there; wait until it is ready, or exclude it by a label"
-    )]
-    NotReady {
-        /// The step.
-        step: String,
-        /// Which, and why.
-        pods: String,
-    },
-    /// Nothing to cut.
-    #[error(
-        "no volume to cut; the selector's pods mount none and none was named; name volumes or correct the selector"
-    )]
-    NoVolumes,
-    /// The answers to `where` do not give exactly one leader, or any pod at all.
-    #[error(
-        "step `{step}`: {yes} of {asked} pods answered yes to `where`, {wanted}; check the command or the application's state"
-    )]
-    Undecided {
-        /// The step.
-        step: String,
-        /// How many said yes.
-        yes: usize,
-        /// How many were asked.
-        asked: usize,
-        /// How many were wanted.
-        wanted: &'static str,
-    },
 }
 
 /// Makes the plan.
@@ -228,8 +140,8 @@ pub fn plan(rule: Option<&Rule>, pods: &[Pod], volumes: &[CutVolume]) -> Result<
     for step in rule.iter().flat_map(|rule| &rule.spec.steps) {
         steps.push(plan_step(step, &sorted, &members, &mut notes)?);
     }
-    let mut plan =
-        Plan { rule: rule.map(|rule| rule.metadata.name.clone()), steps, hosts: by_host(volumes), notes };
+    let rule = rule.map(|rule| rule.metadata.name.clone());
+    let mut plan = Plan { rule, steps, hosts: by_host(volumes), notes, expected: None };
     plan.never_twice();
     Ok(plan)
 }
@@ -276,7 +188,7 @@ fn plan_step(
             notes.push(format!("step `{}`: {} mounts no volume of this cut", step.name, full_name(pod)));
         }
     }
-    let question = step.pods.where_.as_ref().map(|c| planned(c, defaults::WHERE_TIMEOUT));
+    let question = step.pods.where_.as_ref().map(|c| PlannedCommand::of(c, Action::Where));
     if step.pods.pick == Pick::One && question.is_none() {
         for extra in targets.split_off(1) {
             let why = "`pick: one` takes the first by namespace and name".to_owned();
@@ -289,9 +201,9 @@ fn plan_step(
         question,
         targets,
         left_out,
-        before: step.before.as_ref().map(|c| planned(c, defaults::COMMAND_TIMEOUT)),
-        hold: step.hold.as_ref().map(planned_hold),
-        after: step.after.as_ref().map(|c| planned(c, defaults::COMMAND_TIMEOUT)),
+        before: step.before.as_ref().map(|c| PlannedCommand::of(c, Action::Before)),
+        hold: step.hold.as_ref().map(PlannedHold::of),
+        after: step.after.as_ref().map(|c| PlannedCommand::of(c, Action::After)),
         on_failure: step.on_failure,
     })
 }
@@ -390,43 +302,6 @@ fn full_name(pod: &Pod) -> String {
 
 fn names(pods: &[&Pod]) -> String {
     pods.iter().map(|pod| full_name(pod)).collect::<Vec<_>>().join(", ")
-}
-
-fn planned(command: &Command, default: Duration) -> PlannedCommand {
-    PlannedCommand {
-        argv: command.run.argv(),
-        timeout_ms: whole_ms(command.timeout_or(default)),
-        output_limit: command.output_bytes(),
-    }
-}
-
-fn planned_hold(hold: &Hold) -> PlannedHold {
-    PlannedHold {
-        argv: hold.run.argv(),
-        send: hold.send.clone(),
-        ready: hold.ready.clone(),
-        probe: hold.probe.clone(),
-        finish: hold.finish.clone(),
-        limit_ms: whole_ms(hold.limit_or_default()),
-    }
-}
-
-fn whole_ms(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl PlannedCommand {
-    /// The timeout as a [`Duration`].
-    pub fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms)
-    }
-}
-
-impl PlannedHold {
-    /// The limit as a [`Duration`].
-    pub fn limit(&self) -> Duration {
-        Duration::from_millis(self.limit_ms)
-    }
 }
 
 impl Target {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Probe;
+use crate::api::{Method, Probe, SecretRef};
 use crate::run::Run;
 
 /// A pod as the engine sees it. Standalone hosts list their services as pods in a file.
@@ -50,6 +50,7 @@ pub enum PodState {
 
 /// Where a command runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct PodTarget {
     /// Namespace.
     pub namespace: String,
@@ -114,12 +115,14 @@ pub enum ExecError {
 }
 
 /// One command in one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecRequest {
     /// Where.
     pub target: PodTarget,
     /// Program and arguments; no shell in between.
     pub argv: Vec<String>,
+    /// Added to its environment; may contain secrets, so it is never shown and never put on a command line.
+    pub env: Vec<(String, String)>,
     /// The command is ended after this.
     pub timeout: Duration,
     /// Bytes of output kept.
@@ -134,21 +137,114 @@ pub trait PodExec: Send + Sync {
 
     /// Starts a session and returns once it has said that it holds.
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError>;
+
+    /// Makes one request to the pod's own address. Any status is an outcome, not an error.
+    async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError>;
+}
+
+/// One request to one pod.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// Which pod.
+    pub target: PodTarget,
+    /// Method.
+    pub method: Method,
+    /// Port.
+    pub port: u16,
+    /// Path and query.
+    pub path: String,
+    /// Headers; may contain secrets.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Option<String>,
+    /// Over TLS, with what is trusted.
+    pub tls: Option<HttpTrust>,
+    /// It is given up after this.
+    pub timeout: Duration,
+    /// Bytes of the answer's body kept.
+    pub output_limit: usize,
+}
+
+/// Whose certificate a pod must show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTrust {
+    /// Certificates of the authority, PEM.
+    pub ca_pem: String,
+    /// The name in the pod's certificate; its address when absent.
+    pub server_name: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpOutcome {
+    /// Status.
+    pub status: u16,
+    /// The body's head and tail within the limit, valid UTF-8.
+    pub output: String,
+    /// Bytes that were left out of `output`.
+    pub omitted_bytes: u64,
+}
+
+/// A secret that cannot be had. Says which, never what.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the secret {namespace}/{name} key `{key}` cannot be read: {why}")]
+pub struct SecretError {
+    /// The namespace.
+    pub namespace: String,
+    /// The Secret.
+    pub name: String,
+    /// The key.
+    pub key: String,
+    /// The reason and the fix.
+    pub why: String,
+}
+
+impl SecretError {
+    /// For this secret.
+    pub fn of(namespace: &str, secret: &SecretRef, why: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: secret.name.clone(),
+            key: secret.key.clone(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Reads secrets. What it gives is shown nowhere.
+#[async_trait]
+pub trait Secrets: Send + Sync {
+    /// The value of one key.
+    async fn read(&self, namespace: &str, secret: &SecretRef) -> Result<String, SecretError>;
+}
+
+/// For where there are none.
+pub struct NoSecrets;
+
+#[async_trait]
+impl Secrets for NoSecrets {
+    async fn read(&self, namespace: &str, secret: &SecretRef) -> Result<String, SecretError> {
+        Err(SecretError::of(namespace, secret, "no place for secrets is configured; set `secrets`"))
+    }
 }
 
 /// One session in one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SessionRequest {
     /// Where.
     pub target: PodTarget,
     /// Program and arguments; no shell in between.
     pub argv: Vec<String>,
+    /// Added to its environment; never shown and never put on a command line.
+    pub env: Vec<(String, String)>,
     /// Lines sent at the start.
     pub send: Vec<String>,
     /// It holds once a line of its standard output contains this.
     pub ready: String,
     /// From start to end; it is ended after this, whoever still waits.
     pub limit: Duration,
+    /// An empty line is sent this often until it is released.
+    pub heartbeat: Option<Duration>,
     /// Bytes of output kept.
     pub output_limit: usize,
 }
@@ -230,6 +326,7 @@ pub struct CutReport {
 
 /// Levels that storage reaches without an application's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StorageLevel {
     /// Members are not at one instant.

@@ -3,15 +3,17 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
 use crate::machine::Phase;
 use crate::plan::{Action, Plan, PlannedCommand};
-use crate::ports::{ExecOutcome, PodTarget, StorageLevel};
+use crate::ports::{PodTarget, StorageLevel};
 
 /// Version of this record.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One invocation of a rule around a cut.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Run {
     /// [`FORMAT`] of whoever wrote it.
     pub format: u32,
@@ -24,8 +26,10 @@ pub struct Run {
     /// Where it stands, or how it ended.
     pub phase: Phase,
     /// When it began.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub started_at: Timestamp,
     /// When it ended.
+    #[cfg_attr(feature = "kube", schemars(with = "Option<String>"))]
     pub ended_at: Option<Timestamp>,
     /// What was to be done.
     pub plan: Option<Plan>,
@@ -40,14 +44,21 @@ pub struct Run {
     /// Why the level is not higher.
     pub reasons: Vec<String>,
     /// Why the run failed.
-    pub failures: Vec<String>,
-    /// Whether the same request may succeed, or find what it made, when it is made again at once.
-    #[serde(default)]
-    pub retry: bool,
+    pub failures: Vec<Failure>,
+    /// Failures of steps that the rule allows to be ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<Failure>,
+    /// Between the first and the last session that said that it holds, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_skew_us: Option<u64>,
+    /// The steps were run without a cut, to try them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rehearsal: bool,
 }
 
 /// How consistent the cut is, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Members are not at one instant.
@@ -62,6 +73,7 @@ pub enum Level {
 
 /// One action in one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Attempt {
     /// The step.
     pub step: String,
@@ -72,24 +84,70 @@ pub struct Attempt {
     pub target: PodTarget,
     /// The pod's host.
     pub host: String,
-    /// The command line, quoted for people.
+    /// Which try of it, from 1.
+    pub number: u32,
+    /// The command line or request, quoted for people.
     pub command: String,
     /// When it began.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub started_at: Timestamp,
     /// How long it took, in microseconds.
     pub duration_us: u64,
-    /// Exit code, where it ended by itself.
+    /// Exit code, where it was a command that ended by itself.
     pub exit_code: Option<i32>,
+    /// Status, where it was a request that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// How long after its start a session said that it holds, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_after_us: Option<u64>,
     /// Head and tail of what it printed.
     pub output: String,
     /// Bytes left out of `output`.
     pub omitted_bytes: u64,
     /// Why it counts as failed; `None` when it succeeded.
     pub error: Option<String>,
+    /// The same as a word that programs read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<AttemptFault>,
+}
+
+/// How one action failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum AttemptFault {
+    /// Its exit code or status was not the expected one.
+    Answer,
+    /// It was not true in time.
+    NotTrue,
+    /// It ran longer than allowed.
+    TimedOut,
+    /// It did not begin.
+    NotStarted,
+    /// The connection to it was lost.
+    Lost,
+    /// The pod is gone or another one.
+    PodChanged,
+    /// A secret that it needs cannot be read.
+    Secret,
+    /// The run was stopped meanwhile.
+    GivenUp,
+}
+
+impl AttemptFault {
+    /// Whether what was asked for may have happened all the same.
+    pub fn is_uncertain(self) -> bool {
+        match self {
+            Self::TimedOut | Self::Lost | Self::GivenUp => true,
+            Self::Answer | Self::NotTrue | Self::NotStarted | Self::PodChanged | Self::Secret => false,
+        }
+    }
 }
 
 /// An `after` command that is owed because its step was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct Debt {
     /// Index of the step in the plan.
     pub step: usize,
@@ -108,18 +166,53 @@ pub struct Debt {
 
 /// Whether a debt was paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DebtState {
     /// Not yet.
     Owed,
     /// Its command succeeded.
     Paid,
-    /// Its command failed: somebody must look at the application.
+    /// Tried and failed; it is tried again.
     Unpaid,
+    /// Whether it was paid is not known, and it may not be repeated: somebody must look at the application.
+    Unknown,
+    /// Its pod is gone, and what was to be undone with it.
+    Gone,
+}
+
+impl DebtState {
+    /// Whether nothing is owed any more.
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Paid | Self::Gone => true,
+            Self::Owed | Self::Unpaid | Self::Unknown => false,
+        }
+    }
+
+    /// Whether it is tried (again) by itself.
+    pub fn is_collectable(self) -> bool {
+        match self {
+            Self::Owed | Self::Unpaid => true,
+            Self::Paid | Self::Unknown | Self::Gone => false,
+        }
+    }
+
+    /// As it is written in records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Owed => "owed",
+            Self::Paid => "paid",
+            Self::Unpaid => "unpaid",
+            Self::Unknown => "unknown",
+            Self::Gone => "gone",
+        }
+    }
 }
 
 /// The cut of a run. Lengths in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub struct CutOutcome {
     /// Its id.
     pub id: String,
@@ -128,6 +221,7 @@ pub struct CutOutcome {
     /// What storage reached by itself.
     pub level: StorageLevel,
     /// When the first hold was requested.
+    #[cfg_attr(feature = "kube", schemars(with = "String"))]
     pub hold_requested_at: Timestamp,
     /// First hold requested to last release.
     pub window_us: u64,
@@ -162,15 +256,10 @@ pub struct PodSpan {
     pub failed: bool,
 }
 
-impl Attempt {
-    /// The command ended by itself. An exit code other than 0 is a failure, except for a question.
-    pub(crate) fn outcome(&mut self, outcome: ExecOutcome) {
-        if outcome.exit_code != 0 && self.action != Action::Where {
-            self.error = Some(format!("exit code {}", outcome.exit_code));
-        }
-        self.exit_code = Some(outcome.exit_code);
-        self.output = outcome.output;
-        self.omitted_bytes = outcome.omitted_bytes;
+impl Debt {
+    /// `` `command` in namespace/pod ``.
+    pub fn in_words(&self) -> String {
+        format!("`{}` in {}/{}", self.command, self.target.namespace, self.target.pod)
     }
 }
 
@@ -192,7 +281,9 @@ impl Run {
             level: None,
             reasons: Vec::new(),
             failures: Vec::new(),
-            retry: false,
+            ignored: Vec::new(),
+            session_skew_us: None,
+            rehearsal: false,
         }
     }
 
@@ -201,12 +292,24 @@ impl Run {
         self.phase == Phase::Succeeded
     }
 
+    /// Whether the same request may succeed, or find what it made, when it is made again at once: nothing that
+    /// failed must be put right by people.
+    pub fn may_be_repeated(&self) -> bool {
+        !self.failures.is_empty() && self.failures.iter().all(|failure| failure.retry)
+    }
+
+    /// What is still owed to the application.
+    pub fn owed(&self) -> impl Iterator<Item = &Debt> {
+        self.debts.iter().filter(|debt| !debt.state.is_settled())
+    }
+
     /// `Succeeded`, `Failed` or where it stands, for people.
     pub fn verdict(&self) -> &'static str {
         match self.phase {
             Phase::Succeeded => "succeeded",
             Phase::Failed if self.cut.as_ref().is_some_and(|cut| cut.sealed) => "failed after the cut",
             Phase::Failed => "failed",
+            Phase::Overdue => "overdue",
             Phase::Pending
             | Phase::Planning
             | Phase::Choosing
@@ -249,6 +352,12 @@ impl Run {
     }
 }
 
+/// The JSON schema of [`Run`], for programs that read what `-o json` prints and what the journal holds.
+#[cfg(feature = "kube")]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Run).to_value()
+}
+
 /// Readable, unique, and safe as a file name whatever the cut is called.
 fn run_id(name: &str, started_at: Timestamp) -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -289,13 +398,17 @@ mod tests {
                 container: "c".into(),
             },
             host: "h".into(),
+            number: 1,
             command: "x".into(),
             started_at: at(start),
             duration_us: length,
             exit_code: Some(0),
+            http_status: None,
+            held_after_us: None,
             output: String::new(),
             omitted_bytes: 0,
             error: None,
+            fault: None,
         };
         run.attempts = vec![
             attempt("b", Action::Before, 2_000, 500),

@@ -5,12 +5,14 @@ mod exec;
 mod inventory;
 mod journal;
 mod process;
+mod secrets;
 mod session;
 
 pub use inventory::{
     NamesAreIds, PodDefinition, StandalonePods, VolumeNames, parse_inventory, pods_from_value,
 };
 pub use journal::FileJournal;
+pub use secrets::FileSecrets;
 
 #[cfg(test)]
 mod tests;

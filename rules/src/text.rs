@@ -9,10 +9,13 @@
 //! be found at once is said at once.
 
 mod canonical;
+mod deeds;
 mod locate;
 mod node;
 mod problem;
 mod selector_form;
+mod usage;
+mod velero;
 mod words;
 mod yaml;
 
@@ -23,6 +26,7 @@ use serde_json::Value;
 
 use crate::api::{API_VERSION, Metadata, Rule, RuleSpec, limits};
 
+pub(crate) use locate::Segment as PathPart;
 pub(crate) use node::{Node, Sink};
 pub use problem::{Problem, TextError};
 pub(crate) use words::clip;
@@ -62,6 +66,49 @@ pub fn parse_as(text: &str, role: Role) -> Result<Rule, TextError> {
         Form::Canonical => canonical::rule(root),
         Form::Short | Form::Stork => selector_form::rule(root, role),
     })
+}
+
+/// A rule that was written in another form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Converted {
+    /// The rule.
+    pub rule: Rule,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
+}
+
+/// Reads a rule in any form, or the hook annotations of Velero on some object.
+pub fn convert(text: &str) -> Result<Converted, TextError> {
+    let mut notes = Vec::new();
+    let rule = decode(text, limits::RULE_BYTES, |root| {
+        if velero::has_hooks(root.value()) {
+            return velero::rule(root, &mut notes);
+        }
+        match form(root)? {
+            Form::Canonical => canonical::rule(root),
+            Form::Short | Form::Stork => selector_form::rule(root, Role::Before),
+        }
+    })?;
+    if rule
+        .spec
+        .steps
+        .iter()
+        .any(|step| step.hold.as_ref().is_some_and(|hold| hold.run.argv().concat().contains("cat")))
+        && !text.contains(API_VERSION)
+    {
+        notes.push(
+            "the background action became a session; check with `rule lint` that the server itself limits it"
+                .to_owned(),
+        );
+    }
+    notes.sort();
+    notes.dedup();
+    Ok(Converted { rule, notes })
+}
+
+/// Line and column, counted from 1, of a field of a text that was read before.
+pub(crate) fn place(text: &str, path: &[PathPart]) -> Option<(u32, u32)> {
+    locate::locate(text, path, locate::Part::Value)
 }
 
 /// Reads a rule from a file, never more of it than a rule may be long.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use stillpoint_rules::lint::{self, Finding, Severity};
 use stillpoint_rules::text;
 
 use crate::args::{RuleCommand, SnapshotArgs};
@@ -15,15 +16,43 @@ pub async fn run(command: RuleCommand) -> Result<(), Fault> {
     match command {
         RuleCommand::Convert { file, output } => convert(&file, output),
         RuleCommand::Plan(args) => snapshot::run(SnapshotArgs { plan: true, ..args }).await,
+        RuleCommand::Lint { file, output } => check(&file, output),
+        RuleCommand::Test(args) => snapshot::rehearse(args).await,
     }
 }
 
 /// Prints a rule of any accepted form in the canonical one.
 fn convert(file: &Path, output: Format) -> Result<(), Fault> {
-    let rule = text::parse(&snapshot::read_rule(file)?)
+    let converted = text::convert(&snapshot::read_rule(file)?)
         .map_err(|error| Fault::invalid(format!("cannot use the rule {}: {error}", file.display())))?;
     match output {
-        Format::Text => print(&text::to_yaml(&rule).map_err(|error| Fault::internal(error.to_string()))?),
-        Format::Json => print_json(&rule),
+        Format::Text => {
+            let notes: String = converted.notes.iter().map(|note| format!("# {note}\n")).collect();
+            let yaml = text::to_yaml(&converted.rule).map_err(|error| Fault::internal(error.to_string()))?;
+            print(&format!("{notes}{yaml}"))
+        }
+        Format::Json => print_json(&converted.rule),
     }
+}
+
+/// Prints what was found; an error in it fails the command.
+fn check(file: &Path, output: Format) -> Result<(), Fault> {
+    let findings = lint::lint(&snapshot::read_rule(file)?);
+    match output {
+        Format::Json => print_json(&findings)?,
+        Format::Text => {
+            let lines: Vec<String> =
+                findings.iter().map(|finding| format!("{}: {finding}", file.display())).collect();
+            if lines.is_empty() {
+                print("nothing was found")?;
+            } else {
+                print(&lines.join("\n"))?;
+            }
+        }
+    }
+    let errors = findings.iter().filter(|finding: &&Finding| finding.severity == Severity::Error).count();
+    if errors == 0 {
+        return Ok(());
+    }
+    Err(Fault::invalid(format!("{}: {errors} errors", file.display())))
 }

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use stillpoint_rules::run::Run;
+use tonic::transport::Channel;
 
 use crate::args::SnapshotArgs;
 use crate::domain::Fault;
 use crate::observe::timeline::text;
+use crate::proto::operator::operator_client::OperatorClient;
 use crate::proto::operator::{CutDetail, SnapshotRequest};
 use crate::text_file;
 use crate::wire::status::fault_of;
@@ -30,14 +32,7 @@ pub async fn run(args: SnapshotArgs) -> Result<(), Fault> {
             Format::Text => print(&plan.text),
         };
     }
-    let mut stream = client.snapshot(request).await.map_err(fault_of)?.into_inner();
-    let mut done = None;
-    while let Some(message) = stream.message().await.map_err(fault_of)? {
-        if !message.line.is_empty() {
-            progress(&message.line);
-        }
-        done = message.done.or(done);
-    }
+    let done = followed(&mut client, request).await?;
     let detail = done.ok_or_else(|| {
         Fault::unavailable(
             "the controller went away before the cut was done; ask `stillpoint snapshots` whether it exists, and \
@@ -46,6 +41,47 @@ pub async fn run(args: SnapshotArgs) -> Result<(), Fault> {
     })?;
     show(&detail, args.output)?;
     aftermath(&detail)
+}
+
+/// Asks for a run, tells its progress, and gives what it made.
+async fn followed(
+    client: &mut OperatorClient<Channel>,
+    request: SnapshotRequest,
+) -> Result<Option<CutDetail>, Fault> {
+    let mut stream = client.snapshot(request).await.map_err(fault_of)?.into_inner();
+    let mut done = None;
+    while let Some(message) = stream.message().await.map_err(fault_of)? {
+        if !message.line.is_empty() {
+            progress(&message.line);
+        }
+        done = message.done.or(done);
+    }
+    Ok(done)
+}
+
+/// Runs the steps of a rule without a cut, and prints what happened.
+pub(super) async fn rehearse(args: SnapshotArgs) -> Result<(), Fault> {
+    let request = SnapshotRequest { rehearsal: true, ..request(&args)? };
+    let mut client = connect(&args.socket.socket).await?;
+    let done = followed(&mut client, request).await?;
+    let detail = done.ok_or_else(|| {
+        Fault::unavailable(
+            "the controller went away before the rule was tried; what it began is undone at its next start",
+        )
+    })?;
+    let run: Run = read_json("run", &detail.run_json)?;
+    match args.output {
+        Format::Json => print_json(&run)?,
+        Format::Text => print(&super::rehearsal::report(&run))?,
+    }
+    if run.succeeded() {
+        return Ok(());
+    }
+    Err(Fault::precondition(format!(
+        "the rule {}: {}",
+        run.verdict(),
+        stillpoint_rules::failure::in_words(&run.failures)
+    )))
 }
 
 /// A cut can exist although its run failed after it: an `after` command owes the application something. The cut is
@@ -62,7 +98,7 @@ fn aftermath(detail: &CutDetail) -> Result<(), Fault> {
         "the cut {} exists, but its run {}: {}; look at the application",
         run.name,
         run.verdict(),
-        run.failures.join("; ")
+        stillpoint_rules::failure::in_words(&run.failures)
     )))
 }
 
@@ -96,6 +132,8 @@ fn request(args: &SnapshotArgs) -> Result<SnapshotRequest, Fault> {
         rule_yaml: args.rule.as_deref().map(read_rule).transpose()?.unwrap_or_default(),
         namespaces: args.namespaces.clone(),
         without_barrier: args.without_barrier,
+        params: args.params.iter().cloned().collect(),
+        rehearsal: false,
     })
 }
 
@@ -115,12 +153,13 @@ pub(super) fn read_rule(path: &Path) -> Result<String, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stillpoint_rules::failure::{Failure, FailureKind};
     use stillpoint_rules::machine::Phase;
 
     fn detail(phase: Phase) -> CutDetail {
         let mut run = Run::new("nightly", Some("rule"), jiff::Timestamp::UNIX_EPOCH);
         run.phase = phase;
-        run.failures = vec!["step `unlock` failed in db-0".into()];
+        run.failures = vec![Failure::of_step(FailureKind::After, "unlock", "step `unlock` failed in db-0")];
         CutDetail { run_json: serde_json::to_string(&run).unwrap(), ..CutDetail::default() }
     }
 

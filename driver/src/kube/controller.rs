@@ -45,6 +45,8 @@ const ENROLMENT_LIMIT: Duration = Duration::from_secs(10);
 const PUBLISH_EVERY: Duration = Duration::from_mins(1);
 /// How often runs are looked for that controllers that are gone have left.
 const SETTLE_EVERY: Duration = Duration::from_mins(1);
+/// Between two looks at what the own runs still owe to applications.
+const COLLECT_EVERY: Duration = Duration::from_secs(5);
 /// Between two attempts to reach the API server at the start.
 const START_PAUSE: Duration = Duration::from_secs(2);
 
@@ -292,9 +294,15 @@ async fn settle_runs(ruled: Arc<RuledCuts>, stopped: watch::Receiver<bool>) -> R
             tokio::time::sleep(SETTLE_EVERY).await;
         }
     };
+    let collecting = async {
+        loop {
+            tokio::time::sleep(COLLECT_EVERY).await;
+            ruled.collect().await;
+        }
+    };
     tokio::select! {
         () = until(stopped) => {}
-        () = paying => {}
+        () = async { tokio::join!(paying, collecting); } => {}
     }
     ruled.shutdown("the controller was told to stop").await;
     Ok(())

@@ -22,10 +22,12 @@ use async_trait::async_trait;
 use kube::Client;
 use stillpoint_rules::api::Rule;
 use stillpoint_rules::engine::{Control, Engine, Limits, Ports, RunRequest};
+use stillpoint_rules::failure;
 use stillpoint_rules::kube::objects::{Lane, LaneSpan, RULE_ANNOTATION};
 use stillpoint_rules::kube::{
     Begun, EventKind, Events, KubeError, KubeJournal, KubePods, LEASE, ObjectRef, RunOrder, report,
 };
+use stillpoint_rules::machine::Phase as RunPhase;
 use stillpoint_rules::plan::CutVolume;
 use stillpoint_rules::run::Run;
 use tokio::sync::watch;
@@ -87,6 +89,7 @@ impl RuledCuts {
             let ports = Ports {
                 inventory: Arc::new(pods.clone()),
                 exec: Arc::new(pods.clone()),
+                secrets: Arc::new(pods.clone()),
                 cutter: storage.cutter(kind),
                 journal: Arc::new(journal.clone()),
             };
@@ -119,6 +122,9 @@ impl RuledCuts {
             Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
         }
         for run in &runs {
+            if run.phase == RunPhase::Overdue {
+                continue;
+            }
             tracing::warn!(
                 run = run.id,
                 verdict = run.verdict(),
@@ -129,6 +135,43 @@ impl RuledCuts {
             }
         }
         Ok(runs)
+    }
+
+    /// Tries again what runs still owe to their applications, and says that they are alive. To be called every few
+    /// seconds.
+    pub async fn collect(&self) {
+        if self.overdue().is_empty() {
+            return;
+        }
+        for run in self.overdue() {
+            // Deleting the object is how people say that they have put things right by hand.
+            if let Err(KubeError::NotFound(_)) = self.journal.renew(&run.name).await {
+                tracing::warn!(run = run.id, "its object was deleted: what it owed is forgotten");
+                self.single.forget(&run.name);
+                self.group.forget(&run.name);
+                self.let_go(&run.name, Vec::new()).await;
+            }
+        }
+        let (single, group) = tokio::join!(self.single.collect(), self.group.collect());
+        for run in single.into_iter().chain(group) {
+            tracing::warn!(
+                run = run.id,
+                verdict = run.verdict(),
+                "what a run owed to its application is paid"
+            );
+            let id = run.cut.as_ref().filter(|cut| cut.sealed).and_then(|cut| cut.id.parse().ok());
+            let record = match id {
+                Some(id) => self.storage.plain().get(&id).await.ok().flatten(),
+                None => None,
+            };
+            let lanes = record.as_ref().map(|record| lanes(record, &BTreeMap::new()));
+            self.let_go(&run.name, lanes.unwrap_or_default()).await;
+        }
+    }
+
+    /// Runs that are over but still owe something to their application.
+    pub fn overdue(&self) -> Vec<Run> {
+        [self.single.overdue(), self.group.overdue()].concat()
     }
 
     /// Stops every run and waits until each is undone. No run begins afterwards.
@@ -232,12 +275,17 @@ impl RuledCuts {
             volumes,
             namespaces: vec![owner.namespace.clone()],
             budget: BUDGET,
+            // Whoever makes a snapshot need not be allowed to run commands, so he chooses no values either.
+            params: BTreeMap::new(),
+            rehearsal: false,
         };
         let run = self.conduct(order.kind, request).await;
         metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
-        let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
-        self.let_go(&order.name, lanes).await;
+        if run.phase != RunPhase::Overdue {
+            let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
+            self.let_go(&order.name, lanes).await;
+        }
         self.announce(owner, &run).await;
         outcome
     }
@@ -318,7 +366,7 @@ impl RuledCuts {
     async fn outcome(&self, run: &Run) -> Result<CutRecord, Fault> {
         let Some(cut) = run.cut.as_ref().filter(|cut| cut.sealed) else {
             return Err(match run_fault(run) {
-                fault if run.retry => Fault::aborted(fault.message),
+                fault if run.may_be_repeated() => Fault::aborted(fault.message),
                 fault => fault,
             });
         };
@@ -337,7 +385,7 @@ impl RuledCuts {
 
     async fn announce(&self, owner: &ObjectRef, run: &Run) {
         let rule = run.rule.as_deref().unwrap_or_default();
-        let failures = run.failures.join("; ");
+        let failures = failure::in_words(&run.failures);
         let owed = report::unpaid(run);
         match (run.succeeded(), &run.cut) {
             (true, Some(cut)) => {

@@ -55,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     /// The inventory.
     pub pods: PodSource,
+    /// Where secrets are that rules name: `<directory>/<name>/<key>`.
+    pub secrets: Option<PathBuf>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -129,6 +131,7 @@ impl Config {
             "metricsListen",
             "inventory",
             "pods",
+            "secrets",
         ];
         let root = Section::of("", root, &fields, problems)?;
         let csi_socket = socket(&root, "csiSocket", "/run/stillpoint/csi.sock", base, problems);
@@ -140,6 +143,7 @@ impl Config {
         }
         let state_dir =
             root.text("stateDir", problems).map(|path| base.join(path.unwrap_or("/var/lib/stillpoint")));
+        let secrets = root.text("secrets", problems).map(|path| path.map(|path| base.join(path)));
         let tls = tls(&root, base, problems);
         let agents = agents(&root, problems);
         let without_topology = placement(&root, agents.as_deref(), problems);
@@ -155,6 +159,7 @@ impl Config {
             without_topology: without_topology?,
             limits: limits?,
             pods: pods?,
+            secrets: secrets?,
             metrics_listen: metrics_listen?,
         })
     }

@@ -18,7 +18,7 @@ use stillpoint_rules::ports::{Inventory, JournalError};
 use stillpoint_rules::run::Run;
 use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::text;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
@@ -44,6 +44,10 @@ pub struct SnapshotOrder {
     pub rule: String,
     /// Where pods are looked for; everywhere when empty.
     pub namespaces: Vec<String>,
+    /// Values of the rule's parameters.
+    pub params: BTreeMap<String, String>,
+    /// Only try the steps; nothing is cut.
+    pub rehearsal: bool,
     /// Together, or for comparison one after another.
     pub order: InOrder,
 }
@@ -64,6 +68,8 @@ pub struct Engines {
     pub together: Engine,
     /// Host after host.
     pub one_after_another: Engine,
+    /// Cuts nothing: rules are tried with it.
+    pub rehearsal: Engine,
 }
 
 impl Engines {
@@ -91,7 +97,7 @@ pub struct Operator {
     engines: Engines,
     journal: FileJournal,
     /// Names that are being worked on.
-    busy: Mutex<BTreeSet<String>>,
+    busy: Mutex<BTreeMap<String, watch::Sender<Option<String>>>>,
 }
 
 impl Operator {
@@ -108,7 +114,37 @@ impl Operator {
     /// What a snapshot would do. Executes nothing.
     pub async fn plan(&self, order: SnapshotOrder) -> Result<Plan, Fault> {
         let request = self.request(&order).await?;
-        self.engines.of(order.order).plan(&request).await.map_err(planning_fault)
+        let plan = self.engines.of(order.order).plan(&request).await.map_err(planning_fault)?;
+        let earlier = self.read_journal(FileJournal::list).await?;
+        Ok(plan.with_history(&earlier))
+    }
+
+    /// Runs the steps of a rule without a cut, to try them.
+    pub async fn rehearse(&self, order: SnapshotOrder, progress: mpsc::Sender<String>) -> Result<Run, Fault> {
+        let order = SnapshotOrder { name: rehearsal_name(&order), ..order };
+        let mut request = self.request(&order).await?;
+        if request.rule.is_none() {
+            return Err(Fault::invalid("there is no rule to try; give --rule FILE"));
+        }
+        request.rehearsal = true;
+        let (_busy, stop) = self.make_busy(&request.name)?;
+        let control = Control { progress: Some(progress), stop: Some(stop) };
+        Ok(self.engines.rehearsal.run(request, control).await)
+    }
+
+    /// Stops the run of this cut; what it did is undone.
+    pub fn cancel(&self, name: &str) -> Result<(), Fault> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match busy.get(name) {
+            Some(stop) => {
+                stop.send_replace(Some("it was cancelled by hand".to_owned()));
+                Ok(())
+            }
+            None => Err(Fault::not_found(format!(
+                "no run of a cut {} is under way; a cut that exists is deleted by `stillpoint delete`",
+                shortened(name, 80)
+            ))),
+        }
     }
 
     /// Takes a cut with a rule around it, or gives the one that has the name and the same members.
@@ -118,13 +154,13 @@ impl Operator {
         progress: mpsc::Sender<String>,
     ) -> Result<CutAndRun, Fault> {
         let request = self.request(&order).await?;
-        let _busy = self.make_busy(&request.name)?;
+        let (_busy, stop) = self.make_busy(&request.name)?;
         if let Some(record) = self.storage.find_cut(&request.name).await? {
             same_members(&request, &record)?;
             tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
             return self.with_run(record).await;
         }
-        let control = Control { progress: Some(progress.clone()), stop: None };
+        let control = Control { progress: Some(progress.clone()), stop: Some(stop) };
         let run = self.engines.of(order.order).run(request, control).await;
         metrics::runs::ended(&run);
         self.count_debts().await;
@@ -231,9 +267,30 @@ impl Operator {
         }
     }
 
+    /// Tries again what runs still owe to their applications.
+    pub async fn collect(&self) {
+        let (together, one_by_one) =
+            tokio::join!(self.engines.together.collect(), self.engines.one_after_another.collect());
+        let rehearsed = self.engines.rehearsal.collect().await;
+        for run in together.into_iter().chain(one_by_one).chain(rehearsed) {
+            tracing::warn!(
+                run = run.id,
+                verdict = run.verdict(),
+                "what a run owed to its application is paid"
+            );
+        }
+    }
+
+    /// Runs that are over but still owe something to their application.
+    pub fn overdue(&self) -> Vec<Run> {
+        let Engines { together, one_after_another, rehearsal } = &self.engines;
+        [together.overdue(), one_after_another.overdue(), rehearsal.overdue()].concat()
+    }
+
     /// Stops every run and waits until each is undone.
     pub async fn shutdown(&self, why: &str) {
-        tokio::join!(self.engines.together.shutdown(why), self.engines.one_after_another.shutdown(why));
+        let Engines { together, one_after_another, rehearsal } = &self.engines;
+        tokio::join!(together.shutdown(why), one_after_another.shutdown(why), rehearsal.shutdown(why));
     }
 
     async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
@@ -282,15 +339,27 @@ impl Operator {
         let volumes = self.storage.volumes().await;
         let chosen = selection::choose(&order.wanted, &pods, &volumes)?;
         let volumes = chosen.into_iter().map(cut_volume).collect();
-        Ok(RunRequest { name, rule, volumes, namespaces: order.namespaces.clone(), budget: BUDGET })
+        Ok(RunRequest {
+            name,
+            rule,
+            volumes,
+            namespaces: order.namespaces.clone(),
+            budget: BUDGET,
+            params: order.params.clone(),
+            rehearsal: order.rehearsal,
+        })
     }
 
-    fn make_busy(&self, name: &str) -> Result<BusyName<'_>, Fault> {
-        if self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
-            Ok(BusyName { operator: self, name: name.to_owned() })
-        } else {
-            Err(Fault::aborted(format!("the cut {name} is being taken right now; try again when it is done")))
+    fn make_busy(&self, name: &str) -> Result<(BusyName<'_>, watch::Receiver<Option<String>>), Fault> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.contains_key(name) {
+            return Err(Fault::aborted(format!(
+                "the cut {name} is being taken right now; try again when it is done"
+            )));
         }
+        let (stop, stopped) = watch::channel(None);
+        busy.insert(name.to_owned(), stop);
+        Ok((BusyName { operator: self, name: name.to_owned() }, stopped))
     }
 }
 
@@ -315,6 +384,14 @@ fn name_of_now() -> String {
     let now = Timestamp::now();
     let text = now.strftime("%Y%m%d-%H%M%S");
     format!("cut-{text}-{:03}", now.subsec_millisecond())
+}
+
+/// A rehearsal is never taken for the run of a cut.
+fn rehearsal_name(order: &SnapshotOrder) -> String {
+    match order.name.as_str() {
+        "" => format!("rehearsal-{}", name_of_now()),
+        name => format!("rehearsal-{name}"),
+    }
 }
 
 fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {

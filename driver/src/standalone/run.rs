@@ -11,11 +11,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use stillpoint_rules::engine::{Engine, Limits as EngineLimits, Ports};
-use stillpoint_rules::standalone::FileJournal;
-use stillpoint_rules::standalone::StandalonePods;
+use stillpoint_rules::engine::{Engine, Limits as EngineLimits, NothingCut, Ports};
+use stillpoint_rules::ports::{Cutter, NoSecrets, Secrets};
+use stillpoint_rules::standalone::{FileJournal, FileSecrets, StandalonePods};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -42,6 +43,9 @@ use super::operator::{Engines, Operator};
 use super::selection::VolumeNamesOf;
 use super::service::Service;
 use super::storage::Storage;
+
+/// Between two looks at what runs still owe.
+const COLLECT_EVERY: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: &Path) -> Result<(), Fault> {
@@ -77,16 +81,22 @@ impl Controller {
             volumes: Arc::clone(&volumes),
         });
         let pods = Arc::new(pods(&config.pods, &storage)?);
-        let engine = |barrier| {
+        let fleet_cutter = |barrier| Arc::new(FleetCutter::new(cuts.clone(), CutKind::Group, barrier));
+        let engine = |cutter: Arc<dyn Cutter>| {
             let ports = Ports {
                 inventory: Arc::clone(&pods) as _,
                 exec: Arc::clone(&pods) as _,
-                cutter: Arc::new(FleetCutter::new(cuts.clone(), CutKind::Group, barrier)),
+                secrets: secrets(config),
+                cutter,
                 journal: Arc::new(journal.clone()),
             };
             Engine::new(ports, EngineLimits::default())
         };
-        let engines = Engines { together: engine(Barrier::Up), one_after_another: engine(Barrier::Down) };
+        let engines = Engines {
+            together: engine(fleet_cutter(Barrier::Up)),
+            one_after_another: engine(fleet_cutter(Barrier::Down)),
+            rehearsal: engine(Arc::new(NothingCut)),
+        };
         let operator = Operator::new(storage, Arc::clone(&pods) as _, engines, journal.clone());
         Ok(Self { fleet, cuts, volumes, operator: Arc::new(operator), _lock: lock })
     }
@@ -141,6 +151,13 @@ fn pods(source: &PodSource, storage: &Arc<dyn Storage>) -> Result<StandalonePods
     }
 }
 
+fn secrets(config: &Config) -> Arc<dyn Secrets> {
+    match &config.secrets {
+        Some(directory) => Arc::new(FileSecrets::new(directory.clone())),
+        None => Arc::new(NoSecrets),
+    }
+}
+
 fn lock(state_dir: &Path) -> Result<Flock<File>, Fault> {
     let fail = |what: &str, error: std::io::Error| {
         Fault::precondition(format!("cannot {what} stateDir {}: {error}", state_dir.display()))
@@ -174,8 +191,18 @@ async fn serve_operator(
     let service = OperatorServer::new(Service::new(Arc::clone(&operator)))
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
+    let collecting = tokio::spawn({
+        let operator = Arc::clone(&operator);
+        async move {
+            loop {
+                tokio::time::sleep(COLLECT_EVERY).await;
+                operator.collect().await;
+            }
+        }
+    });
     let stop = async move {
         until(stopped).await;
+        collecting.abort();
         operator.shutdown("the controller was told to stop").await;
     };
     let server = Server::builder().layer(Observe).add_service(service);

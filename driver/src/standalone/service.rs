@@ -11,9 +11,10 @@ use crate::controller::transfers::Transfer;
 use crate::domain::Fault;
 use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
-    CutDetail, CutSummary, DeleteCutRequest, DeleteCutResponse, GetCutRequest, ListCutsRequest,
-    ListCutsResponse, ListVolumesRequest, ListVolumesResponse, PlanResponse, RestoreRequest, RestoreResponse,
-    SnapshotProgress, SnapshotRequest, list_volumes_response, restore_response,
+    CancelRequest, CancelResponse, CutDetail, CutSummary, DeleteCutRequest, DeleteCutResponse, GetCutRequest,
+    ListCutsRequest, ListCutsResponse, ListOverdueRequest, ListOverdueResponse, ListVolumesRequest,
+    ListVolumesResponse, PlanResponse, RestoreRequest, RestoreResponse, SnapshotProgress, SnapshotRequest,
+    list_volumes_response, restore_response,
 };
 use crate::wire::convert::Side;
 use crate::wire::status_of;
@@ -63,8 +64,8 @@ impl OperatorApi for Service {
                     let _ = answers.try_send(Ok(SnapshotProgress { line, done: None }));
                 }
             };
-            let (outcome, ()) = tokio::join!(operator.snapshot(order, lines), forward);
-            let last = outcome.and_then(|cut| detail(&cut)).map_err(status_of);
+            let (outcome, ()) = tokio::join!(taken(&operator, order, lines), forward);
+            let last = outcome.map_err(status_of);
             let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
             let _ = answers.send(last).await;
         });
@@ -104,6 +105,20 @@ impl OperatorApi for Service {
         Ok(Response::new(RestoreResponse { volumes: volumes.collect() }))
     }
 
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        self.operator.cancel(&request.into_inner().name).map_err(status_of)?;
+        Ok(Response::new(CancelResponse {}))
+    }
+
+    async fn list_overdue(
+        &self,
+        _: Request<ListOverdueRequest>,
+    ) -> Result<Response<ListOverdueResponse>, Status> {
+        let runs = self.operator.overdue();
+        let run_json = runs.iter().map(to_json).collect::<Result<_, Fault>>().map_err(status_of)?;
+        Ok(Response::new(ListOverdueResponse { run_json }))
+    }
+
     async fn list_volumes(
         &self,
         _: Request<ListVolumesRequest>,
@@ -123,8 +138,22 @@ fn order(request: SnapshotRequest) -> SnapshotOrder {
         wanted: Wanted { selectors: request.selectors, volumes: request.volumes },
         rule: request.rule_yaml,
         namespaces: request.namespaces,
+        params: request.params.into_iter().collect(),
+        rehearsal: request.rehearsal,
         order: if request.without_barrier { InOrder::OneAfterAnother } else { InOrder::Together },
     }
+}
+
+async fn taken(
+    operator: &Operator,
+    order: SnapshotOrder,
+    lines: mpsc::Sender<String>,
+) -> Result<CutDetail, Fault> {
+    if order.rehearsal {
+        let run = operator.rehearse(order, lines).await?;
+        return Ok(CutDetail { run_json: to_json(&run)?, ..CutDetail::default() });
+    }
+    operator.snapshot(order, lines).await.and_then(|cut| detail(&cut))
 }
 
 fn detail(cut: &CutAndRun) -> Result<CutDetail, Fault> {

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use crate::api::OnFailure;
+use crate::api::{OnFailure, OnLost};
+use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, StepFailure};
 use crate::plan::render::command_line;
 use crate::plan::{Action, PlannedHold, Target};
-use crate::ports::{Session, SessionRequest};
-use crate::run::Attempt;
+use crate::ports::{ExecError, Session, SessionRequest};
+use crate::run::{Attempt, AttemptFault};
 
+use super::attempt::{Clock, Fault, Hands, micros};
 use super::conduct::Conductor;
-use super::pods::{Clock, micros, summary};
+use super::pods::summary;
 
 /// A session that holds.
 pub(super) struct Taken {
@@ -30,19 +33,21 @@ struct Trace {
 }
 
 impl Conductor {
-    /// Takes the sessions of all steps at the same time.
+    /// Takes the sessions of all steps at the same time; so many begin at once as pods are worked with in parallel.
     pub(super) async fn hold(&mut self) -> Event {
         let mut opening = JoinSet::new();
+        let turns = Arc::new(Semaphore::new(self.limits.parallel_pods.max(1)));
         for (index, step) in self.steps().into_iter().enumerate() {
             let Some(hold) = &step.hold else { continue };
             for target in step.doing(Action::Hold) {
-                let exec = Arc::clone(&self.ports.exec);
-                let request = request(hold, target);
-                let bound = hold.limit() + self.limits.command_grace;
-                let trace = Trace::start(index, &step.name, target, &hold.argv, self.clock);
+                let (hands, turns) = (self.hands(), Arc::clone(&turns));
+                let (hold, target, name) = (hold.clone(), target.clone(), step.name.clone());
                 opening.spawn(async move {
-                    let opened = timeout(bound, exec.session(request)).await;
-                    (trace, flat(opened, "it did not say that it holds in time"))
+                    let _turn = turns.acquire().await;
+                    let mut trace = Trace::start(index, &name, &target, &hold.argv, hands.clock);
+                    let taken = take(&hands, &hold, &target).await;
+                    trace.attempt.held_after_us = taken.is_ok().then(|| micros(trace.since.elapsed()));
+                    (trace, taken)
                 });
             }
         }
@@ -57,12 +62,24 @@ impl Conductor {
             match next {
                 None => break,
                 Some(Ok((trace, Ok(session)))) => self.sessions.push(Taken { trace, session }),
-                Some(Ok((trace, Err(why)))) => failures.push(self.session_failed(trace, why)),
+                Some(Ok((trace, Err(fault)))) => failures.push(self.not_taken(trace, fault)),
                 Some(Err(error)) => failures.push(task_ended(&error)),
             }
         }
+        self.run.session_skew_us = self.session_skew();
         self.say(format!("{} sessions hold", self.sessions.len()));
         Event::Held(failures)
+    }
+
+    /// Between the first and the last that said that it holds.
+    fn session_skew(&self) -> Option<u64> {
+        let ready = |taken: &Taken| {
+            let after = taken.trace.attempt.held_after_us.unwrap_or(0);
+            taken.trace.attempt.started_at.as_microsecond().saturating_add_unsigned(after)
+        };
+        let all: Vec<i64> = self.sessions.iter().map(ready).collect();
+        let (first, last) = (all.iter().min()?, all.iter().max()?);
+        Some(last.abs_diff(*first))
     }
 
     /// Asks every session at the same time whether it held all along.
@@ -81,10 +98,10 @@ impl Conductor {
         while let Some(ended) = asking.join_next().await {
             match ended {
                 Ok((taken, Ok(()))) => self.sessions.push(taken),
-                Ok((Taken { trace, session }, Err(why))) => {
+                Ok((Taken { trace, session }, Err(mut fault))) => {
                     drop(session);
-                    let why = format!("it could not prove that it held during the cut: {why}");
-                    failures.push(self.session_failed(trace, why));
+                    fault.why = format!("it could not prove that it held during the cut: {}", fault.why);
+                    failures.push(self.lost(trace, fault));
                 }
                 Err(error) => failures.push(task_ended(&error)),
             }
@@ -100,14 +117,26 @@ impl Conductor {
         for taken in std::mem::take(&mut self.sessions) {
             let hold = self.hold_of(&taken);
             let bound = self.bound(hold.as_ref());
+            let redactor = self.redactor.clone();
             ending.spawn(async move {
                 let finish = hold.filter(|_| proven).map(|hold| hold.finish).unwrap_or_default();
                 let Taken { mut trace, session } = taken;
                 let ended = timeout(bound, session.release(&finish)).await;
                 trace.attempt.duration_us = micros(trace.since.elapsed());
                 match flat(ended, "it did not end in time") {
-                    Ok(outcome) => trace.attempt.outcome(outcome),
-                    Err(why) => trace.attempt.error = Some(why),
+                    Ok(outcome) => {
+                        trace.attempt.exit_code = Some(outcome.exit_code);
+                        trace.attempt.output = redactor.clean(&outcome.output);
+                        trace.attempt.omitted_bytes = outcome.omitted_bytes;
+                        if outcome.exit_code != 0 {
+                            let why = format!("exit code {}", outcome.exit_code);
+                            trace.failed(Fault::new(AttemptFault::Answer, why));
+                        }
+                    }
+                    Err(fault) => {
+                        trace.attempt.output = redactor.clean(&fault.output);
+                        trace.failed(Fault::new(fault.kind, redactor.clean(&fault.why)));
+                    }
                 }
                 trace.attempt
             });
@@ -116,7 +145,8 @@ impl Conductor {
         while let Some(ended) = ending.join_next().await {
             match ended {
                 Ok(attempt) => {
-                    failures.extend(summary(&attempt.step, Action::Hold, &[&attempt]));
+                    let failed = summary(&attempt.step, Action::Hold, &[&attempt]);
+                    failures.extend(failed.map(|why| Failure { kind: FailureKind::Release, ..why }));
                     self.run.attempts.push(attempt);
                 }
                 Err(error) => failures.push(task_ended(&error).why),
@@ -125,14 +155,29 @@ impl Conductor {
         Event::Released(failures)
     }
 
-    fn session_failed(&mut self, trace: Trace, why: String) -> StepFailure {
-        let Trace { step, mut attempt, since } = trace;
+    fn not_taken(&mut self, trace: Trace, fault: Fault) -> StepFailure {
+        let meaning = self.step(trace.step).map(|step| step.on_failure).unwrap_or_default();
+        StepFailure { why: self.session_failed(trace, fault), meaning }
+    }
+
+    fn lost(&mut self, trace: Trace, fault: Fault) -> StepFailure {
+        let hold = self.step(trace.step).and_then(|step| step.hold);
+        let meaning = match hold.map(|hold| hold.on_lost).unwrap_or_default() {
+            OnLost::Abort => OnFailure::Abort,
+            OnLost::Degrade => OnFailure::Degrade,
+        };
+        let why = self.session_failed(trace, fault);
+        StepFailure { why: Failure { kind: FailureKind::Lost, ..why }, meaning }
+    }
+
+    fn session_failed(&mut self, mut trace: Trace, fault: Fault) -> Failure {
+        trace.attempt.output = self.redactor.clean(&fault.output);
+        trace.failed(Fault::new(fault.kind, self.redactor.clean(&fault.why)));
+        let Trace { mut attempt, since, .. } = trace;
         attempt.duration_us = micros(since.elapsed());
-        attempt.error = Some(why);
-        let meaning = self.step(step).map(|step| step.on_failure).unwrap_or_default();
-        let why = summary(&attempt.step, Action::Hold, &[&attempt]).unwrap_or_default();
+        let why = summary(&attempt.step, Action::Hold, &[&attempt]);
         self.run.attempts.push(attempt);
-        StepFailure { why, meaning }
+        why.unwrap_or_else(|| super::conduct::bug("a session failed without a reason"))
     }
 
     fn hold_of(&self, taken: &Taken) -> Option<PlannedHold> {
@@ -152,40 +197,53 @@ impl Trace {
             action: Action::Hold,
             target: target.at.clone(),
             host: target.host.clone(),
+            number: 1,
             command: command_line(argv),
             started_at: clock.at(since),
             duration_us: 0,
             exit_code: None,
+            http_status: None,
+            held_after_us: None,
             output: String::new(),
             omitted_bytes: 0,
             error: None,
+            fault: None,
         };
         Self { step, attempt, since }
     }
-}
 
-fn request(hold: &PlannedHold, target: &Target) -> SessionRequest {
-    SessionRequest {
-        target: target.at.clone(),
-        argv: hold.argv.clone(),
-        send: hold.send.clone(),
-        ready: hold.ready.clone(),
-        limit: hold.limit(),
-        output_limit: crate::api::defaults::OUTPUT_BYTES as usize,
+    fn failed(&mut self, fault: Fault) {
+        self.attempt.error = Some(fault.why);
+        self.attempt.fault = Some(fault.kind);
     }
 }
 
+async fn take(hands: &Hands, hold: &PlannedHold, target: &Target) -> Result<Box<dyn Session>, Fault> {
+    let request = SessionRequest {
+        target: target.at.clone(),
+        argv: hold.argv.clone(),
+        env: hands.values(&target.at.namespace, &hold.env).await?,
+        send: hold.send.clone(),
+        ready: hold.ready.clone(),
+        limit: hold.limit(),
+        heartbeat: hold.heartbeat_ms.map(Duration::from_millis),
+        output_limit: crate::api::defaults::OUTPUT_BYTES as usize,
+    };
+    let bound = hold.limit() + hands.grace;
+    flat(timeout(bound, hands.ports.exec.session(request)).await, "it did not say that it holds in time")
+}
+
 /// In time and well, or why not.
-fn flat<T, E: std::fmt::Display, L>(ended: Result<Result<T, E>, L>, late: &str) -> Result<T, String> {
+fn flat<T, L>(ended: Result<Result<T, ExecError>, L>, late: &str) -> Result<T, Fault> {
     match ended {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(late.to_owned()),
+        Ok(result) => result.map_err(Fault::from),
+        Err(_) => Err(Fault::new(AttemptFault::TimedOut, late)),
     }
 }
 
 fn task_ended(error: &JoinError) -> StepFailure {
     StepFailure {
-        why: format!("a session's task ended: {error}; nothing is known of it; report this"),
+        why: super::conduct::bug(&format!("a session's task ended: {error}; nothing is known of it")),
         meaning: OnFailure::Abort,
     }
 }

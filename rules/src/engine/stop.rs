@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::failure::{Failure, FailureKind};
+
 type Reason = watch::Receiver<Option<String>>;
 
 #[derive(Clone)]
@@ -25,12 +27,13 @@ impl Stop {
     }
 
     /// Returns when the run shall stop, with the reason.
-    pub(super) async fn wait(self) -> String {
+    pub(super) async fn wait(self) -> Failure {
         tokio::select! {
             biased;
-            why = reason(self.shutdown) => why,
-            why = reason(self.asked) => why,
-            why = used_up(self.budget) => why,
+            // The next controller may do it.
+            why = reason(self.shutdown) => Failure::new(FailureKind::Stopped, why).passing(true),
+            why = reason(self.asked) => Failure::new(FailureKind::Stopped, why),
+            why = used_up(self.budget) => Failure::new(FailureKind::Budget, why),
         }
     }
 }

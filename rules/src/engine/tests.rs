@@ -1,5 +1,7 @@
 //! Whole conversations over fake ports.
 
+mod actions;
+mod chaos;
 mod fakes;
 
 use std::sync::Arc;
@@ -50,6 +52,8 @@ fn request(rule: &str) -> RunRequest {
         volumes: vec![CutVolume { id: "v1".into(), name: "data".into(), host: "a".into() }],
         namespaces: vec![],
         budget: Duration::from_mins(1),
+        params: BTreeMap::new(),
+        rehearsal: false,
     }
 }
 
@@ -65,7 +69,7 @@ fn unpaid(run: &Run) -> usize {
 async fn a_good_run_happens_in_this_order() {
     let world = World::new();
     let run = run(&world, TWO_STEPS).await;
-    assert_eq!(run.failures, [""; 0]);
+    assert_eq!(run.failures, []);
     assert_eq!(
         world.deeds(),
         [
@@ -109,7 +113,7 @@ async fn a_failing_before_opens_nothing_and_undoes_what_was_started() {
     let run = run(&world, TWO_STEPS).await;
     assert_eq!(world.deeds(), ["db-1 flush", "db-2 flush", "db-1 unflush", "db-2 unflush"]);
     assert_eq!(run.phase, Phase::Failed);
-    let why = &run.failures[0];
+    let why = &run.failures[0].message;
     assert!(
         why.contains("step `flush`: `before` failed in 1 of 2 pods: default/db-2: exit code 3: it said no")
             && why.contains("try `flush` in default/db-2 by hand"),
@@ -123,7 +127,7 @@ async fn a_failing_before_opens_nothing_and_undoes_what_was_started() {
 async fn a_command_that_never_answers_is_given_up_after_its_timeout() {
     let world = World::with(Fault::Hang("db-1 flush"));
     let run = run(&world, TWO_STEPS).await;
-    assert!(run.failures[0].contains("did not end within 5s"), "{:?}", run.failures);
+    assert!(run.failures[0].message.contains("did not end within 5s"), "{:?}", run.failures);
     assert!(!world.deeds().contains(&"open v1".to_owned()));
     assert_eq!(unpaid(&run), 0);
 }
@@ -133,8 +137,8 @@ async fn hosts_that_cannot_be_prepared_fail_the_run_and_afters_run() {
     let world = World::with(Fault::Open);
     let run = run(&world, TWO_STEPS).await;
     assert_eq!(world.deeds()[3..], ["open v1", "web-1 unlock", "db-1 unflush", "db-2 unflush"]);
-    assert!(run.failures[0].contains("hosts could not be prepared: no headroom"));
-    assert!(!run.retry);
+    assert!(run.failures[0].message.contains("hosts could not be prepared: no headroom"));
+    assert!(!run.may_be_repeated());
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,8 +146,8 @@ async fn a_failed_cut_is_given_up_and_afters_run() {
     let world = World::with(Fault::Cut);
     let run = run(&world, TWO_STEPS).await;
     assert_eq!(world.deeds()[4..], ["cut", "given up", "web-1 unlock", "db-1 unflush", "db-2 unflush"]);
-    assert!(run.failures[0].contains("the cut failed and nothing is held: a host was late"));
-    assert!(run.retry && run.level.is_none());
+    assert!(run.failures[0].message.contains("the cut failed and nothing is held: a host was late"));
+    assert!(run.may_be_repeated() && run.level.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +161,7 @@ async fn hosts_that_never_answer_are_given_up() {
         let mut request = request(TWO_STEPS);
         request.budget = Duration::from_hours(10);
         let run = world.engine().run(request, Control::default()).await;
-        assert!(run.failures[0].contains(words), "{:?}", run.failures);
+        assert!(run.failures[0].message.contains(words), "{:?}", run.failures);
         assert_eq!(unpaid(&run), 0);
     }
 }
@@ -167,9 +171,9 @@ async fn an_after_that_fails_leaves_the_cut_and_is_still_owed() {
     let world = World::with(Fault::Exit("web-1 unlock", 1));
     let run = run(&world, TWO_STEPS).await;
     assert!(world.deeds().contains(&"db-2 unflush".to_owned()), "the others are undone all the same");
-    assert_eq!((run.phase, run.verdict()), (Phase::Failed, "failed after the cut"));
+    assert_eq!((run.phase, run.verdict()), (Phase::Overdue, "overdue"));
     assert_eq!(run.level, Some(Level::Application), "the snapshot is good");
-    assert!(run.failures[0].contains("the application is still owed this"));
+    assert!(run.failures[0].message.contains("the application is still owed this"));
     assert_eq!(unpaid(&run), 1);
 }
 
@@ -186,7 +190,7 @@ async fn no_match_fails_before_anything_is_done() {
     let world = World::new();
     let run = run(&world, &TWO_STEPS.replace("app: web", "app: wbe")).await;
     assert!(world.deeds().is_empty());
-    assert!(run.failures[0].contains("no pod matches app=wbe"), "{:?}", run.failures);
+    assert!(run.failures[0].message.contains("no pod matches app=wbe"), "{:?}", run.failures);
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,7 +214,7 @@ async fn a_journal_that_fails_stops_the_deed_that_would_follow() {
         let did = |deed: &str| world.deeds().iter().any(|done| done == deed);
         assert_eq!((did("db-1 flush"), did("web-1 lock"), did("open v1")), (flushed, locked, false));
         assert_eq!((did("db-1 unflush"), did("web-1 unlock")), (flushed, locked));
-        assert!(run.failures[0].contains("the journal of runs failed"), "{:?}", run.failures);
+        assert!(run.failures[0].message.contains("the journal of runs failed"), "{:?}", run.failures);
     }
 }
 
@@ -247,7 +251,7 @@ fn after_a_crash_at_any_write_the_next_start_pays_the_debts_and_never_cuts() {
         assert_eq!(settled.len(), usize::from(!ended), "{crash}");
         for run in settled {
             assert_eq!(run.phase, Phase::Failed);
-            assert!(run.failures[0].contains("died while"), "{:?}", run.failures);
+            assert!(run.failures[0].message.contains("died while"), "{:?}", run.failures);
             assert_eq!(unpaid(&run), 0);
         }
         let again = life().block_on(async { world.engine().recover().await.unwrap() });
@@ -275,7 +279,11 @@ async fn a_run_can_be_stopped_at_any_command_and_is_undone() {
             world.until(at).await;
             stop.send_replace(Some("the request was deleted".to_owned()));
         });
-        assert!(run.failures.iter().any(|why| why == "the request was deleted"), "{:?}", run.failures);
+        assert!(
+            run.failures.iter().any(|why| why.message == "the request was deleted"),
+            "{:?}",
+            run.failures
+        );
         let given_up = run.attempts.iter().find(|attempt| attempt.error.is_some()).unwrap();
         assert!(given_up.error.as_ref().unwrap().contains("given up"));
         assert_eq!((unpaid(&run), world.deeds().contains(&"open v1".to_owned())), (0, false));
@@ -287,7 +295,7 @@ async fn a_budget_that_is_used_up_stops_the_run() {
     let world = World::with(Fault::Hang("db-1 flush"));
     let asked = RunRequest { budget: Duration::from_secs(2), ..request(TWO_STEPS) };
     let run = world.engine().run(asked, Control::default()).await;
-    assert!(run.failures[0].contains("budget of 2s"), "{:?}", run.failures);
+    assert!(run.failures[0].message.contains("budget of 2s"), "{:?}", run.failures);
     assert_eq!(unpaid(&run), 0);
 }
 
@@ -304,7 +312,7 @@ async fn shutting_down_waits_until_every_run_is_undone() {
     assert!(world.deeds().contains(&"db-2 unflush".to_owned()));
     assert_eq!(unpaid(&running.await.unwrap()), 0);
     let late = engine.run(request(TWO_STEPS), Control::default()).await;
-    assert!(late.failures[0].contains("the controller is stopped") && late.attempts.is_empty());
+    assert!(late.failures[0].message.contains("the controller is stopped") && late.attempts.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,7 +350,11 @@ async fn a_session_that_is_lost_voids_the_cut_and_releases_the_others() {
         deeds.contains(&"given up".to_owned()) && deeds.contains(&"db-2 release".to_owned()),
         "{deeds:?}"
     );
-    assert!(run.failures[0].contains("could not prove that it held during the cut"), "{:?}", run.failures);
+    assert!(
+        run.failures[0].message.contains("could not prove that it held during the cut"),
+        "{:?}",
+        run.failures
+    );
     assert_eq!(unpaid(&run), 0);
 }
 
@@ -359,7 +371,7 @@ async fn a_session_that_cannot_be_taken_prevents_the_cut() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_session_may_only_lower_the_level() {
     let world = World::with(Fault::LostSession("db-1"));
-    let rule = HELD.replace("  - name: lock\n", "  - name: lock\n    onFailure: degrade\n");
+    let rule = HELD.replace("limit: 5s}", "limit: 5s, onLost: degrade}");
     let run = run(&world, &rule).await;
     assert_eq!((run.phase, run.level), (Phase::Succeeded, Some(Level::Filesystem)));
     assert!(run.reasons[0].contains("could not prove"), "{:?}", run.reasons);
@@ -377,7 +389,7 @@ async fn the_leader_is_asked_for_and_only_it_is_worked_with() {
     assert_eq!(run.phase, Phase::Succeeded, "{:?}", run.failures);
     let world = World::new();
     let run = super::tests::run(&world, &rule).await;
-    assert!(run.failures[0].contains("2 of 2 pods answered yes"), "{:?}", run.failures);
+    assert!(run.failures[0].message.contains("2 of 2 pods answered yes"), "{:?}", run.failures);
 }
 
 #[tokio::test(start_paused = true)]

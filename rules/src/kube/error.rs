@@ -37,14 +37,24 @@ pub enum KubeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the controller may not {what} in namespace {namespace}; whoever administrates it allows that with \
-     `kubectl create rolebinding stillpoint-exec -n {namespace} --clusterrole=stillpoint-exec \
-     --serviceaccount=stillpoint-system:stillpoint-controller`"
+     `kubectl stillpoint allow -n {namespace}{option}`"
 )]
 pub struct Forbidden {
-    /// What it may not do.
-    pub what: String,
-    /// Where.
-    pub namespace: String,
+    what: &'static str,
+    namespace: String,
+    option: &'static str,
+}
+
+impl Forbidden {
+    /// Commands in pods, and requests to them.
+    pub fn exec(namespace: &str) -> Self {
+        Self { what: "run commands in pods", namespace: namespace.to_owned(), option: "" }
+    }
+
+    /// Secrets that rules name.
+    pub fn secrets(namespace: &str) -> Self {
+        Self { what: "read Secrets", namespace: namespace.to_owned(), option: " --secrets" }
+    }
 }
 
 impl KubeError {

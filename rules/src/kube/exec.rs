@@ -4,46 +4,102 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::api::AttachedProcess;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::listen::{Awaited, hear};
 use crate::output::{Output, join};
-use crate::ports::{ExecError, ExecOutcome, ExecRequest, PodExec, Session, SessionRequest};
+use crate::ports::{
+    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, PodExec, Session, SessionRequest,
+};
 
 use super::inventory::KubePods;
-use super::session::KubeSession;
 use super::stream::{Input, exit_code, pod_name};
+use super::wrap::{Kind, SHELL, has_no_shell, preamble, wrapped};
+use super::{session, web};
 
 /// How long output is waited for once the command's end is known.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long the end of a command is waited for that was told to end: a polite second, and the way there and back.
+const ENDING: Duration = Duration::from_secs(3);
 
 #[async_trait]
 impl PodExec for KubePods {
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
-        let pod = pod_name(&request.target);
-        let deadline = Instant::now() + request.timeout;
-        let late = |output| ExecError::TimedOut {
-            pod: pod.clone(),
-            limit: request.timeout,
-            // Closing the stream does not end a process that does not read from it.
-            still_running: true,
-            output,
-        };
-        let starting = self.start(&request.target, &request.argv, Input::Closed);
-        let mut process = timeout_at(deadline, starting).await.map_err(|_| late(String::new()))??;
-        let (mut out, mut err) = (Output::new(request.output_limit), Output::new(request.output_limit));
-        let ended = timeout_at(deadline, follow(&mut process, &Awaited::default(), &mut out, &mut err)).await;
-        drop(process);
-        let (output, omitted_bytes) = join(out, err);
-        match ended {
-            Ok(Ok(exit_code)) => Ok(ExecOutcome { exit_code, output, omitted_bytes }),
-            Ok(Err(why)) => Err(ExecError::Lost { pod, why }),
-            Err(_) => Err(late(output)),
+        if self.shells().is_there(&request.target) {
+            let argv = wrapped(Kind::Command, &request.argv, &request.env, request.timeout);
+            match self.run(&request, &argv, Input::Open).await {
+                Err(ExecError::Lost { why, .. }) if has_no_shell(&why) => {
+                    self.shells().is_missing(&request.target);
+                }
+                outcome => return outcome,
+            }
         }
+        if !request.env.is_empty() {
+            return Err(ExecError::NotStarted { pod: pod_name(&request.target), why: needs_shell() });
+        }
+        self.run(&request, &request.argv, Input::Closed).await
     }
 
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
-        Ok(Box::new(KubeSession::open(self, request).await?))
+        Ok(Box::new(session::open(self, request).await?))
+    }
+
+    async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
+        web::call(self, request).await
+    }
+}
+
+pub(super) fn needs_shell() -> String {
+    format!(
+        "its container has no {SHELL}, which is needed to give a command variables without showing them; use an image with a shell, or do without `env`"
+    )
+}
+
+impl KubePods {
+    /// Runs a command line. With its input open its end can be asked for: closing the input does that.
+    async fn run(
+        &self,
+        request: &ExecRequest,
+        argv: &[String],
+        input: Input,
+    ) -> Result<ExecOutcome, ExecError> {
+        let pod = pod_name(&request.target);
+        let deadline = Instant::now() + request.timeout;
+        let limit = request.timeout;
+        let late =
+            |still_running, output| ExecError::TimedOut { pod: pod.clone(), limit, still_running, output };
+        let lines = preamble(&request.env).map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
+        let starting = self.start(&request.target, argv, input);
+        let mut process = timeout_at(deadline, starting).await.map_err(|_| late(true, String::new()))??;
+        let mut stdin = process.stdin();
+        if let Some(stdin) = &mut stdin {
+            // A process that has ended reads no more; that it has ended is told below.
+            let _ = timeout_at(deadline, stdin.write_all(lines.as_bytes())).await;
+        }
+        let (mut out, mut err) = (Output::new(request.output_limit), Output::new(request.output_limit));
+        let nobody = Awaited::default();
+        let (ended, still_running) = {
+            let following = follow(&mut process, &nobody, &mut out, &mut err);
+            tokio::pin!(following);
+            match (timeout_at(deadline, &mut following).await, &mut stdin) {
+                (Ok(ended), _) => (Some(ended), false),
+                (Err(_), None) => (None, true),
+                (Err(_), Some(stdin)) => {
+                    // The end of its input is what it is told to end by.
+                    let _ = stdin.shutdown().await;
+                    let verified = matches!(timeout(ENDING, following).await, Ok(Ok(_)));
+                    (None, !verified)
+                }
+            }
+        };
+        drop(process);
+        let (output, omitted_bytes) = join(out, err);
+        match ended {
+            Some(Ok(exit_code)) => Ok(ExecOutcome { exit_code, output, omitted_bytes }),
+            Some(Err(why)) => Err(ExecError::Lost { pod, why }),
+            None => Err(late(still_running, output)),
+        }
     }
 }
 

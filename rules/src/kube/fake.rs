@@ -25,6 +25,7 @@ pub struct FakeCluster {
 struct State {
     objects: BTreeMap<String, Value>,
     refused: Vec<(String, u16)>,
+    exec_allowed: bool,
     log: Vec<String>,
     version: u64,
 }
@@ -90,6 +91,11 @@ impl FakeCluster {
     /// From now on requests whose `METHOD /path` contains this text are answered with this code.
     pub fn refuse(&self, text: &str, code: u16) {
         self.state().refused.push((text.to_owned(), code));
+    }
+
+    /// From now on access reviews say yes.
+    pub fn allow_exec(&self) {
+        self.state().exec_allowed = true;
     }
 
     /// Everything is answered again.
@@ -164,6 +170,9 @@ impl State {
                     self.listed(path).map_or_else(|| (404, failure(404, "not found")), |list| (200, list))
                 }
             },
+            "POST" if path.ends_with("/selfsubjectaccessreviews") => {
+                (201, json!({ "metadata": {}, "spec": {}, "status": { "allowed": self.exec_allowed } }))
+            }
             "POST" => self.create(path, &request.body),
             "PUT" => self.replace(path, &request.body),
             other => (405, failure(405, other)),

@@ -10,6 +10,7 @@ use kube::api::{Api, ListParams};
 use crate::ports::{Inventory, InventoryError, Pod, PodState};
 
 use super::error::KubeError;
+use super::shells::Shells;
 
 /// Pods that one answer of the API server brings.
 const PAGE: u32 = 500;
@@ -21,12 +22,17 @@ const PAGES: usize = 200;
 pub struct KubePods {
     pub(super) client: Client,
     driver: String,
+    shells: Shells,
 }
 
 impl KubePods {
     /// Pods of this cluster; their volumes are those of this CSI driver.
     pub fn new(client: Client, driver: impl Into<String>) -> Self {
-        Self { client, driver: driver.into() }
+        Self { client, driver: driver.into(), shells: Shells::default() }
+    }
+
+    pub(super) fn shells(&self) -> &Shells {
+        &self.shells
     }
 
     /// The claim (`namespace`, `name`) of every volume of the driver, by volume id.

@@ -156,7 +156,7 @@ impl KubeJournal {
         let objects = objects.map_err(|error| KubeError::of("runs".to_owned(), error))?;
         let debts =
             objects.items.iter().filter_map(|object| object.status.as_ref()).flat_map(|status| &status.debts);
-        Ok(debts.filter(|debt| debt.state == "unpaid").count())
+        Ok(debts.filter(|debt| matches!(debt.state.as_str(), "unpaid" | "unknown")).count())
     }
 
     async fn find(&self, order: &RunOrder) -> Result<Option<Run>, KubeError> {

@@ -8,7 +8,7 @@ use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{API_VERSION, Step};
+use crate::api::{API_VERSION, Param, Step};
 
 /// The annotation on VolumeSnapshots, VolumeGroupSnapshots and PersistentVolumeClaims, and the parameter of snapshot
 /// classes, that names a Rule in the snapshot's namespace.
@@ -29,6 +29,17 @@ pub const RULE_ANNOTATION: &str = "stillpoint.dev/rule";
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RuleObjectSpec {
+    /// Values that may be chosen where the rule is run by hand; in a cluster their defaults are used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub params: Vec<Param>,
+    /// Regular expressions: what they match in outputs is not shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub redact: Vec<String>,
     /// In order going in, in reverse order coming out. Each name once.
     #[schemars(
         length(min = 1, max = 64),
@@ -91,7 +102,7 @@ pub struct SnapshotRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunStatus {
-    /// `Pending`, `Running`, `Undoing`, `Succeeded` or `Failed`.
+    /// `Pending`, `Running`, `Undoing`, `Overdue` (over, but something is still owed), `Succeeded` or `Failed`.
     pub phase: String,
     /// The Rule of the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,7 +121,13 @@ pub struct RunStatus {
     pub message: String,
     /// Why the last attempt failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub failures: Vec<String>,
+    pub failures: Vec<FailureStatus>,
+    /// Failures of steps that the rule allows to be ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<FailureStatus>,
+    /// Between the first and the last session that said that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_skew_micros: Option<u64>,
     /// When the last attempt began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
@@ -148,6 +165,20 @@ pub struct RunStatus {
     pub record: Option<serde_json::Value>,
 }
 
+/// Why a run did not go as its rule says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureStatus {
+    /// `inventory`, `plan`, `where`, `before`, `hold`, `lost`, `release`, `open`, `cut`, `seal`, `after`, `gone`,
+    /// `journal`, `stopped`, `budget`, `orphaned` or `bug`.
+    pub kind: String,
+    /// The step, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// What, why, and how to fix it.
+    pub message: String,
+}
+
 /// One action in one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -164,6 +195,9 @@ pub struct PodResult {
     pub container: String,
     /// The node.
     pub node: String,
+    /// Which try of it, from 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub number: u32,
     /// The command, quoted for people.
     pub command: String,
     /// When it began.
@@ -173,6 +207,12 @@ pub struct PodResult {
     /// Exit code, where it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Status, where it was a request that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
+    /// How long after its start a session said that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_after_micros: Option<u64>,
     /// Head and tail of what it printed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
@@ -198,7 +238,8 @@ pub struct DebtStatus {
     pub container: String,
     /// What pays it.
     pub command: String,
-    /// `owed`, `paid` or `unpaid` (tried and failed: look at the application).
+    /// `owed`, `paid`, `unpaid` (tried and failed; it is tried again), `unknown` (may not be repeated: look at the
+    /// application) or `gone` (with its pod).
     pub state: String,
 }
 
@@ -262,6 +303,15 @@ pub struct Condition {
     pub message: String,
     /// When `status` last changed.
     pub last_transition_time: String,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// An object that the API server neither checks nor prunes.

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 
+use crate::failure::Failure;
 use crate::machine::Phase;
 use crate::plan::Action;
-use crate::plan::render::command_line;
 use crate::ports::StorageLevel;
-use crate::run::{Attempt, Debt, DebtState, Level, PodLane, Run};
+use crate::run::{Attempt, Debt, Level, PodLane, Run};
 use crate::text::clip_to;
 
-use super::objects::{Condition, CutStatus, DebtStatus, Lane, LaneSpan, PodResult, RunStatus};
+use super::objects::{Condition, CutStatus, DebtStatus, FailureStatus, Lane, LaneSpan, PodResult, RunStatus};
 
 /// Bytes of output of all pods together: the API server refuses objects over 1.5 MiB, and a run's record stands
 /// beside the report while it runs.
@@ -52,7 +52,9 @@ pub fn status(
         level: run.level.map(|level| level_word(level).to_owned()),
         reasons: lines(&run.reasons),
         message: message(run),
-        failures: lines(&run.failures),
+        failures: failures(&run.failures),
+        ignored: failures(&run.ignored),
+        session_skew_micros: run.session_skew_us,
         started_at: Some(run.started_at.to_string()),
         ended_at: run.ended_at.map(|at| at.to_string()),
         plan: run
@@ -78,13 +80,9 @@ pub fn status(
     })
 }
 
-/// Whether something is owed to the application and nobody will pay it by himself.
+/// What is still owed to the application.
 pub fn unpaid(run: &Run) -> Vec<String> {
-    let owed = run.debts.iter().filter(|debt| debt.state != DebtState::Paid);
-    owed.map(|debt| {
-        format!("`{}` in {}/{}", command_line(&debt.command.argv), debt.target.namespace, debt.target.pod)
-    })
-    .collect()
+    run.owed().map(Debt::in_words).collect()
 }
 
 /// The record without what only people read: it must fit beside the report.
@@ -109,6 +107,7 @@ fn phase(phase: Phase) -> &'static str {
         | Phase::Releasing
         | Phase::Sealing => "Running",
         Phase::Undoing(_) => "Undoing",
+        Phase::Overdue => "Overdue",
         Phase::Succeeded => "Succeeded",
         Phase::Failed => "Failed",
     }
@@ -131,6 +130,7 @@ fn doing(run: &Run) -> String {
         Phase::Releasing => "letting sessions go".to_owned(),
         Phase::Sealing => "sealing the cut".to_owned(),
         Phase::Undoing(index) => format!("`after` of step {}", step(index)),
+        Phase::Overdue => "trying again what is owed to the application".to_owned(),
         Phase::Succeeded | Phase::Failed => "ended".to_owned(),
     }
 }
@@ -146,6 +146,15 @@ fn message(run: &Run) -> String {
         },
     };
     clip_to(&line, LINE)
+}
+
+fn failures(failures: &[Failure]) -> Vec<FailureStatus> {
+    let one = |failure: &Failure| FailureStatus {
+        kind: failure.kind.word().to_owned(),
+        step: failure.step.clone(),
+        message: clip_to(&failure.message, 4 * LINE),
+    };
+    failures.iter().take(64).map(one).collect()
 }
 
 fn lines(texts: &[String]) -> Vec<String> {
@@ -173,10 +182,13 @@ fn result(attempt: &Attempt, output_limit: usize) -> PodResult {
         namespace: attempt.target.namespace.clone(),
         container: attempt.target.container.clone(),
         node: attempt.host.clone(),
+        number: attempt.number,
         command: clip_to(&attempt.command, LINE),
         started_at: attempt.started_at.to_string(),
         duration_micros: attempt.duration_us,
         exit_code: attempt.exit_code,
+        http_status: attempt.http_status,
+        held_after_micros: attempt.held_after_us,
         output,
         omitted_bytes: (omitted > 0).then_some(omitted),
         error: attempt.error.as_deref().map(|error| clip_to(error, LINE)),
@@ -184,18 +196,13 @@ fn result(attempt: &Attempt, output_limit: usize) -> PodResult {
 }
 
 fn debt(debt: &Debt) -> DebtStatus {
-    let state = match debt.state {
-        DebtState::Owed => "owed",
-        DebtState::Paid => "paid",
-        DebtState::Unpaid => "unpaid",
-    };
     DebtStatus {
         step: debt.step_name.clone(),
         pod: debt.target.pod.clone(),
         namespace: debt.target.namespace.clone(),
         container: debt.target.container.clone(),
-        command: clip_to(&command_line(&debt.command.argv), LINE),
-        state: state.to_owned(),
+        command: clip_to(&debt.command.to_string(), LINE),
+        state: debt.state.word().to_owned(),
     }
 }
 
@@ -214,6 +221,7 @@ fn conditions(run: &Run, before: &[Condition], now: Timestamp) -> Vec<Condition>
         Phase::Succeeded => ("True", "Succeeded"),
         Phase::Failed if run.cut.as_ref().is_some_and(|cut| cut.sealed) => ("False", "FailedAfterTheCut"),
         Phase::Failed => ("False", "Failed"),
+        Phase::Overdue => ("False", "Overdue"),
         Phase::Pending
         | Phase::Planning
         | Phase::Choosing

@@ -72,9 +72,8 @@ fn not_started(target: &PodTarget, error: &Error) -> ExecError {
     let pod = pod_name(target);
     match status_code(error) {
         Some(403) => {
-            let forbidden =
-                Forbidden { what: "run commands in pods".to_owned(), namespace: target.namespace.clone() };
-            ExecError::NotStarted { pod, why: forbidden.to_string() }
+            let why = Forbidden::exec(&target.namespace).to_string();
+            ExecError::NotStarted { pod, why }
         }
         Some(404) => ExecError::PodChanged { pod, why: "it no longer exists".to_owned() },
         Some(code) => ExecError::NotStarted {

@@ -9,12 +9,26 @@ fn outline(steps: &[StepOutline]) -> Outline {
     Outline { steps: steps.to_vec(), questions: false }
 }
 
-fn bad() -> Result<(), String> {
-    Err("bad".to_owned())
+fn why(message: &str) -> Failure {
+    Failure::new(FailureKind::Before, message)
+}
+
+fn bad() -> Result<(), Failure> {
+    Err(why("bad"))
+}
+
+/// An `after` that failed: still owed.
+fn owed(step: &str) -> Result<(), Failure> {
+    Err(Failure::of_step(FailureKind::After, step, "still owed"))
+}
+
+/// An `after` whose pod is gone: nothing is owed any more.
+fn gone(step: &str) -> Result<(), Failure> {
+    Err(Failure::of_step(FailureKind::Gone, step, "gone"))
 }
 
 fn lost(meaning: OnFailure) -> Vec<StepFailure> {
-    vec![StepFailure { why: "lost".to_owned(), meaning }]
+    vec![StepFailure { why: why("lost"), meaning }]
 }
 
 /// Feeds events from the start and returns the machine and all orders.
@@ -70,21 +84,39 @@ fn a_failing_before_undoes_what_was_started_and_opens_nothing() {
     assert_eq!(machine.phase(), Phase::Undoing(1));
 }
 
-#[test]
-fn one_failing_after_does_not_stop_the_others_and_leaves_the_cut_sealed() {
-    let events = [
+fn sealed_events() -> Vec<Event> {
+    vec![
         Event::Prepared(0, Ok(())),
         Event::Prepared(1, Ok(())),
         Event::Opened(Ok(())),
         Event::Cut(Ok(())),
         Event::Sealed(Ok(())),
-        Event::Undone(1, bad()),
-        Event::Undone(0, Ok(())),
-    ];
-    let (machine, _) = scenario(outline(&[PLAIN, PLAIN]), &events);
-    assert_eq!(machine.phase(), Phase::Failed);
-    assert!(machine.sealed());
-    assert_eq!(machine.failures(), ["bad"]);
+    ]
+}
+
+#[test]
+fn one_failing_after_does_not_stop_the_others_and_is_tried_again_until_it_is_paid() {
+    let (mut machine, _) = scenario(outline(&[PLAIN, PLAIN]), &sealed_events());
+    machine.step(Event::Undone(1, owed("b"))).unwrap();
+    assert_eq!(machine.step(Event::Undone(0, Ok(()))).unwrap(), [Order::Wait]);
+    assert_eq!(machine.phase(), Phase::Overdue);
+    assert!(machine.sealed() && !machine.phase().is_final() && machine.phase().is_over());
+    for _ in 0..3 {
+        assert_eq!(machine.step(Event::Collect).unwrap(), [Order::Note, Order::Undo(1)]);
+        assert_eq!(machine.step(Event::Undone(1, owed("b"))).unwrap(), [Order::Wait]);
+    }
+    assert_eq!(machine.failures().len(), 1, "said once");
+    assert_eq!(machine.step(Event::Collect).unwrap(), [Order::Note, Order::Undo(1)]);
+    assert_eq!(machine.step(Event::Undone(1, Ok(()))).unwrap(), [Order::Finish]);
+    assert_eq!(machine.phase(), Phase::Failed, "late is not as it should be");
+}
+
+#[test]
+fn what_is_owed_to_a_pod_that_is_gone_ends_with_it() {
+    let (mut machine, _) = scenario(outline(&[PLAIN, PLAIN]), &sealed_events());
+    machine.step(Event::Undone(1, gone("b"))).unwrap();
+    assert_eq!(machine.step(Event::Undone(0, Ok(()))).unwrap(), [Order::Finish]);
+    assert_eq!((machine.phase(), machine.failures()[0].kind), (Phase::Failed, FailureKind::Gone));
 }
 
 #[test]
@@ -98,7 +130,7 @@ fn sessions_are_released_before_the_seal_and_a_lost_one_voids_the_cut() {
     assert_eq!(good.step(Event::Released(vec![])).unwrap(), [Order::Seal]);
     let mut mean = machine.clone();
     mean.step(Event::Checked(vec![])).unwrap();
-    let orders = mean.step(Event::Released(vec!["bad".into()])).unwrap();
+    let orders = mean.step(Event::Released(vec![why("bad")])).unwrap();
     assert_eq!(orders, [Order::Abandon, Order::Note, Order::Undo(0)], "its last lines belong to the cut");
     let orders = machine.step(Event::Checked(lost(OnFailure::Abort))).unwrap();
     assert_eq!(orders, [Order::Abandon, Order::Release]);
@@ -113,26 +145,27 @@ fn a_step_may_degrade_the_level_or_be_ignored() {
         let (machine, orders) = scenario(outline(&[step]), &events);
         assert!(orders.contains(&Order::Seal), "{meaning:?}");
         assert_eq!(machine.application(), application);
-        assert_eq!(machine.failures(), [""; 0]);
+        assert!(machine.failures().is_empty());
+        assert_eq!(machine.ignored().len(), usize::from(meaning == OnFailure::Ignore));
     }
 }
 
 #[test]
 fn what_could_not_be_written_down_was_not_started() {
     let (mut machine, _) = scenario(outline(&[PLAIN, PLAIN]), &[Event::Prepared(0, Ok(()))]);
-    let orders = machine.step(Event::JournalFailed("full".into())).unwrap();
+    let orders = machine.step(Event::JournalFailed(why("full"))).unwrap();
     assert_eq!(orders, [Order::Note, Order::Undo(0)]);
 }
 
 #[test]
 fn an_orphan_only_undoes() {
     let steps = outline(&[PLAIN, StepOutline { after: false, ..PLAIN }, PLAIN]);
-    let (mut machine, orders) = Machine::orphaned(steps, 3, true, "died".into());
+    let (mut machine, orders) = Machine::orphaned(steps, 3, true, vec![why("died")]);
     assert_eq!(orders, [Order::Note, Order::Undo(2)]);
     assert_eq!(machine.step(Event::Undone(2, Ok(()))).unwrap(), [Order::Note, Order::Undo(0)]);
     assert_eq!(machine.step(Event::Undone(0, Ok(()))).unwrap(), [Order::Finish]);
     assert_eq!((machine.phase(), machine.sealed()), (Phase::Failed, true));
-    let (machine, orders) = Machine::orphaned(outline(&[PLAIN]), 0, false, "died".into());
+    let (machine, orders) = Machine::orphaned(outline(&[PLAIN]), 0, false, vec![why("died")]);
     assert_eq!((machine.phase(), orders), (Phase::Failed, vec![Order::Finish]));
 }
 
@@ -142,7 +175,7 @@ fn alphabet(questions: bool, steps: &[StepOutline]) -> Vec<Event> {
     let mut events = vec![
         Event::Start,
         Event::Planned(Ok(plan)),
-        Event::Planned(Err("bad".into())),
+        Event::Planned(Err(why("bad"))),
         Event::Chosen(Ok(())),
         Event::Chosen(bad()),
         Event::Opened(Ok(())),
@@ -156,17 +189,21 @@ fn alphabet(questions: bool, steps: &[StepOutline]) -> Vec<Event> {
         Event::Checked(lost(OnFailure::Abort)),
         Event::Checked(lost(OnFailure::Degrade)),
         Event::Released(vec![]),
-        Event::Released(vec!["bad".into()]),
+        Event::Released(vec![why("bad")]),
         Event::Sealed(Ok(())),
         Event::Sealed(bad()),
-        Event::JournalFailed("full".into()),
-        Event::Cancelled("enough".into()),
+        Event::JournalFailed(why("full")),
+        Event::Cancelled(why("enough")),
+        Event::Collect,
     ];
     for step in 0..2 {
         for result in [Ok(()), bad()] {
-            events.push(Event::Prepared(step, result.clone()));
-            events.push(Event::Undone(step, result));
+            events.push(Event::Prepared(step, result));
         }
+        let name = format!("step-{step}");
+        // One kind of failure per step keeps the number of states bearable.
+        let failed = if step == 0 { gone(&name) } else { owed(&name) };
+        events.extend([Ok(()), failed].map(|result| Event::Undone(step, result)));
     }
     events
 }
@@ -185,6 +222,7 @@ fn legal(phase: Phase) -> &'static [&'static str] {
         Phase::Releasing => &["Released"],
         Phase::Sealing => &["Sealed"],
         Phase::Undoing(_) => &["Undone"],
+        Phase::Overdue => &["Collect"],
         Phase::Succeeded | Phase::Failed => &[],
     }
 }
@@ -197,6 +235,8 @@ struct Seen {
     started: usize,
     started_earlier: usize,
     undone: Vec<usize>,
+    unpaid: Vec<usize>,
+    collecting: bool,
     prepared: usize,
     sessions: bool,
     cut: bool,
@@ -233,12 +273,15 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
             seen.aborted = true;
             seen.started = seen.started_earlier;
         }
-        Event::Start
-        | Event::Planned(_)
-        | Event::Chosen(_)
-        | Event::Opened(_)
-        | Event::Cut(_)
-        | Event::Undone(..) => {}
+        Event::Undone(k, result) => {
+            seen.unpaid.retain(|step| step != k);
+            if result.as_ref().is_err_and(|why| why.kind == FailureKind::After) {
+                seen.unpaid.push(*k);
+                seen.unpaid.sort_unstable();
+            }
+        }
+        Event::Collect => seen.collecting = true,
+        Event::Start | Event::Planned(_) | Event::Chosen(_) | Event::Opened(_) | Event::Cut(_) => {}
     }
     let befores = steps.iter().filter(|step| step.before).count();
     for order in orders {
@@ -263,8 +306,12 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
             }
             Order::Undo(k) => {
                 assert!(!seen.sessions, "sessions go first");
-                assert!(seen.undone.last().is_none_or(|last| k < last), "reverse order, never twice");
-                seen.undone.push(*k);
+                if seen.collecting {
+                    assert!(seen.unpaid.contains(k), "only what is owed is tried again");
+                } else {
+                    assert!(seen.undone.last().is_none_or(|last| k < last), "reverse order, never twice");
+                    seen.undone.push(*k);
+                }
             }
             Order::Plan
             | Order::Choose
@@ -272,6 +319,7 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
             | Order::Hold
             | Order::Check
             | Order::Release
+            | Order::Wait
             | Order::Finish => {}
         }
     }
@@ -293,6 +341,7 @@ fn answers(order: &Order, event: &Event) -> bool {
         Event::Released(_) => *order == Order::Release,
         Event::Sealed(_) => *order == Order::Seal,
         Event::Undone(k, _) => *order == Order::Undo(*k),
+        Event::Collect => *order == Order::Wait,
     }
 }
 
@@ -321,7 +370,7 @@ fn over_all_reachable_states_the_guarantees_hold_and_every_run_ends() {
             explore(&steps, questions, &mut phases);
         }
     }
-    assert_eq!(phases.len(), 15, "every phase is reached: {phases:?}");
+    assert_eq!(phases.len(), 16, "every phase is reached: {phases:?}");
 }
 
 fn explore(steps: &[StepOutline], questions: bool, phases: &mut BTreeMap<Phase, usize>) {
@@ -366,6 +415,7 @@ fn explore(steps: &[StepOutline], questions: bool, phases: &mut BTreeMap<Phase, 
 fn finished(machine: &Machine, seen: &Seen, steps: &[StepOutline], last: &Order) {
     assert_eq!(*last, Order::Finish);
     assert!(!seen.sessions, "no session outlives its run");
+    assert!(seen.unpaid.is_empty(), "a run that owes something has not ended");
     assert!(machine.phase() == Phase::Failed || machine.sealed(), "success is a sealed cut");
     let mut owed: Vec<usize> = (0..seen.started).filter(|k| steps[*k].after).collect();
     owed.reverse();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::Pick;
 use crate::ports::PodTarget;
 
-use super::{Action, LeftOut, Plan, PlanError, PlannedStep, Target};
+use super::{Action, LeftOut, Plan, PlanError, PlannedCommand, PlannedHold, PlannedStep, Target};
 
 impl Plan {
     /// The plan after the `where` commands were answered: `yes` tells for step and target whether it said yes.
@@ -44,16 +44,14 @@ impl Plan {
     /// Two steps whose selectors overlap do the same action in the same container only once: in the earlier step.
     /// A step that still has a question is left alone until it is answered.
     pub(super) fn never_twice(&mut self) {
-        let mut done: BTreeMap<(PodTarget, Action, Vec<String>), String> = BTreeMap::new();
+        let mut done: BTreeMap<(PodTarget, Action, String), String> = BTreeMap::new();
         for step in &mut self.steps {
             if step.question.is_some() {
                 continue;
             }
             let actions = [Action::Before, Action::Hold, Action::After];
-            let prints: Vec<(Action, Vec<String>)> = actions
-                .into_iter()
-                .filter_map(|a| Some((a, step.fingerprint(a)?.into_iter().map(str::to_owned).collect())))
-                .collect();
+            let prints: Vec<(Action, String)> =
+                actions.into_iter().filter_map(|action| Some((action, step.fingerprint(action)?))).collect();
             let (name, mut kept) = (step.name.clone(), Vec::new());
             for mut target in std::mem::take(&mut step.targets) {
                 let mut by = None;
@@ -85,14 +83,12 @@ impl Plan {
 
 impl PlannedStep {
     /// What exactly an action does, so that two steps can be compared.
-    fn fingerprint(&self, action: Action) -> Option<Vec<&str>> {
+    fn fingerprint(&self, action: Action) -> Option<String> {
         match action {
             Action::Where => None,
-            Action::Before => self.before.as_ref().map(|c| c.argv.iter().map(String::as_str).collect()),
-            Action::After => self.after.as_ref().map(|c| c.argv.iter().map(String::as_str).collect()),
-            Action::Hold => {
-                self.hold.as_ref().map(|h| h.argv.iter().chain(&h.send).map(String::as_str).collect())
-            }
+            Action::Before => self.before.as_ref().map(PlannedCommand::fingerprint),
+            Action::After => self.after.as_ref().map(PlannedCommand::fingerprint),
+            Action::Hold => self.hold.as_ref().map(PlannedHold::fingerprint),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::api::{LabelSelector, Operator, Pick};
 
-use super::{Action, Plan, PlannedCommand, PlannedStep};
+use super::{Action, ExpectedPause, Plan, PlannedCommand, PlannedStep};
 
 /// A selector as it would be written on a command line.
 pub(super) fn selector(selector: &LabelSelector) -> String {
@@ -54,10 +54,28 @@ impl fmt::Display for Plan {
                 action(f, index, step, Action::After, after)?;
             }
         }
+        if let Some(expected) = &self.expected {
+            expectation(f, expected)?;
+        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }
         Ok(())
+    }
+}
+
+fn expectation(f: &mut fmt::Formatter<'_>, expected: &ExpectedPause) -> fmt::Result {
+    let ms = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
+    write!(
+        f,
+        "expected pause: {} (p50) to {} (longest), as in {}",
+        ms(expected.window_us_p50),
+        ms(expected.window_us_max),
+        count(expected.runs, "earlier run"),
+    )?;
+    match expected.session_us_max {
+        Some(us) => writeln!(f, "; sessions up to {}", ms(us)),
+        None => writeln!(f),
     }
 }
 
@@ -108,10 +126,9 @@ fn action(
     let pods = count(step.doing(action).count(), "pod");
     writeln!(
         f,
-        "step {} {}: {word} {pods}: {} (at most {} ms)",
+        "step {} {}: {word} {pods}: {command} (at most {} ms)",
         index + 1,
         step.name,
-        command_line(&command.argv),
         command.timeout_ms
     )?;
     targets(f, step, action)

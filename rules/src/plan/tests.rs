@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::{Invocation, Length, Metadata, RuleSpec};
+use crate::api::{Command, Invocation, Length, Metadata, RuleSpec};
 use crate::select::parse_selector;
 
 fn pod(name: &str, labels: &str, volumes: &[&str]) -> Pod {
@@ -48,7 +48,10 @@ fn step(name: &str, selector: &str) -> Step {
 }
 
 fn rule(steps: Vec<Step>) -> Rule {
-    Rule { metadata: Metadata { name: "rule".into(), namespace: None }, spec: RuleSpec { steps } }
+    Rule {
+        metadata: Metadata { name: "rule".into(), namespace: None },
+        spec: RuleSpec { params: Vec::new(), redact: Vec::new(), steps },
+    }
 }
 
 fn ring() -> Vec<Pod> {

@@ -5,11 +5,14 @@ use std::process::Stdio;
 use async_trait::async_trait;
 use tokio::time::timeout;
 
-use crate::ports::{ExecError, ExecOutcome, ExecRequest, PodExec, PodTarget, Session, SessionRequest};
+use crate::ports::{
+    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, PodExec, PodTarget, Session,
+    SessionRequest,
+};
 
 use super::inventory::{PodDefinition, StandalonePods};
 use super::process::{End, Process, exit_code, run_to_end};
-use super::session::LocalSession;
+use super::session;
 use crate::output::{Output, join};
 
 #[async_trait]
@@ -21,7 +24,18 @@ impl PodExec for StandalonePods {
 
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
         let definition = self.planned(&request.target).await?;
-        Ok(Box::new(LocalSession::open(&definition, request).await?))
+        Ok(Box::new(session::open(&definition, request).await?))
+    }
+
+    async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
+        let definition = self.planned(&request.target).await?;
+        let Some(address) = &definition.address else {
+            return Err(ExecError::NotStarted {
+                pod: pod_name(&request.target),
+                why: "the inventory gives it no `address`; add the one at which it answers".to_owned(),
+            });
+        };
+        crate::http::call(address, &request).await
     }
 }
 
@@ -48,7 +62,7 @@ pub(super) fn pod_name(target: &PodTarget) -> String {
 
 async fn run(definition: &PodDefinition, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
     let pod = pod_name(&request.target);
-    let mut process = Process::start(definition, &request.argv, Stdio::null())
+    let mut process = Process::start(definition, &request.argv, &request.env, Stdio::null())
         .map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
     let (mut out, mut err) = (Output::new(request.output_limit), Output::new(request.output_limit));
     let ended = timeout(request.timeout, run_to_end(&mut process, &mut out, &mut err)).await;

@@ -11,6 +11,7 @@
 //!   exec: [nsenter, -t, "4711", -m, --]    # put before every command; default: nothing, so on this machine
 //!   env: {JAVA_HOME: /opt/java}
 //!   cwd: /var/lib/cassandra
+//!   address: 10.0.0.7                      # where `http` actions reach it; default: nowhere
 //! ```
 //! The file is read again for every listing, so a service that was restarted under another process id is seen as
 //! another incarnation.
@@ -68,6 +69,9 @@ pub struct PodDefinition {
     pub env: BTreeMap<String, String>,
     /// Working directory.
     pub cwd: Option<PathBuf>,
+    /// Where requests of `http` actions go: a name or an IP address without a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 impl PodDefinition {
@@ -191,7 +195,7 @@ fn pod(node: &Node<'_>) -> Option<PodDefinition> {
     const LABEL: &str = "up to 63 of a-z, 0-9 and -, starting and ending with a letter or digit";
     let fields = node.fields(
         "a pod",
-        &["name", "namespace", "labels", "host", "containers", "volumes", "exec", "env", "cwd"],
+        &["name", "namespace", "labels", "host", "containers", "volumes", "exec", "env", "cwd", "address"],
     )?;
     let name = fields.required("name").and_then(|n| n.name(crate::api::is_dns_subdomain, LABEL));
     let namespace = fields.optional("namespace", |n| n.name(is_dns_label, LABEL));
@@ -212,6 +216,14 @@ fn pod(node: &Node<'_>) -> Option<PodDefinition> {
         }
         Some(path)
     });
+    let address = fields.optional("address", |n| {
+        let text = n.text()?;
+        if text.parse::<std::net::IpAddr>().is_ok() || crate::api::is_dns_subdomain(&text) {
+            return Some(text);
+        }
+        n.fail("no address", "a name or an IP address without a port is expected", "correct it");
+        None
+    });
     Some(PodDefinition {
         name: name?,
         namespace: namespace?.unwrap_or_else(|| "default".to_owned()),
@@ -222,5 +234,6 @@ fn pod(node: &Node<'_>) -> Option<PodDefinition> {
         exec: exec?.unwrap_or_default(),
         env: env?.unwrap_or_default().into_iter().collect(),
         cwd: cwd?,
+        address: address?,
     })
 }

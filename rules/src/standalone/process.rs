@@ -14,9 +14,9 @@ use super::inventory::PodDefinition;
 use crate::output::Output;
 
 /// Between the polite signal and the last one.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the output is read on after a command ended: something that it left behind may hold the pipe.
-const DRAIN: Duration = Duration::from_millis(500);
+pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
 /// A running command. Dropping it ends the group.
 pub(super) struct Process {
@@ -51,11 +51,17 @@ impl Drop for Group {
 
 impl Process {
     /// Starts a command as the definition says it is done in that pod.
-    pub(super) fn start(pod: &PodDefinition, argv: &[String], stdin: Stdio) -> Result<Self, String> {
+    /// `env` is what this very command gets besides.
+    pub(super) fn start(
+        pod: &PodDefinition,
+        argv: &[String],
+        env: &[(String, String)],
+        stdin: Stdio,
+    ) -> Result<Self, String> {
         let mut full = pod.exec.iter().chain(argv);
         let program = full.next().ok_or("the command is empty; name a program")?;
         let mut command = Command::new(program);
-        command.args(full).envs(&pod.env);
+        command.args(full).envs(&pod.env).envs(env.iter().map(|(name, value)| (name, value)));
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         if let Some(cwd) = &pod.cwd {
@@ -86,6 +92,11 @@ impl Process {
             self.group.0 = None;
             return End::Verified;
         }
+        self.kill().await
+    }
+
+    /// Ends the group at once.
+    pub(super) async fn kill(mut self) -> End {
         let _ = self.group.signal(Some(Signal::SIGKILL));
         let until = Instant::now() + GRACE;
         let _ = timeout(GRACE, self.child.wait()).await;

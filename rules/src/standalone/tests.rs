@@ -30,6 +30,7 @@ fn definition(name: &str) -> PodDefinition {
         exec: vec![],
         env: BTreeMap::new(),
         cwd: None,
+        address: None,
     }
 }
 
@@ -46,7 +47,7 @@ fn pods(definition: PodDefinition) -> (StandalonePods, PodTarget) {
 async fn exec(definition: PodDefinition, argv: &[&str], limit: Duration) -> Result<ExecOutcome, ExecError> {
     let (pods, target) = pods(definition);
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let request = ExecRequest { target, argv, timeout: limit, output_limit: 4096 };
+    let request = ExecRequest { target, argv, env: vec![], timeout: limit, output_limit: 4096 };
     timeout(SAFETY, pods.exec(request)).await.expect("it comes back")
 }
 
@@ -141,7 +142,7 @@ async fn a_command_that_nobody_waits_for_any_more_is_killed() {
     let line = format!("sleep 1000 & echo $! > {}; wait", file.display());
     let (pods, target) = pods(definition("db"));
     let argv = ["sh", "-c", &line].map(str::to_owned).to_vec();
-    let request = ExecRequest { target, argv, timeout: SAFETY, output_limit: 10 };
+    let request = ExecRequest { target, argv, env: vec![], timeout: SAFETY, output_limit: 10 };
     let task = tokio::spawn(async move { pods.exec(request).await });
     let pid = pid_in(&file).await;
     assert!(alive(pid));
@@ -190,6 +191,7 @@ async fn a_pod_that_is_gone_or_another_one_is_not_worked_with() {
     let request = |target: &PodTarget| ExecRequest {
         target: target.clone(),
         argv: vec!["true".into()],
+        env: vec![],
         timeout: SAFETY,
         output_limit: 10,
     };
@@ -207,9 +209,11 @@ async fn session(line: &str, send: &[&str], limit: Duration) -> Result<Box<dyn S
     let request = SessionRequest {
         target,
         argv: ["sh", "-c", line].map(str::to_owned).to_vec(),
+        env: vec![],
         send: send.iter().map(|line| (*line).to_owned()).collect(),
         ready: "held".into(),
         limit,
+        heartbeat: None,
         output_limit: 4096,
     };
     timeout(SAFETY, pods.session(request)).await.expect("it comes back")
@@ -392,5 +396,145 @@ proptest! {
     #[test]
     fn no_text_makes_the_inventory_reader_panic(text in "\\PC{0,120}") {
         let _ = parse_inventory(&text);
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_reach_a_script_and_when_they_stop_it_lets_go() {
+    let (pods, target) = pods(definition("db"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("undone");
+    let line = format!("echo held; while read -t 2 x; do echo beat; done; echo yes > {}", file.display());
+    let request = SessionRequest {
+        target,
+        argv: vec!["bash".into(), "-c".into(), line],
+        env: vec![],
+        send: vec![],
+        ready: "beat".into(),
+        limit: SAFETY,
+        heartbeat: Some(Duration::from_millis(100)),
+        output_limit: 4096,
+    };
+    let mut session = timeout(SAFETY, pods.session(request)).await.unwrap().unwrap();
+    session.prove(None).await.unwrap();
+    assert!(!file.exists(), "it holds as long as lines come");
+    session.release(&[]).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "yes\n");
+}
+
+#[tokio::test]
+async fn variables_are_given_to_commands_and_sessions() {
+    let (pods, target) = pods(definition("db"));
+    let argv = ["sh", "-c", "echo \"$SECRET\""].map(str::to_owned).to_vec();
+    let env = vec![("SECRET".to_owned(), "a b".to_owned())];
+    let request = ExecRequest { target, argv, env, timeout: SAFETY, output_limit: 100 };
+    assert_eq!(pods.exec(request).await.unwrap().output, "a b\n");
+}
+
+#[tokio::test]
+async fn secrets_are_files_of_one_directory_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("db")).unwrap();
+    std::fs::write(dir.path().join("db/password"), "hunter2\n").unwrap();
+    std::fs::write(dir.path().join("secret"), "no").unwrap();
+    let secrets = FileSecrets::new(dir.path().to_owned());
+    let wanted = |name: &str, key: &str| crate::api::SecretRef { name: name.into(), key: key.into() };
+    assert_eq!(secrets.read("any", &wanted("db", "password")).await.unwrap(), "hunter2");
+    for (name, key) in
+        [("db", "user"), ("db", ".."), ("..", "passwd"), ("db/..", "secret"), ("db", "../secret")]
+    {
+        let error = secrets.read("any", &wanted(name, key)).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be read") && !error.contains("hunter2"), "{error}");
+    }
+}
+
+fn http_request(target: PodTarget, port: u16) -> HttpRequest {
+    HttpRequest {
+        target,
+        method: crate::api::Method::Post,
+        port,
+        path: "/flush?now".into(),
+        headers: vec![("authorization".into(), "Bearer t".into())],
+        body: Some("{}".into()),
+        tls: None,
+        timeout: SAFETY,
+        output_limit: 64,
+    }
+}
+
+/// Answers every request with what it got.
+async fn echo(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut stream, mut head) = (stream, vec![0; 4096]);
+    let length = stream.read(&mut head).await.unwrap_or(0);
+    let text = String::from_utf8_lossy(&head[..length]).replace("\r\n", "|");
+    let answer = format!("HTTP/1.1 418 Tea\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+#[tokio::test]
+async fn a_request_goes_to_the_pods_address_with_headers_and_body() {
+    let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = server.accept().await {
+            echo(stream).await;
+        }
+    });
+    let (pods, target) = pods(PodDefinition { address: Some("127.0.0.1".into()), ..definition("db") });
+    let request = HttpRequest { output_limit: 4096, ..http_request(target, port) };
+    let outcome = timeout(SAFETY, pods.http(request)).await.unwrap().unwrap();
+    assert_eq!(outcome.status, 418);
+    let said = &outcome.output;
+    assert!(
+        said.starts_with("POST /flush?now HTTP/1.1|") && said.contains("authorization: Bearer t|"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("host: 127.0.0.1:{port}|")) && said.contains("|{}"), "{said}");
+    let (nowhere, target) = super::tests::pods(definition("db"));
+    let error = nowhere.http(http_request(target, port)).await.unwrap_err().to_string();
+    assert!(error.contains("gives it no `address`"), "{error}");
+}
+
+#[tokio::test]
+async fn over_tls_only_a_certificate_of_the_named_authority_is_accepted() {
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::{ServerConfig, crypto};
+
+    let own = rcgen::generate_simple_self_signed(vec!["db.example".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["db.example".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = server.accept().await {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                echo(stream).await;
+            }
+        }
+    });
+    let (pods, target) = pods(PodDefinition { address: Some("127.0.0.1".into()), ..definition("db") });
+    let request = |ca_pem: String, name: Option<&str>| HttpRequest {
+        tls: Some(HttpTrust { ca_pem, server_name: name.map(str::to_owned) }),
+        ..http_request(target.clone(), port)
+    };
+    let good = pods.http(request(own.cert.pem(), Some("db.example"))).await.unwrap();
+    assert_eq!(good.status, 418);
+    for (ca, name) in [
+        (other.cert.pem(), Some("db.example")),
+        (own.cert.pem(), Some("other.example")),
+        (own.cert.pem(), None),
+        ("no certificate".to_owned(), None),
+    ] {
+        let error = pods.http(request(ca, name)).await.unwrap_err();
+        assert!(matches!(error, ExecError::NotStarted { .. }), "{error}");
+        assert!(error.to_string().contains("no TLS"), "{error}");
     }
 }

@@ -1,12 +1,13 @@
 //! The canonical form: `apiVersion: stillpoint.dev/v1alpha1`.
 
 use crate::api::{
-    Command, Expression, Hold, Invocation, LabelSelector, Metadata, OnFailure, Operator, Pick, PodSet, Probe,
-    Rule, RuleSpec, Step, invocation, is_dns_label, is_dns_subdomain, limits,
+    Expression, LabelSelector, Metadata, OnFailure, Operator, Param, ParamKind, Pick, PodSet, Rule, RuleSpec,
+    Step, is_dns_label, is_dns_subdomain, is_variable, limits,
 };
 
-use super::node::{Fields, Node};
-use super::words::clip;
+use super::deeds::{command, hold};
+use super::node::Node;
+use super::usage;
 
 const LABEL_RULE: &str = "a name has up to 63 of a-z, 0-9 and -, and starts and ends with a letter or digit";
 
@@ -34,8 +35,80 @@ pub(super) fn rule_name(node: &Node<'_>) -> Option<String> {
 }
 
 fn spec(node: &Node<'_>) -> Option<RuleSpec> {
-    let fields = node.fields("`spec`", &["steps"])?;
+    let fields = node.fields("`spec`", &["steps", "params", "redact"])?;
+    let params = fields.optional("params", params);
+    let redact = fields.optional("redact", patterns);
     let list = fields.required("steps")?;
+    let steps = steps(&list);
+    let params = params?.unwrap_or_default();
+    usage::check(&list, &params);
+    Some(RuleSpec { params, redact: redact?.unwrap_or_default(), steps: steps? })
+}
+
+fn params(node: &Node<'_>) -> Option<Vec<Param>> {
+    let nodes = node.list()?;
+    if nodes.len() > limits::PARAMS {
+        node.fail(
+            format!("{} parameters", nodes.len()),
+            format!("at most {} are allowed", limits::PARAMS),
+            "shorten the list",
+        );
+        return None;
+    }
+    let all: Vec<Option<Param>> = nodes.iter().map(param).collect();
+    let all: Vec<Param> = all.into_iter().collect::<Option<_>>()?;
+    for (index, param) in all.iter().enumerate() {
+        if all[..index].iter().any(|earlier| earlier.name == param.name) {
+            nodes[index].fail(
+                format!("a second parameter `{}`", param.name),
+                "a name means one value",
+                "give it a name of its own",
+            );
+            return None;
+        }
+    }
+    Some(all)
+}
+
+fn param(node: &Node<'_>) -> Option<Param> {
+    let fields = node.fields("a parameter", &["name", "type", "default"])?;
+    let name = fields.required("name").and_then(|n| {
+        n.name(is_variable, "a parameter has letters, digits and _, and does not begin with a digit")
+    });
+    let kind = fields.optional("type", |n| {
+        n.choice(&[
+            ("text", ParamKind::Text),
+            ("integer", ParamKind::Integer),
+            ("boolean", ParamKind::Boolean),
+            ("duration", ParamKind::Duration),
+        ])
+    });
+    let kind = kind?.unwrap_or_default();
+    let default = fields.optional("default", |n| {
+        let text = n.text()?;
+        match kind.check(&text) {
+            Ok(()) => Some(text),
+            Err(why) => {
+                n.fail(why, "a default is a value like any other", "correct it, or change `type`");
+                None
+            }
+        }
+    });
+    Some(Param { name: name?, kind, default: default? })
+}
+
+fn patterns(node: &Node<'_>) -> Option<Vec<String>> {
+    let texts = node.texts(limits::PATTERNS)?;
+    for (item, text) in node.list()?.iter().zip(&texts) {
+        if let Err(why) = crate::redact::pattern(text) {
+            item.fail("this is no regular expression", why, "correct it, or remove it");
+            return None;
+        }
+    }
+    Some(texts)
+}
+
+fn steps(list: &Node<'_>) -> Option<Vec<Step>> {
     let nodes = list.list()?;
     if nodes.is_empty() || nodes.len() > limits::STEPS {
         list.fail(
@@ -57,7 +130,7 @@ fn spec(node: &Node<'_>) -> Option<RuleSpec> {
             return None;
         }
     }
-    Some(RuleSpec { steps })
+    Some(steps)
 }
 
 fn step(node: &Node<'_>) -> Option<Step> {
@@ -169,80 +242,4 @@ fn expression(node: &Node<'_>) -> Option<Expression> {
         return None;
     }
     Some(expression)
-}
-
-pub(super) fn command(node: &Node<'_>) -> Option<Command> {
-    let fields = node.fields("a command", &["command", "shell", "timeout", "outputLimit"])?;
-    let run = run(&fields);
-    let timeout = fields.optional("timeout", |n| n.length(limits::COMMAND_TIMEOUT));
-    let output_limit = fields.optional("outputLimit", |n| n.number(0, limits::OUTPUT_BYTES));
-    Some(Command { run: run?, timeout: timeout?, output_limit: output_limit? })
-}
-
-fn run(fields: &Fields<'_>) -> Option<Invocation> {
-    let argv = fields.optional("command", |n| n.texts(limits::ARGV_ITEMS));
-    let shell = fields.optional("shell", Node::text);
-    match invocation(argv?, shell?) {
-        Ok(run) => Some(run),
-        Err(error) => {
-            let words = error.to_string();
-            let (what, fix) = words.split_once("; ").unwrap_or((&words, "correct it"));
-            fields.node().fail(what, "exactly one program is started", fix);
-            None
-        }
-    }
-}
-
-fn hold(node: &Node<'_>) -> Option<Hold> {
-    let fields = node.fields("a hold", &["command", "shell", "send", "ready", "probe", "finish", "limit"])?;
-    let run = run(&fields);
-    let send = fields.optional("send", lines);
-    let ready = fields.required("ready").and_then(|n| expected(&n));
-    let probe = fields.optional("probe", probe);
-    let finish = fields.optional("finish", lines);
-    let limit = fields.optional("limit", |n| n.length(limits::HOLD_LIMIT));
-    Some(Hold {
-        run: run?,
-        send: send?.unwrap_or_default(),
-        ready: ready?,
-        probe: probe?,
-        finish: finish?.unwrap_or_default(),
-        limit: limit?,
-    })
-}
-
-fn probe(node: &Node<'_>) -> Option<Probe> {
-    let fields = node.fields("a probe", &["send", "expect"])?;
-    let send = fields.required("send").and_then(|n| line(&n));
-    let expect = fields.required("expect").and_then(|n| expected(&n));
-    Some(Probe { send: send?, expect: expect? })
-}
-
-fn lines(node: &Node<'_>) -> Option<Vec<String>> {
-    let texts = node.texts(limits::SESSION_LINES)?;
-    match texts.iter().find(|text| text.contains('\n')) {
-        None => Some(texts),
-        Some(text) => {
-            node.fail(format!("`{}` has a line break", clip(text)), "each item is one line", "split it");
-            None
-        }
-    }
-}
-
-fn line(node: &Node<'_>) -> Option<String> {
-    let text = node.text()?;
-    if text.contains('\n') {
-        node.fail("a line break", "one line is sent", "put it on one line");
-        return None;
-    }
-    Some(text)
-}
-
-fn expected(node: &Node<'_>) -> Option<String> {
-    let text = line(node)?;
-    if text.trim().is_empty() {
-        node.fail("empty text", "every output would count as the answer", "write what the session prints");
-        return None;
-    }
-    Some(text)
 }

@@ -71,6 +71,11 @@ impl<'a> Node<'a> {
         Self { value, path, sink: self.sink }
     }
 
+    /// The value of a key of a mapping that somebody else defines.
+    pub(super) fn at(&self, key: &str) -> Option<Self> {
+        self.value.get(key).filter(|value| !value.is_null()).map(|value| self.child(key, value))
+    }
+
     /// The same value at the same place.
     pub(super) fn again(&self) -> Self {
         Self { value: self.value, path: self.path.clone(), sink: self.sink }

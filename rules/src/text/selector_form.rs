@@ -14,8 +14,8 @@
 use serde_json::Value;
 
 use crate::api::{
-    Command, Invocation, LabelSelector, Metadata, OnFailure, Pick, PodSet, Rule, RuleSpec, Step, invocation,
-    is_dns_label, limits,
+    Command, Hold, Invocation, LabelSelector, Metadata, OnFailure, OnLost, Pick, PodSet, Probe, Rule,
+    RuleSpec, Step, invocation, is_dns_label, limits,
 };
 
 use super::Role;
@@ -67,7 +67,7 @@ pub(super) fn rule(root: &Node<'_>, role: Role) -> Option<Rule> {
         return None;
     }
     make_names_unique(&mut steps);
-    Some(Rule { metadata, spec: RuleSpec { steps } })
+    Some(Rule { metadata, spec: RuleSpec { params: Vec::new(), redact: Vec::new(), steps } })
 }
 
 /// `metadata.name`, or a plain `name`.
@@ -142,9 +142,10 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
     let base = base_name(&selector);
     let step = |action: Action| {
         let command = Some(Command::new(action.run));
-        let (before, after) = match role {
-            Role::Before => (command, None),
-            Role::After => (None, command),
+        let (before, hold, after) = match (action.held, role) {
+            (Some(hold), _) => (None, Some(hold), None),
+            (None, Role::Before) => (command, None, None),
+            (None, Role::After) => (None, None, command),
         };
         let pods = PodSet {
             selector: Some(selector.clone()),
@@ -154,7 +155,7 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
             pick: action.pick,
             where_: None,
         };
-        Step { name: base.clone(), pods, before, hold: None, after, on_failure: OnFailure::Abort }
+        Step { name: base.clone(), pods, before, hold, after, on_failure: OnFailure::Abort }
     };
     Some(actions?.into_iter().map(step).collect())
 }
@@ -182,8 +183,34 @@ fn pod_selector(node: &Node<'_>) -> Option<LabelSelector> {
     Some(LabelSelector { match_labels: pairs.into_iter().collect(), match_expressions: Vec::new() })
 }
 
+/// Stork puts a program here that waits until the snapshot is taken.
+const WAIT: &str = "${WAIT_CMD}";
+/// What the session says, and answers, when its waiting has begun.
+const SIGN: &str = "stillpoint-held";
+
+/// A background action as a session. Its waiting program is `cat`: it answers a line with the same line, so the answer
+/// proves that everything before the waiting was done, and it ends with the session's input.
+fn held(run: &Invocation) -> Option<Hold> {
+    let Invocation::Shell(line) = run else { return None };
+    if !line.contains(WAIT) {
+        return None;
+    }
+    Some(Hold {
+        run: Invocation::Shell(line.replace(WAIT, "cat")),
+        env: Vec::new(),
+        send: vec![SIGN.to_owned()],
+        ready: SIGN.to_owned(),
+        probe: Some(Probe { send: format!("{SIGN}-still"), expect: format!("{SIGN}-still") }),
+        finish: Vec::new(),
+        limit: None,
+        heartbeat: None,
+        on_lost: OnLost::Abort,
+    })
+}
+
 struct Action {
     run: Invocation,
+    held: Option<Hold>,
     pick: Pick,
 }
 
@@ -193,11 +220,11 @@ fn action(fields: &Fields<'_>) -> Option<Action> {
     let single = fields.optional("runInSinglePod", Node::truth);
     let value = fields.required("value").and_then(|n| {
         let line = n.text()?;
-        if background == Some(Some(true)) || line.contains("${WAIT_CMD}") {
+        if background == Some(Some(true)) && !line.contains(WAIT) {
             n.fail(
-                "a background action",
-                "it keeps something locked across the cut, and such a lock must be proven and must not outlive its holder",
-                "write it as `hold` in the canonical form (`apiVersion: stillpoint.dev/v1alpha1`); a later version converts it by itself",
+                "a background action without `${WAIT_CMD}`",
+                "nothing tells when it holds, nor when it may let go",
+                "put `${WAIT_CMD}` where it waits for the snapshot, or write it as `hold` in the canonical form",
             );
             return None;
         }
@@ -209,10 +236,11 @@ fn action(fields: &Fields<'_>) -> Option<Action> {
             }
         }
     });
+    let held = value.as_ref().and_then(held);
     kind?;
     background?;
     let pick = if single?.unwrap_or(false) { Pick::One } else { Pick::All };
-    Some(Action { run: value?, pick })
+    Some(Action { run: value?, held, pick })
 }
 
 /// A step is called after the first label value that can be a name.

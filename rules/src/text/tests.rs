@@ -1,8 +1,11 @@
+mod actions;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::api::{
-    Command, Expression, Hold, Invocation, LabelSelector, OnFailure, Operator, Pick, PodSet, Probe, Step,
+    Check, Command, Deed, EnvEntry, Expression, Hold, HttpCall, Invocation, LabelSelector, Method, OnFailure,
+    OnLost, Operator, Pick, PodSet, Probe, Retry, SecretRef, Step, Tls, Wait,
 };
 
 const CANONICAL: &str = r#"
@@ -41,7 +44,7 @@ fn the_canonical_form_is_read_whole() {
     assert_eq!(rule.metadata.namespace.as_deref(), Some("shop"));
     let [flush, lock] = rule.spec.steps.as_slice() else { panic!("two steps") };
     assert_eq!(flush.pods.min, Some(3));
-    assert_eq!(flush.before.as_ref().unwrap().run.argv(), ["nodetool", "flush"]);
+    assert_eq!(flush.before.as_ref().unwrap().invocation().unwrap().argv(), ["nodetool", "flush"]);
     assert_eq!(flush.before.as_ref().unwrap().timeout.unwrap().to_string(), "2m");
     assert_eq!(lock.pods.pick, Pick::One);
     assert_eq!(lock.hold.as_ref().unwrap().probe.as_ref().unwrap().expect, "held");
@@ -65,7 +68,10 @@ fn every_reasonable_spelling_of_the_short_form_means_the_same() {
     let step = one_step(&first);
     assert_eq!(first.metadata.name, "cassandra-presnap-rule");
     assert_eq!(step.name, "cassandra");
-    assert_eq!(step.before.as_ref().unwrap().run, Invocation::Shell("nodetool flush".to_owned()));
+    assert_eq!(
+        step.before.as_ref().unwrap().invocation().unwrap(),
+        &Invocation::Shell("nodetool flush".to_owned())
+    );
     assert_eq!(step.pods.selector.as_ref().unwrap().match_labels["app"], "cassandra");
     for text in spellings {
         assert_eq!(parse(text).unwrap(), first, "{text}");
@@ -102,14 +108,84 @@ rules:
 }
 
 #[test]
-fn storks_background_actions_are_refused_with_a_way_on() {
-    for action in ["background: true, value: lock", "value: 'lock; ${WAIT_CMD}'"] {
-        let error = shown(&format!(
+fn storks_background_actions_become_sessions() {
+    let stork = |action: &str| {
+        format!(
             "apiVersion: stork.libopenstorage.org/v1alpha1\nkind: Rule\nmetadata: {{name: r}}\nrules:\n- podSelector: {{app: db}}\n  actions:\n  - {{type: command, {action}}}\n"
-        ));
-        assert!(error.contains("rules[0].actions[0].value"), "{error}");
-        assert!(error.contains("write it as `hold`"), "{error}");
+        )
+    };
+    let mysql = "background: true, value: 'mysql -e \"flush tables with read lock; system ${WAIT_CMD};\"'";
+    let converted = convert(&stork(mysql)).unwrap();
+    let hold = converted.rule.spec.steps[0].hold.as_ref().unwrap();
+    let line = "mysql -e \"flush tables with read lock; system cat;\"";
+    assert_eq!(hold.run, Invocation::Shell(line.into()));
+    assert_eq!(hold.send, [hold.ready.as_str()], "`cat` answers it when the lock is held");
+    assert!(converted.rule.spec.steps[0].before.is_none() && converted.notes[0].contains("rule lint"));
+    assert_eq!(parse(&to_yaml(&converted.rule).unwrap()).unwrap(), converted.rule);
+    let error = shown(&stork("background: true, value: lock"));
+    assert!(error.contains("rules[0].actions[0].value") && error.contains("write it as `hold`"), "{error}");
+}
+
+const VELERO: &str = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: pg, namespace: shop}
+spec:
+  selector: {matchLabels: {app: pg}}
+  template:
+    metadata:
+      labels: {app: pg}
+      annotations:
+        pre.hook.backup.velero.io/command: '[\"psql\", \"-c\", \"CHECKPOINT\"]'
+        pre.hook.backup.velero.io/container: pg
+        pre.hook.backup.velero.io/on-error: Continue
+        pre.hook.backup.velero.io/timeout: 1m30s
+        post.hook.backup.velero.io/command: /done.sh
+        post.hook.backup.velero.io/container: pg
+    spec: {containers: []}
+";
+
+#[test]
+fn veleros_annotations_become_a_rule() {
+    let rule = convert(VELERO).unwrap().rule;
+    let step = &rule.spec.steps[0];
+    assert_eq!((rule.metadata.name.as_str(), rule.metadata.namespace.as_deref()), ("pg", Some("shop")));
+    assert_eq!(step.before.as_ref().unwrap().invocation().unwrap().argv(), ["psql", "-c", "CHECKPOINT"]);
+    assert_eq!(step.before.as_ref().unwrap().timeout.unwrap().to_string(), "90s");
+    assert_eq!(step.after.as_ref().unwrap().invocation().unwrap().argv(), ["/done.sh"]);
+    assert_eq!((step.on_failure, step.pods.container.as_deref()), (OnFailure::Degrade, Some("pg")));
+    let apart = convert(&VELERO.replace("post.hook.backup.velero.io/container: pg", "x: y")).unwrap().rule;
+    let names: Vec<&str> = apart.spec.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["post-hook", "pre-hook"]);
+}
+
+#[test]
+fn a_pods_own_labels_select_its_siblings_too() {
+    let pod = "kind: Pod\nmetadata:\n  name: pg-0\n  labels: {app: pg, controller-revision-hash: x, statefulset.kubernetes.io/pod-name: pg-0}\n  annotations: {pre.hook.backup.velero.io/command: /flush}\n";
+    let rule = convert(pod).unwrap().rule;
+    let selector = rule.spec.steps[0].pods.selector.clone().unwrap();
+    assert_eq!(selector.match_labels.into_iter().collect::<Vec<_>>(), [("app".into(), "pg".into())]);
+}
+
+#[test]
+fn hooks_that_would_not_do_what_they_seem_to_are_refused_or_left_out() {
+    let table = [
+        (
+            VELERO.replace("'[\"psql\", \"-c\", \"CHECKPOINT\"]'", "psql -c CHECKPOINT"),
+            "one program with spaces",
+        ),
+        (VELERO.replace("io/timeout", "io/timeuot"), "did you mean `timeout`?"),
+        (VELERO.replace("1m30s", "forever"), "not a length of time"),
+        (VELERO.replace("pre.hook.backup.velero.io/command", "x"), "without a command"),
+        (VELERO.replace("Continue", "Ignore"), "`Fail` and `Continue`"),
+        (VELERO.replace("psql", "fsfreeze").replace("/done.sh", "fsfreeze"), "no rule is needed"),
+    ];
+    for (text, words) in table {
+        let error = convert(&text).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
     }
+    let half = convert(&VELERO.replace("psql", "fsfreeze")).unwrap();
+    assert!(half.rule.spec.steps[0].before.is_none() && half.notes[0].contains("fsfreeze is left out"));
 }
 
 /// What is written, and what its error must contain.
@@ -208,7 +284,7 @@ const BAD_STEPS: &[(&str, &[&str])] = &[
     ),
     ("pods: {fromVolumes: true, pick: al}\n    before: {command: [x]}", &["did you mean `all`?"]),
     ("pods: {fromVolumes: true}\n    before: {command: [x], shell: x}", &["both `command` and `shell`"]),
-    ("pods: {fromVolumes: true}\n    before: {timeout: 5s}", &["nothing to run"]),
+    ("pods: {fromVolumes: true}\n    before: {timeout: 5s}", &["nothing to do"]),
     ("pods: {fromVolumes: true}\n    before: {command: []}", &["the program is empty"]),
     (
         "pods: {fromVolumes: true}\n    before: {command: nodetool flush}",
@@ -343,7 +419,10 @@ fn the_library_and_the_examples_are_readable() {
     assert!(count >= 2);
     let article = parse_file(&root.join("examples/article-rule.yaml"), Role::Before).unwrap();
     assert_eq!(article.metadata.name, "cassandra-presnap-rule");
-    assert_eq!(one_step(&article).before.as_ref().unwrap().run.argv(), ["/bin/sh", "-c", "nodetool flush"]);
+    assert_eq!(
+        one_step(&article).before.as_ref().unwrap().invocation().unwrap().argv(),
+        ["/bin/sh", "-c", "nodetool flush"]
+    );
 }
 
 fn words() -> impl Strategy<Value = String> {
@@ -366,10 +445,52 @@ fn command() -> impl Strategy<Value = Command> {
         prop::collection::vec(words(), 1..4).prop_map(Invocation::Argv),
         words().prop_map(Invocation::Shell)
     ];
-    (run, length(), prop::option::of(0_u32..1000)).prop_map(|(run, timeout, output_limit)| Command {
-        run,
-        timeout,
-        output_limit,
+    let call = (1_u16.., "/[a-z]{0,5}", prop::option::of(100_u16..600), prop::option::of(words()), entries())
+        .prop_map(|(port, path, status, body, headers)| HttpCall {
+            method: Method::Post,
+            port,
+            path,
+            status,
+            headers,
+            body,
+            tls: status.map(|_| Tls {
+                ca: SecretRef { name: "ca".into(), key: "ca.crt".into() },
+                server_name: None,
+            }),
+        })
+        .boxed();
+    let check = prop_oneof![run.clone().prop_map(Check::Run), call.clone().prop_map(Check::Http)];
+    let deed = prop_oneof![
+        run.prop_map(Deed::Run),
+        call.prop_map(Deed::Http),
+        (check, length()).prop_map(|(until, every)| Deed::Wait(Wait { until, every })),
+    ];
+    let retry = (1_u32..10, length()).prop_map(|(times, pause)| Retry { times, pause });
+    (
+        deed,
+        entries(),
+        length(),
+        prop::option::of(0_u32..1000),
+        prop::option::of(retry),
+        prop::option::of(any::<bool>()),
+    )
+        .prop_map(|(run, env, timeout, output_limit, retry, idempotent)| {
+            let mut command = Command { run, env, timeout, output_limit, retry, idempotent };
+            if command.invocation().is_none() {
+                command.env.clear();
+            }
+            command
+        })
+}
+
+fn entries() -> impl Strategy<Value = Vec<EnvEntry>> {
+    let entry = prop_oneof![
+        words().prop_map(|value| (Some(value.replace(['\n', '\r'], " ")), None)),
+        Just((None, Some(SecretRef { name: "db".into(), key: "password".into() }))),
+    ];
+    prop::collection::vec(entry, 0..3).prop_map(|entries| {
+        let named = |(index, (value, secret))| EnvEntry { name: format!("V{index}"), value, secret };
+        entries.into_iter().enumerate().map(named).collect()
     })
 }
 
@@ -411,12 +532,15 @@ fn pod_set() -> impl Strategy<Value = PodSet> {
 fn hold() -> impl Strategy<Value = Hold> {
     (command(), prop::collection::vec(words(), 0..3), words(), prop::option::of((words(), words())), length())
         .prop_map(|(command, lines, ready, probe, limit)| Hold {
-            run: command.run,
+            run: command.invocation().cloned().unwrap_or_else(|| Invocation::Shell("x".into())),
+            env: command.env,
             send: lines.clone(),
             ready,
             probe: probe.map(|(send, expect)| Probe { send, expect }),
             finish: lines,
             limit,
+            heartbeat: limit,
+            on_lost: if limit.is_some() { OnLost::Degrade } else { OnLost::Abort },
         })
 }
 
@@ -441,7 +565,10 @@ fn rules() -> impl Strategy<Value = Rule> {
                 on_failure,
             })
             .collect();
-        Rule { metadata: Metadata { name: "r.x-1".to_owned(), namespace }, spec: RuleSpec { steps } }
+        Rule {
+            metadata: Metadata { name: "r.x-1".to_owned(), namespace },
+            spec: RuleSpec { params: vec![], redact: vec!["a+b".into()], steps },
+        }
     })
 }
 

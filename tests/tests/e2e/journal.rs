@@ -1,6 +1,9 @@
 //! Run objects at a real API server, which drops what its schema does not know.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use stillpoint_rules::failure::{Failure, FailureKind};
 use stillpoint_rules::kube::objects::{Lane, Run};
 use stillpoint_rules::kube::{Begun, KubeJournal, ObjectRef, RunOrder, run_object_name};
 use stillpoint_rules::machine::Phase;
@@ -39,7 +42,7 @@ fn record() -> Record {
             container: "db".into(),
         },
         host: "node-a".into(),
-        command: PlannedCommand { argv: vec!["unlock".into()], timeout_ms: 1000, output_limit: 10 },
+        command: PlannedCommand::plain(vec!["unlock".into()], Duration::from_secs(1)),
         state: DebtState::Owed,
     });
     run
@@ -68,7 +71,7 @@ async fn kept(space: &Workspace) {
     let kept: Record = serde_json::from_value(object.status.unwrap().record.unwrap()).unwrap();
     assert_eq!(kept, run, "nothing of the record was dropped");
     run.phase = Phase::Failed;
-    run.failures.push("why".into());
+    run.failures.push(Failure::new(FailureKind::Before, "why"));
     journal.persist(&run).await.unwrap();
     let lane = Lane { of: "volume x".into(), node: "n".into(), spans: vec![] };
     journal.end(&order.cut, vec![lane]).await.unwrap();

@@ -175,7 +175,7 @@ async fn a_namespace_that_does_not_allow_exec_is_told_how_to() {
     world.cluster.refuse("/exec", 403);
     let fault = world.take(NAME).await.unwrap_err();
     assert_eq!(fault.code, Code::Precondition);
-    assert!(fault.message.contains("kubectl create rolebinding stillpoint-exec -n shop"), "{fault}");
+    assert!(fault.message.contains("kubectl stillpoint allow -n shop"), "{fault}");
 }
 
 #[tokio::test]

@@ -46,9 +46,9 @@ pub fn ended(run: &Run) {
     RUNS.ended.get_or_create(&Ended { verdict }).inc();
 }
 
-/// What a run owes and will not pay by itself.
+/// What a run tried to pay and still owes.
 pub fn unpaid_of(run: &Run) -> usize {
-    run.debts.iter().filter(|debt| debt.state == DebtState::Unpaid).count()
+    run.debts.iter().filter(|debt| matches!(debt.state, DebtState::Unpaid | DebtState::Unknown)).count()
 }
 
 /// What all runs on record owe.

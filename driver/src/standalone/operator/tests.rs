@@ -1,8 +1,8 @@
 use async_trait::async_trait;
 use stillpoint_rules::engine::{Limits, Ports};
 use stillpoint_rules::ports::{
-    CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, InventoryError, OpenCut,
-    Pod, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
+    CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest,
+    InventoryError, NoSecrets, OpenCut, Pod, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
 };
 
 use super::*;
@@ -78,6 +78,9 @@ impl PodExec for World {
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
         Err(ExecError::NotStarted { pod: request.target.pod, why: "not in this test".into() })
     }
+    async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
+        Err(ExecError::NotStarted { pod: request.target.pod, why: "not in this test".into() })
+    }
 }
 
 struct FakeCutter(Arc<World>, StorageLevel);
@@ -129,6 +132,7 @@ fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
         let ports = Ports {
             inventory: Arc::clone(&inventory),
             exec: Arc::clone(world) as _,
+            secrets: Arc::new(NoSecrets),
             cutter: Arc::new(FakeCutter(Arc::clone(world), level)),
             journal: Arc::new(journal.clone()),
         };
@@ -137,6 +141,7 @@ fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
     let engines = Engines {
         together: engine(StorageLevel::Filesystem),
         one_after_another: engine(StorageLevel::Crash),
+        rehearsal: engine(StorageLevel::Crash),
     };
     (Operator::new(storage, inventory, engines, journal), directory)
 }

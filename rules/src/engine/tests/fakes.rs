@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::api::Probe;
+use crate::api::{Probe, SecretRef};
 use crate::ports::*;
 use crate::run::Run;
 
@@ -20,6 +20,15 @@ use super::super::{Engine, Limits, Ports};
 pub(super) enum Fault {
     None,
     Exit(&'static str, i32),
+    /// So many times, then it succeeds.
+    ExitTimes(&'static str, i32, usize),
+    StatusTimes(u16, usize),
+    /// Whether it was done is not known, so many times.
+    Uncertain(&'static str, usize),
+    /// The pod was replaced.
+    Replaced(&'static str),
+    /// It prints its environment.
+    Env(&'static str),
     Hang(&'static str),
     Open,
     Cut,
@@ -71,6 +80,7 @@ impl World {
         let ports = Ports {
             inventory: self.clone(),
             exec: Arc::new(FakeExec(self.clone())),
+            secrets: self.clone(),
             cutter: Arc::new(FakeCutter(self.clone())),
             journal: self.clone(),
         };
@@ -149,6 +159,16 @@ fn pod(name: &str, app: &str) -> Pod {
 }
 
 #[async_trait]
+impl Secrets for World {
+    async fn read(&self, namespace: &str, secret: &SecretRef) -> Result<String, SecretError> {
+        match secret.key.as_str() {
+            "missing" => Err(SecretError::of(namespace, secret, "there is no such key")),
+            key => Ok(format!("value-of-{key}")),
+        }
+    }
+}
+
+#[async_trait]
 impl Inventory for World {
     async fn pods(&self, _: &[String]) -> Result<Vec<Pod>, InventoryError> {
         Ok(self.pods.clone())
@@ -171,6 +191,24 @@ impl PodExec for FakeExec {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         world.state.lock().unwrap().running -= 1;
+        let times = world.deeds().iter().filter(|done| **done == deed).count();
+        match world.fault {
+            Fault::ExitTimes(who, exit_code, count) if deed == who && times <= count => {
+                return Ok(ExecOutcome { exit_code, output: "it said no\n".into(), omitted_bytes: 0 });
+            }
+            Fault::Uncertain(who, count) if deed == who && times <= count => {
+                return Err(ExecError::Lost { pod: request.target.pod, why: "the line was cut".into() });
+            }
+            Fault::Replaced(who) if deed == who => {
+                return Err(ExecError::PodChanged { pod: request.target.pod, why: "it was replaced".into() });
+            }
+            Fault::Env(who) if deed == who => {
+                let env: String =
+                    request.env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+                return Ok(ExecOutcome { exit_code: 0, output: env, omitted_bytes: 0 });
+            }
+            _ => {}
+        }
         match world.fault {
             Fault::Hang(who) if deed == who => std::future::pending().await,
             Fault::Exit(who, exit_code) if deed == who => {
@@ -189,6 +227,20 @@ impl PodExec for FakeExec {
         world.did(format!("{pod} hold"));
         let lost = matches!(world.fault, Fault::LostSession(who) if who == pod);
         Ok(Box::new(FakeSession { world: world.clone(), pod, lost }))
+    }
+
+    async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
+        let world = &self.0;
+        world.alive().await;
+        let deed = format!("{} {} {}", request.target.pod, request.method.word(), request.path);
+        let times = world.deeds().iter().filter(|done| **done == deed).count();
+        world.did(deed);
+        let headers = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        let status = match world.fault {
+            Fault::StatusTimes(status, count) if times < count => status,
+            _ => 200,
+        };
+        Ok(HttpOutcome { status, output: headers.collect(), omitted_bytes: 0 })
     }
 }
 

@@ -37,11 +37,17 @@ pub(super) async fn serve(mut stream: TcpStream, request: &Request) {
     let with_input = arguments(&request.query, "stdin").iter().any(|value| value == "true");
     let Some((program, rest)) = argv.split_first() else { return };
     let input = if with_input { Stdio::piped() } else { Stdio::null() };
-    let child =
-        Command::new(program).args(rest).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = Command::new(program)
+        .args(rest)
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // As a runtime does: the process leads a group of its own.
+        .process_group(0)
+        .spawn();
     match child {
         Ok(child) => converse(socket, child).await,
-        Err(error) => refuse(socket, &error.to_string()).await,
+        Err(error) => refuse(socket, &format!("exec: \"{program}\": {error}")).await,
     }
 }
 

@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::Probe;
-use crate::ports::{ExecError, ExecRequest, PodExec, SessionRequest};
+use crate::ports::{ExecError, ExecRequest, PodExec, Secrets, SessionRequest};
 
 fn request(line: &str) -> ExecRequest {
     ExecRequest {
         target: target(),
         argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
+        env: vec![],
         timeout: Duration::from_secs(20),
         output_limit: 64,
     }
@@ -17,9 +18,11 @@ fn session(line: &str) -> SessionRequest {
     SessionRequest {
         target: target(),
         argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
+        env: vec![],
         send: vec!["hello".into()],
         ready: "held".into(),
         limit: Duration::from_secs(20),
+        heartbeat: None,
         output_limit: 1024,
     }
 }
@@ -51,7 +54,7 @@ async fn a_command_that_takes_too_long_is_given_up_with_what_it_said() {
         ExecRequest { timeout: Duration::from_millis(1500), ..request("echo begun; exec sleep 30") };
     let error = pods.exec(request).await.unwrap_err();
     let ExecError::TimedOut { still_running, output, .. } = &error else { panic!("{error}") };
-    assert!(still_running);
+    assert!(!still_running, "its end was asked for and seen");
     assert_eq!(output, "begun\n");
 }
 
@@ -80,7 +83,7 @@ async fn a_forbidden_exec_names_the_command_that_allows_it() {
     let (cluster, pods) = cluster().await;
     cluster.refuse("/exec", 403);
     let error = pods.exec(request("true")).await.unwrap_err().to_string();
-    assert!(error.contains("kubectl create rolebinding stillpoint-exec -n shop"), "{error}");
+    assert!(error.contains("kubectl stillpoint allow -n shop"), "{error}");
     let execs = cluster.log().iter().filter(|line| line.contains("/exec")).count();
     assert_eq!(execs, 1, "it is not asked again");
 }
@@ -150,4 +153,136 @@ async fn a_session_that_ends_too_early_says_how_and_what_it_said() {
     let probe = Probe { send: "x".into(), expect: "never".into() };
     let error = lost.prove(Some(&probe)).await.unwrap_err().to_string();
     assert!(error.contains("exit code 4"), "{error}");
+}
+
+fn leftovers(mark: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let line =
+        |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+    processes.map(line).filter(|line| line.contains(mark) && !line.contains("/bin/sh")).count()
+}
+
+async fn nothing_is_left(mark: &str) {
+    let gone = async {
+        while leftovers(mark) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap_or_else(|_| panic!("{mark} runs on"));
+}
+
+#[tokio::test]
+async fn a_command_that_takes_too_long_is_ended_in_the_container_with_all_that_it_started() {
+    let (_cluster, pods) = cluster().await;
+    let line = "trap '' TERM; sleep 98761 & echo begun; while :; do sleep 0.1; done";
+    let request = ExecRequest { timeout: Duration::from_millis(1500), ..request(line) };
+    let error = pods.exec(request).await.unwrap_err();
+    assert!(matches!(error, ExecError::TimedOut { still_running: false, .. }), "{error}");
+    nothing_is_left("98761").await;
+}
+
+#[tokio::test]
+async fn a_command_that_nobody_waits_for_any_more_is_ended_in_the_container() {
+    let (_cluster, pods) = cluster().await;
+    let running = tokio::spawn(async move { pods.exec(request("exec sleep 98762")).await });
+    while leftovers("98762") == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.abort();
+    nothing_is_left("98762").await;
+}
+
+#[tokio::test]
+async fn a_session_is_ended_in_the_container_at_its_limit_even_when_its_input_stays_open() {
+    // As when containerd dies: nobody closes anything, only the wrapper is there.
+    let argv = ["/bin/sh", "-c", "echo held; sleep 98763; :"].map(str::to_owned);
+    let line = crate::kube::wrap::wrapped(crate::kube::wrap::Kind::Session, &argv, &[], Duration::ZERO);
+    let mut child = tokio::process::Command::new(&line[0])
+        .args(&line[1..])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let status =
+        tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it is ended").unwrap();
+    assert!(!status.success());
+    nothing_is_left("98763").await;
+}
+
+#[tokio::test]
+async fn variables_reach_a_command_and_a_session_without_standing_on_a_command_line() {
+    let (_cluster, pods) = cluster().await;
+    let env = vec![("SECRET".to_owned(), "p w'\"$x".to_owned()), ("OTHER".to_owned(), String::new())];
+    let line = "printf '%s|%s|' \"$SECRET\" \"$OTHER\"; case \"$(tr '\\0' ' ' </proc/$$/cmdline)\" in *\"$SECRET\"*) echo shown;; esac; cat";
+    let outcome = pods.exec(ExecRequest { env: env.clone(), ..request(line) }).await.unwrap();
+    assert_eq!(outcome.output, "p w'\"$x||", "and its own input is empty");
+    let line = "read a; echo \"held $a $SECRET\"; cat";
+    let session = pods.session(SessionRequest { env, ..session(line) }).await.unwrap();
+    let outcome = session.release(&["bye".to_owned()]).await.unwrap();
+    assert_eq!(outcome.output, "held hello p w'\"$x\nbye\n");
+    let several = vec![("A".to_owned(), "one\ntwo".to_owned())];
+    let error = pods.exec(ExecRequest { env: several, ..request("true") }).await.unwrap_err().to_string();
+    assert!(error.contains("several lines"), "{error}");
+}
+
+#[test]
+fn what_a_runtime_says_of_a_missing_shell_is_understood() {
+    let words = "error executing command in container: failed to exec in container: failed to start exec: OCI runtime exec failed: exec failed: unable to start container process: exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown";
+    assert!(crate::kube::wrap::has_no_shell(words));
+    assert!(!crate::kube::wrap::has_no_shell("exec: \"flush\": executable file not found in $PATH"));
+}
+
+#[tokio::test]
+async fn secrets_are_read_by_key_and_a_missing_right_names_the_command_that_gives_it() {
+    let (cluster, pods) = cluster().await;
+    let wanted = |key: &str| crate::api::SecretRef { name: "db".into(), key: key.into() };
+    cluster.put(
+        "/api/v1/namespaces/shop/secrets/db",
+        serde_json::json!({ "apiVersion": "v1", "kind": "Secret", "metadata": {}, "data": { "password": "aHVudGVyMgo=" } }),
+    );
+    assert_eq!(pods.read("shop", &wanted("password")).await.unwrap(), "hunter2");
+    let error = pods.read("shop", &wanted("user")).await.unwrap_err().to_string();
+    assert!(error.contains("no such key") && !error.contains("hunter2"), "{error}");
+    cluster.refuse("/secrets/", 403);
+    let error = pods.read("shop", &wanted("password")).await.unwrap_err().to_string();
+    assert!(error.contains("kubectl stillpoint allow -n shop --secrets"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_go_to_the_pods_own_address_and_only_where_commands_are_allowed_too() {
+    let (cluster, pods) = cluster().await;
+    let server = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = server.accept().await {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+        }
+    });
+    let request = || crate::ports::HttpRequest {
+        target: target(),
+        method: crate::api::Method::Get,
+        port,
+        path: "/".into(),
+        headers: vec![],
+        body: None,
+        tls: None,
+        timeout: Duration::from_secs(20),
+        output_limit: 100,
+    };
+    let error = pods.http(request()).await.unwrap_err().to_string();
+    assert!(error.contains("kubectl stillpoint allow -n shop"), "{error}");
+    cluster.allow_exec();
+    let mut pod = cluster.get(POD).unwrap();
+    pod["status"]["podIP"] = serde_json::json!("127.0.0.1");
+    cluster.put(POD, pod.clone());
+    let outcome = pods.http(request()).await.unwrap();
+    assert_eq!((outcome.status, outcome.output.as_str()), (200, "hello"));
+    pod["spec"]["hostNetwork"] = serde_json::json!(true);
+    cluster.put(POD, pod);
+    let error = pods.http(request()).await.unwrap_err().to_string();
+    assert!(error.contains("the network of its node"), "{error}");
 }

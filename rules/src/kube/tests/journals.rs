@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::*;
@@ -27,7 +29,7 @@ fn record() -> Record {
         step_name: "s".into(),
         target: target(),
         host: "node-a".into(),
-        command: PlannedCommand { argv: vec!["unlock".into()], timeout_ms: 1000, output_limit: 10 },
+        command: PlannedCommand::plain(vec!["unlock".into()], Duration::from_secs(1)),
         state: DebtState::Owed,
     });
     run
@@ -72,13 +74,17 @@ async fn an_ended_run_keeps_its_report_and_lets_go_of_its_lease() {
         action: Action::Before,
         target: target(),
         host: "node-a".into(),
+        number: 1,
         command: "flush".into(),
         started_at: Timestamp::now(),
         duration_us: 5,
         exit_code: Some(0),
+        http_status: None,
+        held_after_us: None,
         output: "x".repeat(1_000_000),
         omitted_bytes: 0,
         error: None,
+        fault: None,
     });
     run.debts[0].state = DebtState::Paid;
     run.phase = Phase::Succeeded;

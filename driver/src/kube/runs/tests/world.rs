@@ -133,11 +133,10 @@ impl World {
                 container: "pg".into(),
             },
             host: "node-1".into(),
-            command: PlannedCommand {
-                argv: vec!["/bin/sh".into(), "-c".into(), undo],
-                timeout_ms: 20_000,
-                output_limit: 100,
-            },
+            command: PlannedCommand::plain(
+                vec!["/bin/sh".into(), "-c".into(), undo],
+                std::time::Duration::from_secs(20),
+            ),
             state: DebtState::Owed,
         });
         let object = json!({

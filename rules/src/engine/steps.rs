@@ -1,0 +1,237 @@
+//! The pods' part of a run: planning, asking, `before`, debts and `after`.
+
+use crate::failure::{Failure, FailureKind};
+use crate::machine::{Event, Outline, StepOutline};
+use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
+use crate::run::{Attempt, AttemptFault, Debt, DebtState};
+
+use super::attempt::Job;
+use super::conduct::{Conductor, bug};
+use super::pods::{Others, summary};
+use super::{PlanningError, make_plan};
+
+impl Conductor {
+    pub(super) async fn plan(&mut self) -> Event {
+        let Some(request) = &self.request else { return Event::Planned(Err(bug("nothing was asked for"))) };
+        let made = tokio::select! {
+            biased;
+            why = self.stop.clone().wait() => return Event::Cancelled(why),
+            made = make_plan(&self.ports, &self.limits, request) => made,
+        };
+        match made {
+            Ok(plan) => {
+                let outline = outline(&plan);
+                self.say(planned_line(&plan));
+                self.run.plan = Some(plan);
+                Event::Planned(Ok(outline))
+            }
+            Err(error) => Event::Planned(Err(planning_failure(&error))),
+        }
+    }
+
+    pub(super) async fn choose(&mut self) -> Event {
+        let Some(plan) = self.run.plan.clone() else { return Event::Chosen(Err(bug("there is no plan"))) };
+        let mut jobs = Vec::new();
+        let mut places = Vec::new();
+        for (index, step) in plan.steps.iter().enumerate() {
+            let Some(question) = &step.question else { continue };
+            for target in step.doing(Action::Where) {
+                jobs.push(job(places.len(), &step.name, Action::Where, target, question));
+                places.push((index, target.clone()));
+            }
+        }
+        let (mut yes, mut last) = (Vec::new(), Vec::new());
+        let cancel = self.stop.clone().wait();
+        let pods = self.pods();
+        let attempts = &mut self.run.attempts;
+        let ended = pods
+            .run(jobs, Others::Spared, cancel, |done| {
+                if done.yes {
+                    yes.push(places[done.tag].clone());
+                }
+                last.extend(done.attempts.last().cloned());
+                attempts.extend(done.attempts);
+            })
+            .await;
+        if let Err(why) = ended {
+            return Event::Cancelled(why);
+        }
+        for step in &plan.steps {
+            let asked: Vec<&Attempt> = last.iter().filter(|attempt| attempt.step == step.name).collect();
+            if let Some(why) = summary(&step.name, Action::Where, &asked) {
+                return Event::Chosen(Err(why));
+            }
+        }
+        match plan.answered(|step, target| yes.iter().any(|(at, who)| *at == step && who == target)) {
+            Ok(plan) => {
+                self.run.plan = Some(plan);
+                Event::Chosen(Ok(()))
+            }
+            Err(error) => Event::Chosen(Err(Failure::new(FailureKind::Where, error.to_string()))),
+        }
+    }
+
+    /// Writes down what the first `steps` steps will owe.
+    pub(super) async fn owe(&mut self, steps: usize) -> Option<Event> {
+        let known = self.run.debts.len();
+        let first = self.run.debts.iter().map(|debt| debt.step + 1).max().unwrap_or(0);
+        let new: Vec<Debt> = self.run.plan.iter().flat_map(|plan| debts(plan, first, steps)).collect();
+        self.run.debts.extend(new);
+        match self.persist().await {
+            Ok(()) => None,
+            Err(why) => {
+                self.run.debts.truncate(known);
+                Some(Event::JournalFailed(why))
+            }
+        }
+    }
+
+    pub(super) async fn prepare(&mut self, index: usize) -> Event {
+        let Some(step) = self.step(index) else { return Event::Prepared(index, Ok(())) };
+        let jobs = match &step.before {
+            Some(command) => step
+                .doing(Action::Before)
+                .map(|target| job(0, &step.name, Action::Before, target, command))
+                .collect(),
+            None => Vec::new(),
+        };
+        let cancel = self.stop.clone().wait();
+        match self.in_pods(&step.name, Action::Before, jobs, Others::Spared, cancel).await {
+            Ok(result) => Event::Prepared(index, result),
+            Err(why) => Event::Cancelled(why),
+        }
+    }
+
+    /// Runs jobs of one step; the outer error is the reason to stop, the inner one what failed.
+    async fn in_pods(
+        &mut self,
+        step: &str,
+        action: Action,
+        jobs: Vec<Job>,
+        others: Others,
+        cancel: impl Future<Output = Failure>,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let pods = self.pods();
+        let debts = &mut self.run.debts;
+        let attempts = &mut self.run.attempts;
+        let mut last: Vec<Attempt> = Vec::new();
+        let ended = pods
+            .run(jobs, others, cancel, |done| {
+                if let Some(outcome) = done.attempts.last() {
+                    if action == Action::After
+                        && let Some(debt) = debts.get_mut(done.tag)
+                    {
+                        debt.state = paid_by(outcome, debt.command.retry.idempotent);
+                    }
+                    last.push(outcome.clone());
+                }
+                attempts.extend(done.attempts);
+            })
+            .await;
+        let tried: Vec<&Attempt> = last.iter().collect();
+        let failed = summary(step, action, &tried);
+        let word = if failed.is_some() { "failed" } else { "done" };
+        self.say(format!("step {step}: {} {word} in {} pods", super::pods::word(action), tried.len()));
+        ended.map(|()| failed.map_or(Ok(()), Err))
+    }
+
+    /// Pays the debts of one step. Nothing stops this.
+    pub(super) async fn undo(&mut self, index: usize) -> Event {
+        let owed = self.run.debts.iter().enumerate();
+        let jobs: Vec<Job> = owed
+            .filter(|(_, debt)| debt.step == index && debt.state.is_collectable())
+            .map(|(tag, debt)| Job {
+                tag,
+                step: debt.step_name.clone(),
+                action: Action::After,
+                target: debt.target.clone(),
+                host: debt.host.clone(),
+                command: debt.command.clone(),
+            })
+            .collect();
+        let never = std::future::pending();
+        if let Some(name) = jobs.first().map(|job| job.step.clone()) {
+            let result = self.in_pods(&name, Action::After, jobs, Others::Done, never).await;
+            return Event::Undone(index, result.unwrap_or_else(Err));
+        }
+        let stuck: Vec<&Debt> = self.run.owed().filter(|debt| debt.step == index).collect();
+        let Some(first) = stuck.first() else { return Event::Undone(index, Ok(())) };
+        let words: Vec<String> = stuck.iter().map(|debt| debt.in_words()).collect();
+        Event::Undone(
+            index,
+            Err(Failure::of_step(
+                FailureKind::After,
+                &first.step_name,
+                format!(
+                    "step `{}`: whether its `after` was done is not known, and it may not be repeated: {}; look at the application, then delete the record of this run",
+                    first.step_name,
+                    words.join(", ")
+                ),
+            )),
+        )
+    }
+}
+
+fn paid_by(outcome: &Attempt, idempotent: bool) -> DebtState {
+    match outcome.fault {
+        None => DebtState::Paid,
+        Some(AttemptFault::PodChanged) => DebtState::Gone,
+        Some(fault) if fault.is_uncertain() && !idempotent => DebtState::Unknown,
+        Some(_) => DebtState::Unpaid,
+    }
+}
+
+fn planning_failure(error: &PlanningError) -> Failure {
+    let (kind, retry) = match error {
+        PlanningError::Inventory(_) | PlanningError::TooSlow(_) => (FailureKind::Inventory, true),
+        PlanningError::Plan(_) => (FailureKind::Plan, false),
+    };
+    Failure::new(kind, error.to_string()).passing(retry)
+}
+
+fn outline(plan: &Plan) -> Outline {
+    let step = |step: &PlannedStep| StepOutline {
+        before: step.before.is_some(),
+        hold: step.hold.is_some(),
+        after: step.after.is_some(),
+        on_failure: step.on_failure,
+    };
+    Outline { steps: plan.steps.iter().map(step).collect(), questions: plan.has_questions() }
+}
+
+fn debts(plan: &Plan, from: usize, to: usize) -> Vec<Debt> {
+    let mut debts = Vec::new();
+    for (index, step) in plan.steps.iter().enumerate().take(to).skip(from) {
+        let Some(command) = &step.after else { continue };
+        debts.extend(step.doing(Action::After).map(|target| Debt {
+            step: index,
+            step_name: step.name.clone(),
+            target: target.at.clone(),
+            host: target.host.clone(),
+            command: command.clone(),
+            state: DebtState::Owed,
+        }));
+    }
+    debts
+}
+
+fn job(tag: usize, step: &str, action: Action, target: &Target, command: &PlannedCommand) -> Job {
+    Job {
+        tag,
+        step: step.to_owned(),
+        action,
+        target: target.at.clone(),
+        host: target.host.clone(),
+        command: command.clone(),
+    }
+}
+
+fn planned_line(plan: &Plan) -> String {
+    let pods: usize = plan.steps.iter().map(|step| step.targets.len()).sum();
+    let volumes: usize = plan.hosts.iter().map(|host| host.volumes.len()).sum();
+    format!(
+        "planned: {} steps in {pods} pods, {volumes} volumes on {} hosts",
+        plan.steps.len(),
+        plan.hosts.len()
+    )
+}

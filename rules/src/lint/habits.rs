@@ -1,0 +1,178 @@
+//! Habits that have gone wrong for others.
+
+use crate::api::{Command, Deed, Hold, Invocation, Step, Wait, limits};
+
+use super::Severity;
+
+/// One that was found.
+pub(super) struct Habit {
+    pub(super) severity: Severity,
+    pub(super) code: &'static str,
+    /// Below the step.
+    pub(super) field: &'static str,
+    pub(super) what: String,
+    pub(super) why: &'static str,
+    pub(super) fix: &'static str,
+}
+
+/// Locks that belong to the connection that took them.
+const SESSION_LOCKS: &[&str] = &[
+    "flush tables with read lock",
+    "flush tables",
+    "lock tables",
+    "lock instance for backup",
+    "backup stage",
+    "pg_backup_start",
+    "pg_start_backup",
+];
+/// Clients whose server would keep a dead one's session for hours.
+const CLIENTS: &[&str] = &["mariadb", "mysql", "psql"];
+/// What makes a server, or the container's own kernel, end such a session.
+const IDLE_LIMITS: &[&str] =
+    &["wait_timeout", "interactive_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"];
+/// The hosts give a round up after this, so a session that is allowed less may end in the middle of a good cut.
+const ROUND_MS: u128 = 2_000;
+
+pub(super) fn of(step: &Step) -> Vec<Habit> {
+    let mut habits = Vec::new();
+    for (field, command) in [("before", &step.before), ("after", &step.after), ("pods", &step.pods.where_)] {
+        if let Some(command) = command {
+            in_command(field, command, step, &mut habits);
+        }
+    }
+    if let Some(hold) = &step.hold {
+        in_hold(hold, &mut habits);
+    }
+    habits
+}
+
+fn in_command(field: &'static str, command: &Command, step: &Step, habits: &mut Vec<Habit>) {
+    let mut found = |severity, code, what: String, why, fix| {
+        habits.push(Habit { severity, code, field, what, why, fix });
+    };
+    let Some(run) = command.invocation() else { return };
+    let text = words(run);
+    let sleeps = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == "sleep");
+    let lock = SESSION_LOCKS.iter().find(|lock| text.contains(*lock));
+    match (lock, sleeps || text.contains("nohup") || text.trim_end().ends_with('&')) {
+        (Some(lock), true) => found(
+            Severity::Error,
+            "lock-held-by-sleep",
+            format!("`{lock}` is held by a command that sleeps or stays in the background"),
+            "whether the lock is there at the moment of the cut is a matter of luck, and it stays when the cut is late",
+            "write it as `hold`: the session is kept open exactly over the cut, and asked afterwards whether it held",
+        ),
+        (Some(lock), false) => found(
+            Severity::Error,
+            "lock-in-one-shot",
+            format!("`{lock}` in a command that ends"),
+            "the lock belongs to the connection, so it is gone before anything is cut",
+            "write it as `hold` with `send`, `ready` and `probe`; the rule library has examples",
+        ),
+        (None, _) => {}
+    }
+    if text.contains("nodetool") && text.split_whitespace().any(|word| word == "drain") {
+        found(
+            Severity::Error,
+            "cassandra-drain",
+            "`nodetool drain`".to_owned(),
+            "it takes the node out of service until it is restarted",
+            "use `nodetool flush`: it writes memtables and the node stays in service",
+        );
+    }
+    if text.contains("fsfreeze") {
+        found(
+            Severity::Error,
+            "fsfreeze",
+            "`fsfreeze` in a rule".to_owned(),
+            "every member of a cut is frozen and thawed anyway, and one that is frozen already is refused",
+            "remove the command",
+        );
+    }
+    if text.contains("fsynclock") && field == "before" && !undoes(step, "fsyncunlock") {
+        found(
+            Severity::Error,
+            "lock-without-undo",
+            "`fsyncLock` without `fsyncUnlock` in `after`".to_owned(),
+            "that lock outlives its connection: writes stay blocked when nobody lifts it",
+            "add `after` with `db.fsyncUnlock()`",
+        );
+    }
+    if let (Deed::Wait(Wait { every: Some(every), .. }), Some(timeout)) = (&command.run, command.timeout)
+        && every.get() >= timeout.get()
+    {
+        found(
+            Severity::Warning,
+            "wait-asks-once",
+            "`every` is not shorter than `timeout`".to_owned(),
+            "it is asked only once",
+            "shorten `every`, or raise `timeout`",
+        );
+    }
+}
+
+fn undoes(step: &Step, word: &str) -> bool {
+    step.after.as_ref().and_then(Command::invocation).is_some_and(|run| words(run).contains(word))
+}
+
+fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
+    let mut found = |severity, code, what: &str, why, fix| {
+        habits.push(Habit { severity, code, field: "hold", what: what.to_owned(), why, fix });
+    };
+    let text = format!("{}\n{}", words(&hold.run), hold.send.join("\n").to_lowercase());
+    let has_word =
+        |word: &str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == word);
+    let client = CLIENTS.iter().any(|client| has_word(client));
+    let limited = IDLE_LIMITS.iter().any(|limit| text.contains(limit)) || has_word("timeout");
+    if client && !limited {
+        found(
+            Severity::Error,
+            "no-server-side-limit",
+            "a database's session without a limit on its own side",
+            "when the container runtime dies, the session's input stays open for ever, and so does its lock",
+            "send `SET SESSION wait_timeout=10;` (MariaDB, MySQL) or `SET idle_session_timeout='10s';` (PostgreSQL) first, or begin the command with `timeout 10`",
+        );
+    }
+    let script = matches!(hold.run, Invocation::Shell(_)) || hold.run.shell_text().is_some();
+    if script && !client && hold.heartbeat.is_none() {
+        found(
+            Severity::Warning,
+            "script-without-heartbeat",
+            "a script's session without `heartbeat`",
+            "when the container runtime dies, its input stays open for ever and the script waits on",
+            "add `heartbeat: 1s` and wait with `while read -t 3 x; do :; done`, then undo",
+        );
+    }
+    if hold.probe.is_none() {
+        found(
+            Severity::Warning,
+            "hold-without-probe",
+            "a session without `probe`",
+            "that it is still there after the cut is all that is known; whether it still holds is not",
+            "add `probe: {send: …, expect: …}`: a question that only a session which holds answers so",
+        );
+    }
+    let limit = hold.limit_or_default();
+    if limit.as_millis() < ROUND_MS {
+        found(
+            Severity::Warning,
+            "short-limit",
+            "a limit below 2 s",
+            "hosts may hold for up to 2 s, so the session may end in the middle of a good cut",
+            "raise `limit`",
+        );
+    }
+    if hold.heartbeat.is_some_and(|every| every.get() >= limit) || limit > limits::HOLD_LIMIT {
+        found(
+            Severity::Warning,
+            "heartbeat-too-rare",
+            "`heartbeat` is not shorter than `limit`",
+            "no heartbeat is ever sent",
+            "write `heartbeat: 1s`",
+        );
+    }
+}
+
+fn words(run: &Invocation) -> String {
+    run.argv().join(" ").to_lowercase()
+}
