@@ -27,11 +27,21 @@ const BLOCKS: u64 = SIZE.0 / BLOCK as u64;
 /// What a user of a volume does, as the loop device passes it on to the image.
 #[derive(Debug, Clone)]
 enum Deed {
-    Write { block: u64, count: u64, content: u64 },
+    Write {
+        block: u64,
+        count: u64,
+        content: u64,
+    },
     /// A discard.
-    Punch { block: u64, count: u64 },
+    Punch {
+        block: u64,
+        count: u64,
+    },
     /// A write of zeros, for which filesystems keep room without writing.
-    Zero { block: u64, count: u64 },
+    Zero {
+        block: u64,
+        count: u64,
+    },
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
@@ -201,14 +211,13 @@ async fn contract(test: &str, kind: BackendKind) -> Result<()> {
         ranges.extend(message.block_metadata.iter().map(range));
     }
     check_ascending(&ranges, 0);
-    let written = |block: u64| (block < 100 && block % 2 == 0) || (40..140).contains(&block) && block % 4 == 0;
+    let written =
+        |block: u64| (block < 100 && block.is_multiple_of(2)) || (40..140).contains(&block) && block.is_multiple_of(4);
     assert!((0..BLOCKS).all(|block| !written(block) || is_in(&ranges, block)), "all data is told");
     assert!(!is_in(&ranges, BLOCKS - 1), "and holes are not");
 
-    let beyond = v1::GetMetadataDeltaRequest {
-        starting_offset: i64::try_from(SIZE.0)? + 1,
-        ..asked(&one, &two)
-    };
+    let beyond =
+        v1::GetMetadataDeltaRequest { starting_offset: i64::try_from(SIZE.0)? + 1, ..asked(&one, &two) };
     assert_eq!(delta(&site, beyond).await.unwrap_err().code(), Code::OutOfRange);
     let mut controller = ControllerClient::new(site.csi.clone());
     let gone = v1::DeleteSnapshotRequest { snapshot_id: one.clone(), ..Default::default() };
@@ -267,7 +276,10 @@ async fn scattered(test: &str, kind: BackendKind) -> Result<()> {
         assert_eq!(found, 10 << 20);
     }
     times.sort();
-    println!("{kind}: 10 MiB in 2560 places of 1 GiB found over CSI in {:.1?} (median of 5; all: {times:.1?})", times[2]);
+    println!(
+        "{kind}: 10 MiB in 2560 places of 1 GiB found over CSI in {:.1?} (median of 5; all: {times:.1?})",
+        times[2]
+    );
     assert!(times[0] < Duration::from_secs(20));
     site.close().await
 }

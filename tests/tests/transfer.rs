@@ -56,8 +56,11 @@ async fn a_group_of_three_hosts_is_restored_onto_one() -> Result<()> {
         volumes.push(volume);
     }
     let snapshots = site.group("cut", &volumes).await?;
-    let before: Vec<Vec<u8>> =
-        volumes.iter().enumerate().map(|(host, volume)| content(&site, host, volume)).collect::<Result<_>>()?;
+    let before: Vec<Vec<u8>> = volumes
+        .iter()
+        .enumerate()
+        .map(|(host, volume)| content(&site, host, volume))
+        .collect::<Result<_>>()?;
     // What comes after the cut is not in it.
     for (host, volume) in volumes.iter().enumerate() {
         site.hosts[host].write(&site.hosts[host].image(&volume.volume_id), 0, 0xdead)?;
@@ -67,7 +70,10 @@ async fn a_group_of_three_hosts_is_restored_onto_one() -> Result<()> {
             let name = format!("restored-{target}-{member}");
             let made = site.volume(&name, target, SIZE, Some(from_snapshot(snapshot))).await?;
             assert_eq!(made.content_source, Some(from_snapshot(snapshot)));
-            ensure!(content(&site, target, &made)? == before[member], "{name} has other data than its source");
+            ensure!(
+                content(&site, target, &made)? == before[member],
+                "{name} has other data than its source"
+            );
         }
     }
     let figures = site.fleet.transfers().figures();
@@ -119,17 +125,23 @@ async fn a_large_volume_arrives() -> Result<()> {
     let arrived = site.hosts[1].image(&made.volume_id);
     let copy = arrived.with_file_name("dd.img");
     let begin = Instant::now();
-    command("dd", &[
-        format!("if={}", source.display()).as_ref(),
-        format!("of={}", copy.display()).as_ref(),
-        "bs=1M".as_ref(),
-        "iflag=direct".as_ref(),
-        "oflag=direct".as_ref(),
-        "conv=fsync".as_ref(),
-        "status=none".as_ref(),
-    ])?;
+    command(
+        "dd",
+        &[
+            format!("if={}", source.display()).as_ref(),
+            format!("of={}", copy.display()).as_ref(),
+            "bs=1M".as_ref(),
+            "iflag=direct".as_ref(),
+            "oflag=direct".as_ref(),
+            "conv=fsync".as_ref(),
+            "status=none".as_ref(),
+        ],
+    )?;
     let dd = begin.elapsed();
     command("cmp", &[arrived.as_os_str(), copy.as_os_str()])?;
-    println!("512 MiB from btrfs to XFS: {own:.2?}, dd {dd:.2?}: {:.0} % of its speed", 100.0 * dd.as_secs_f64() / own.as_secs_f64());
+    println!(
+        "512 MiB from btrfs to XFS: {own:.2?}, dd {dd:.2?}: {:.0} % of its speed",
+        100.0 * dd.as_secs_f64() / own.as_secs_f64()
+    );
     site.close().await
 }

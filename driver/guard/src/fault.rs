@@ -92,6 +92,9 @@ pub const POINTS: &[&str] = &[
 pub fn point(_name: &'static str) {}
 
 /// Does what a test has armed here; nothing otherwise, and nothing at all in a release build.
+///
+/// # Panics
+/// When the point is not in [`POINTS`], so that no test waits for a point that does not exist.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
     use std::path::PathBuf;
@@ -107,7 +110,7 @@ pub fn point(name: &'static str) {
 
 /// Longest `wait`.
 #[cfg(debug_assertions)]
-const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+const WAIT_LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
 
 #[cfg(debug_assertions)]
 fn reached(directory: &std::path::Path, name: &str) {

@@ -18,7 +18,7 @@ use crate::domain::{Bytes, Code, Fault};
 use crate::observe::metrics::health as metrics;
 
 /// Longer than any call and any rule between two steps of a cut.
-pub const GRACE: Duration = Duration::from_mins(60);
+pub const GRACE: Duration = Duration::from_hours(1);
 
 /// How many were collected since the start of the agent, for status and metrics.
 #[derive(Debug, Default)]
@@ -181,7 +181,7 @@ mod tests {
     fn a_cut_that_is_never_sealed_is_removed_unless_its_round_goes_on() {
         let bench = Bench::new();
         let volume = bench.volume("a", None);
-        let record = crate::agent::fixtures::round_record(&[volume.clone()]);
+        let record = crate::agent::fixtures::round_record(std::slice::from_ref(&volume));
         let pool = bench.pools.iter().next().unwrap();
         for paths in pool.prepare_cut(&record).unwrap() {
             pool.copy_member(&paths).unwrap();

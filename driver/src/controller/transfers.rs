@@ -19,7 +19,7 @@ use crate::proto::agent::ReceiveRequest;
 use crate::wire::{convert, fault_of};
 
 /// A target that says nothing for so long has died; it speaks twice a second.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
 /// Snapshots that exist only to copy a volume are called this and the new volume's name.
 const TEMPORARY: &str = "stillpoint.dev/transfer/";
 /// A temporary snapshot that is older and not being read was left by a controller that died.
@@ -189,7 +189,7 @@ pub async fn copy(
 fn ticket() -> Result<String, Fault> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|why| Fault::internal(format!("no random numbers: {why}")))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Name of the snapshot from which a volume of this name is cloned. A retry finds it.
@@ -211,7 +211,7 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
         }
         match cuts.delete(&cut.id).await {
             Ok(()) => {
-                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left")
+                tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left");
             }
             Err(fault) if fault.code == Code::Aborted => {}
             Err(fault) => return Err(fault),

@@ -133,6 +133,8 @@ impl FromStr for Chain {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a list with one range in it is what is meant")]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -109,7 +109,7 @@ impl Fault {
             }
             Self::ControllerDies(controller) => cluster.start(CONTROLLERS[controller]),
             Self::Parted(controller, host) | Self::Delayed(controller, host) => {
-                cluster.join(controller, host)
+                cluster.join(controller, host);
             }
             Self::Slow(host) => cluster.machines[host].pace().longest_ms = 8,
             Self::CallFails(host, ..) => cluster.machines[host].host.forgive(),

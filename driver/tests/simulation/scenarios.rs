@@ -9,7 +9,7 @@ use super::check::check;
 use super::cluster::{CONTROLLERS, Cluster, HOSTS};
 use super::controller::{Job, News};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn cluster(seed: u64) -> Cluster {
     let mut cluster = Cluster::new(seed);

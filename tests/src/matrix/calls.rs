@@ -17,7 +17,7 @@ use crate::harness::csi::{TOPOLOGY_KEY, channel, mounted};
 /// One call may take this long; a host that stands still is waited for.
 const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// After a blow a call must succeed within this.
-const RETRY_LIMIT: Duration = Duration::from_secs(60);
+const RETRY_LIMIT: Duration = Duration::from_mins(1);
 const RETRY_REST: Duration = Duration::from_millis(50);
 /// Size of the volumes that are made; XFS wants 300 MiB.
 pub const SIZE: Bytes = Bytes::mib(320);

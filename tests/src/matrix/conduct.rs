@@ -13,7 +13,7 @@ use crate::harness::csi::{from_snapshot, from_volume};
 use crate::workloads::ledger::{self, Mark};
 
 /// A call that is struck ends within this, whatever happens: hosts let go, connections break.
-const FIRST_LIMIT: Duration = Duration::from_secs(60);
+const FIRST_LIMIT: Duration = Duration::from_mins(1);
 /// What a writer may stand still beyond the hard limit.
 const SLACK: Duration = Duration::from_secs(1);
 

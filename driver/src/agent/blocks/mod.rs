@@ -18,7 +18,7 @@ pub use stream::{WalkStream, walk};
 
 use super::pool::{Pool, PoolError};
 use crate::domain::blocks::{self, BLOCK, Comparison, ExtentPage, Joiner, WalkOrder};
-use crate::domain::{Bytes, Fault, SnapshotId};
+use crate::domain::{Bytes, Fault};
 use crate::host::blocks::{AlignedBuffer, BlockAccess, BlockFile};
 use crate::host::{Host, HostError};
 
@@ -39,7 +39,7 @@ pub enum WalkError {
     #[error("cannot tell the blocks of snapshot {snapshot}: {source}")]
     Host {
         /// Which.
-        snapshot: SnapshotId,
+        snapshot: String,
         /// What the kernel said.
         source: HostError,
     },
@@ -49,9 +49,9 @@ pub enum WalkError {
     )]
     OtherVolume {
         /// Compared with.
-        base: SnapshotId,
+        base: String,
         /// Whose blocks.
-        target: SnapshotId,
+        target: String,
     },
     /// Beyond the end.
     #[error(
@@ -59,7 +59,7 @@ pub enum WalkError {
     )]
     BeyondEnd {
         /// Which.
-        snapshot: SnapshotId,
+        snapshot: String,
         /// Asked for.
         start: u64,
         /// Its size.
@@ -69,7 +69,7 @@ pub enum WalkError {
     #[error(
         "the blocks of snapshot {0} keep moving: the pool is being balanced or defragmented; ask again when that is done"
     )]
-    Restless(SnapshotId),
+    Restless(String),
     /// Nobody reads the answer.
     #[error("nobody took the answer within {0} s; ask again from where it ended")]
     NobodyListens(u64),
@@ -104,16 +104,16 @@ pub fn tell(
     listener: &mut dyn Listener,
 ) -> Result<(), WalkError> {
     if let Some(base) = order.base.as_ref().filter(|base| base.volume != order.target.volume) {
-        return Err(WalkError::OtherVolume { base: base.clone(), target: order.target.clone() });
+        return Err(WalkError::OtherVolume { base: base.to_string(), target: order.target.to_string() });
     }
     let target = pool.open_snapshot(&order.target)?;
     let base = order.base.as_ref().map(|base| pool.open_snapshot(base)).transpose()?;
     let size = target.member.capacity.0;
     if order.start > size {
-        return Err(WalkError::BeyondEnd { snapshot: order.target.clone(), start: order.start, size });
+        return Err(WalkError::BeyondEnd { snapshot: order.target.to_string(), start: order.start, size });
     }
     listener.size(Bytes(size))?;
-    let failed = |source| WalkError::Host { snapshot: order.target.clone(), source };
+    let failed = |source| WalkError::Host { snapshot: order.target.to_string(), source };
     let pages = Pages { host, base: base.as_ref().map(|base| &*base.image), target: &target.image, size };
     let differ = match (order.comparison, &base) {
         (Comparison::Bytes, Some(base)) => {
@@ -125,7 +125,7 @@ pub fn tell(
     let mut at = order.start / BLOCK * BLOCK;
     while at < size {
         let page = pages.at(at).map_err(failed)?;
-        let (stretches, end) = page.ok_or_else(|| WalkError::Restless(order.target.clone()))?;
+        let (stretches, end) = page.ok_or_else(|| WalkError::Restless(order.target.to_string()))?;
         for stretch in stretches {
             let parts = match &differ {
                 Some(differ) => differ.really(stretch).map_err(failed)?,
@@ -160,6 +160,9 @@ pub fn each_allocated(
     joiner.finish().map_or(Ok(()), each)
 }
 
+/// The stretches of a page, and where it ends.
+type Stretches = (Vec<Range<u64>>, u64);
+
 /// Maps of one or two images, a page at a time.
 struct Pages<'a> {
     host: &'a dyn Host,
@@ -170,7 +173,7 @@ struct Pages<'a> {
 
 impl Pages<'_> {
     /// The stretches of the page that begins here, and where it ends; `None` when the base does not stand still.
-    fn at(&self, at: u64) -> Result<Option<(Vec<Range<u64>>, u64)>, HostError> {
+    fn at(&self, at: u64) -> Result<Option<Stretches>, HostError> {
         let map = |image| self.host.map(image, at, PAGE_EXTENTS);
         let end_of = |page: &ExtentPage| page.known_until.min(self.size).max(at + 1);
         let Some(base) = self.base else {

@@ -1,3 +1,6 @@
+//! The walk over a pool in memory.
+#![allow(clippy::single_range_in_vec_init, reason = "a list with one range in it is what is meant")]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use super::*;
 use crate::agent::pool::Pool;
 use crate::backend::{BackendKind, IMAGE};
 use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Code, CutId, CutKind, Level, NewVolume, VolumeId};
+use crate::domain::{Code, CutId, CutKind, Level, NewVolume, SnapshotId, VolumeId};
 use crate::host::fake::{FakeHost, When};
 
 const BLOCKS: u64 = 256;
@@ -109,9 +112,13 @@ fn blocks(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 #[test]
 fn allocated_and_changed_blocks_are_told_and_a_walk_resumes_where_it_ended() {
     let world = World::new();
-    [3, 4, 9].into_iter().for_each(|block| world.write(block, 1));
+    for block in [3, 4, 9] {
+        world.write(block, 1);
+    }
     let one = world.cut(&world.volume, "one");
-    [4, 20].into_iter().for_each(|block| world.write(block, 2));
+    for block in [4, 20] {
+        world.write(block, 2);
+    }
     let two = world.cut(&world.volume, "two");
     let told = world.tell(&order(None, &two)).unwrap();
     assert_eq!((told.size, blocks(&told.ranges)), (BLOCKS * BLOCK, vec![3..5, 9..10, 20..21]));
@@ -126,7 +133,9 @@ fn allocated_and_changed_blocks_are_told_and_a_walk_resumes_where_it_ended() {
 #[test]
 fn bytes_are_compared_where_that_is_asked_for() {
     let world = World::new();
-    [1, 2].into_iter().for_each(|block| world.write(block, 7));
+    for block in [1, 2] {
+        world.write(block, 7);
+    }
     let one = world.cut(&world.volume, "one");
     world.write(1, 7);
     world.write(2, 8);
@@ -172,7 +181,9 @@ fn snapshots_cannot_be_deleted_while_their_blocks_are_told() {
     let mut deleting = Deleting(&world, cuts.clone(), 0);
     tell(&world.pool, &world.host, &order(Some(&one), &two), &mut deleting).unwrap();
     assert_eq!(deleting.2, 2, "both were tried");
-    cuts.iter().for_each(|cut| world.pool.delete_cut(cut).unwrap());
+    for cut in &cuts {
+        world.pool.delete_cut(cut).unwrap();
+    }
     assert_eq!(Fault::from(world.tell(&order(None, &two)).err().unwrap()).code, Code::NotFound);
 }
 
@@ -189,7 +200,9 @@ fn snapshots_of_two_volumes_are_not_compared_and_a_failing_kernel_is_told() {
 #[test]
 fn a_base_that_moves_between_two_looks_is_looked_at_again() {
     let world = World::new();
-    [0, 1].into_iter().for_each(|block| world.write(block, 1));
+    for block in [0, 1] {
+        world.write(block, 1);
+    }
     let one = world.cut(&world.volume, "one");
     world.write(1, 2);
     let two = world.cut(&world.volume, "two");

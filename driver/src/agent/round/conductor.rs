@@ -251,13 +251,10 @@ impl Conductor {
 
     /// What follows a round through all logs is its attempt: the controller names it, every host's lines carry it.
     fn open_span(&self) -> Span {
-        match &self.request {
-            Ok(request) => {
-                let record = &request.record;
-                tracing::info_span!("round", cut = %record.id, attempt = record.attempt, name = record.name)
-            }
-            Err(_) => tracing::info_span!("round"),
-        }
+        if let Ok(request) = &self.request {
+            let record = &request.record;
+            tracing::info_span!("round", cut = %record.id, attempt = record.attempt, name = record.name)
+        } else { tracing::info_span!("round") }
     }
 
     fn note_failure(&mut self, work: Work) {

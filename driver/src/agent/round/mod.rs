@@ -88,4 +88,5 @@ pub fn serve(context: Arc<RoundContext>, mut orders: Streaming<RoundOrder>) -> R
 }
 
 #[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm)] // a report that nobody expects is printed
 mod tests;

@@ -196,7 +196,7 @@ fn a_raw_device_in_a_group_is_held_between_hold_and_release() {
     stage.host().open_device(&device, "/pod1");
     stage.host().open_device(&device, "/pod1/sidecar");
     let mut round = stage.round();
-    let kinds: Vec<_> = round.prepared().iter().map(|member| member.kind()).collect();
+    let kinds: Vec<_> = round.prepared().iter().map(crate::proto::agent::MemberPrepared::kind).collect();
     assert!(kinds.contains(&MemberKind::BlockHeld) && kinds.contains(&MemberKind::Filesystem), "{kinds:?}");
     assert!(stage.host().write_block(&device.path, 0, 1).is_ok(), "prepared is not held");
     round.held();

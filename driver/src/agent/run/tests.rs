@@ -72,7 +72,7 @@ impl Running {
         let task = tokio::spawn(async move {
             agent
                 .serve(Listeners { api, csi, metrics: None }, acceptor::fixed(credentials), async {
-                    drop(stopped.await)
+                    drop(stopped.await);
                 })
                 .await
         });

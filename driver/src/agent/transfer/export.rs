@@ -61,9 +61,9 @@ impl Export {
             Ok(Arc::<dyn BlockFile>::from(host.open_blocks(&grant.snapshot.image, BlockAccess::Read)?))
         })
         .await?;
-        let (planner, mut planned) = mpsc::channel(PLANNED);
+        let (plans, mut planned) = mpsc::channel(PLANNED);
         let (host, grant) = (Arc::clone(&self.host), Arc::clone(&self.grant));
-        let planning = tokio::task::spawn_blocking(move || plan(&*host, &grant, &planner));
+        let planning = tokio::task::spawn_blocking(move || plan(&*host, &grant, &plans));
         let mut chain = Chain::default();
         let mut reading: VecDeque<JoinHandle<Result<Read, Fault>>> = VecDeque::new();
         loop {

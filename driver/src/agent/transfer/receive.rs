@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
+use super::counters::Counters;
 use super::{DEPTH, Transfers, blocking};
 use crate::agent::locks::Purpose;
 use crate::agent::pool::{Arrival, Begun, Content, Mark, Pool, PoolError};
@@ -28,7 +29,7 @@ const TRIES: u32 = 6;
 /// First pause before connecting again; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A source that says nothing for so long is gone. Proving what is there already is not silence.
-const MESSAGE_LIMIT: Duration = Duration::from_secs(60);
+const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -161,6 +162,7 @@ impl Transfers {
     /// `None`: the volume is there already.
     async fn open(&self, pool: &Arc<Pool>, order: &ReceiveOrder) -> Result<Option<Part>, Fault> {
         let (host, pool, order) = (Arc::clone(&self.host), Arc::clone(pool), order.clone());
+        let counters = Arc::clone(&self.counters);
         blocking(move || match pool.begin_arrival(&order.volume, &order.content)? {
             Begun::Whole(_) => Ok(None),
             Begun::Part(arrival) => {
@@ -173,6 +175,7 @@ impl Transfers {
                     durable: mark,
                     written: mark,
                     writing: VecDeque::new(),
+                    counters,
                 }))
             }
         })
@@ -341,6 +344,7 @@ struct Part {
     /// Handed to the disk, in order.
     written: Mark,
     writing: VecDeque<JoinHandle<Result<(), Fault>>>,
+    counters: Arc<Counters>,
 }
 
 impl Part {
@@ -357,8 +361,8 @@ impl Part {
             data: Bytes(self.written.data.0 + arrived.chunk.length()),
             chain: self.written.chain.with(&arrived.chunk, &arrived.hash),
         };
-        let file = Arc::clone(&self.file);
-        self.writing.push_back(tokio::task::spawn_blocking(move || write(&*file, &arrived)));
+        let (file, counters) = (Arc::clone(&self.file), Arc::clone(&self.counters));
+        self.writing.push_back(tokio::task::spawn_blocking(move || write(&*file, &arrived, &counters)));
         Ok(())
     }
 
@@ -413,8 +417,9 @@ fn lost() -> Fault {
 }
 
 /// Checks and writes a chunk. Blocks.
-fn write(file: &dyn BlockFile, arrived: &Arrived) -> Result<(), Fault> {
+fn write(file: &dyn BlockFile, arrived: &Arrived, counters: &Counters) -> Result<(), Fault> {
     if hash(&arrived.data) != arrived.hash {
+        counters.corrupt_chunks.add(1);
         return Err(Fault::unavailable("a chunk arrived with a wrong hash; it is fetched again"));
     }
     let mut buffer = AlignedBuffer::zeroed(arrived.data.len());
@@ -426,4 +431,49 @@ fn write(file: &dyn BlockFile, arrived: &Arrived) -> Result<(), Fault> {
         rest = behind;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Images;
+    use crate::host::blocks::Blocks;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn a_chunk_with_a_wrong_hash_is_counted_and_fetched_again_and_nothing_of_it_is_written() {
+        let host = FakeHost::new();
+        let image = std::path::Path::new("/image");
+        host.create_image(image, Bytes::mib(1)).unwrap();
+        let file = host.open_blocks(image, BlockAccess::Write).unwrap();
+        let counters = Counters::default();
+        let data = Data::from(vec![7; 8192]);
+        let chunk = Chunk { pieces: vec![0..4096, 16_384..20_480] };
+        let mut arrived = Arrived { chunk, hash: hash(b"other"), data };
+        let fault = write(&*file, &arrived, &counters).unwrap_err();
+        assert!(matches!(Broken::from(fault), Broken::Off(_)), "the connection is made anew");
+        assert_eq!((counters.corrupt_chunks.get(), host.calls_of("pwrite")), (1, 0));
+        arrived.hash = hash(&arrived.data);
+        write(&*file, &arrived, &counters).unwrap();
+        let sevens = u64::from_be_bytes([7; 8]);
+        let read = |block| host.read_block(image, block).unwrap();
+        assert_eq!([read(0), read(1), read(4)], [sevens, 0, sevens], "each piece at its place");
+    }
+
+    #[test]
+    fn a_chunk_that_does_not_say_where_it_belongs_is_refused() {
+        let piece = |offset, length| crate::proto::agent::BlockRange { offset, length };
+        let message = |pieces, hash: usize| ExportChunk {
+            pieces,
+            data: vec![0; 4096].into(),
+            hash: vec![0; hash],
+            ..ExportChunk::default()
+        };
+        let read = |message| Arrived::read(message, Bytes::mib(1)).is_ok();
+        assert!(read(message(vec![piece(0, 4096)], 32)));
+        assert!(!read(message(vec![piece(0, 4096)], 31)));
+        assert!(!read(message(vec![piece(4096, u64::MAX)], 32)));
+        assert!(!read(message(vec![piece(1 << 20, 4096)], 32)), "beyond the end of the image");
+        assert!(!read(message(vec![], 32)));
+    }
 }

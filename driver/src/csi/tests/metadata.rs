@@ -1,5 +1,7 @@
 //! The SnapshotMetadata service over a real socket and a scripted walk; over real pools it is tested in `tests/`.
 
+#![allow(clippy::single_range_in_vec_init, reason = "a list with one range in it is what is meant")]
+
 use std::ops::Range;
 
 use stillpoint_csi_proto::v1;
@@ -29,9 +31,9 @@ async fn snapshot(world: &World, name: &str, volume: &str) -> String {
         }],
         ..Default::default()
     };
-    let made = client.create_volume(request).await.unwrap().into_inner().volume.unwrap();
+    let volume = client.create_volume(request).await.unwrap().into_inner().volume.unwrap();
     let request = v1::CreateSnapshotRequest {
-        source_volume_id: made.volume_id,
+        source_volume_id: volume.volume_id,
         name: name.into(),
         ..Default::default()
     };

@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "a list with one range in it is what is meant")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -9,8 +9,8 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, ReflectMessage, Value,
 };
 
-/// Names of fields that may hold a secret: credentials, and the text of rules, whose commands may carry a password.
-const SECRET: [&str; 6] = ["secrets", "token", "password", "private_key", "key_pem", "rule_yaml"];
+/// Names of fields that may hold a secret: credentials, tickets of transfers, and the text of rules, whose commands may carry a password.
+const SECRET: [&str; 7] = ["secrets", "token", "ticket", "password", "private_key", "key_pem", "rule_yaml"];
 /// Bytes before each message of a gRPC body: whether it is compressed, and its length.
 const FRAME_HEAD: usize = 5;
 /// Messages nest a few levels deep.
@@ -65,9 +65,13 @@ fn strip_value(value: &mut Value, depth: usize) {
     if let Value::Message(message) = value {
         strip(message, depth);
     } else if let Value::List(values) = value {
-        values.iter_mut().for_each(|value| strip_value(value, depth));
+        for value in values.iter_mut() {
+            strip_value(value, depth);
+        }
     } else if let Value::Map(values) = value {
-        values.values_mut().for_each(|value| strip_value(value, depth));
+        for value in values.values_mut() {
+            strip_value(value, depth);
+        }
     }
 }
 

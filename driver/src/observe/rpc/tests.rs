@@ -25,7 +25,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 fn filled(descriptor: &MessageDescriptor, depth: usize, secrets: &mut usize) -> DynamicMessage {
     let mut message = DynamicMessage::new(descriptor.clone());
     for field in descriptor.fields() {
-        let secret = fields::is_marked(&field) || field.name() == "token" || field.name() == "rule_yaml";
+        let secret = fields::is_marked(&field) || ["token", "ticket", "rule_yaml"].contains(&field.name());
         *secrets += usize::from(secret);
         if let Some(value) = value(&field, if secret { HIDDEN } else { PLAIN }, depth, secrets) {
             message.set_field(&field, value);

@@ -57,15 +57,18 @@ fn copy_by_dd(source: &std::path::Path, copy: &PathBuf) -> Result<Duration> {
     let _ = command("chattr", &["+C".as_ref(), copy.as_os_str()]);
     let image = copy.join("disk.img");
     let begin = Instant::now();
-    command("dd", &[
-        format!("if={}", source.display()).as_ref(),
-        format!("of={}", image.display()).as_ref(),
-        "bs=1M".as_ref(),
-        "iflag=direct".as_ref(),
-        "oflag=direct".as_ref(),
-        "conv=fsync,sparse".as_ref(),
-        "status=none".as_ref(),
-    ])?;
+    command(
+        "dd",
+        &[
+            format!("if={}", source.display()).as_ref(),
+            format!("of={}", image.display()).as_ref(),
+            "bs=1M".as_ref(),
+            "iflag=direct".as_ref(),
+            "oflag=direct".as_ref(),
+            "conv=fsync,sparse".as_ref(),
+            "status=none".as_ref(),
+        ],
+    )?;
     let time = begin.elapsed();
     fs::remove_dir_all(copy)?;
     Ok(time)

@@ -43,9 +43,9 @@ impl Load {
                     }
                     file.write_all_at(&block, n % BLOCKS * BLOCK as u64)?;
                     if syncs {
-                        file.sync_data()?
+                        file.sync_data()?;
                     } else {
-                        std::thread::sleep(REST)
+                        std::thread::sleep(REST);
                     }
                     written.fetch_add(1, Ordering::Relaxed);
                 }
