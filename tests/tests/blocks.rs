@@ -1,5 +1,8 @@
 //! Changed blocks on real btrfs and XFS pools and in memory: exact, fast, and told over CSI as its specification wants.
 
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
 use std::fs::OpenOptions;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -211,8 +214,9 @@ async fn contract(test: &str, kind: BackendKind) -> Result<()> {
         ranges.extend(message.block_metadata.iter().map(range));
     }
     check_ascending(&ranges, 0);
-    let written =
-        |block: u64| (block < 100 && block.is_multiple_of(2)) || (40..140).contains(&block) && block.is_multiple_of(4);
+    let written = |block: u64| {
+        (block < 100 && block.is_multiple_of(2)) || (40..140).contains(&block) && block.is_multiple_of(4)
+    };
     assert!((0..BLOCKS).all(|block| !written(block) || is_in(&ranges, block)), "all data is told");
     assert!(!is_in(&ranges, BLOCKS - 1), "and holes are not");
 

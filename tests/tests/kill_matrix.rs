@@ -132,7 +132,7 @@ async fn writers_that_check_themselves_find_nothing_wrong_while_everything_aroun
         return Ok(());
     }
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let stalls = thrash("thrasher", Duration::from_secs(30), seed).await?;
+    let stalls = Box::pin(thrash("thrasher", Duration::from_secs(30), seed)).await?;
     println!("{stalls}");
     ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");
     Ok(())

@@ -1,5 +1,8 @@
 //! `stillpoint pool` on real files: nothing of anybody's is overwritten, and everything can be repeated.
 
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 

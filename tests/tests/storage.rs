@@ -254,13 +254,13 @@ fn a_pool_that_is_really_full_refuses_what_is_new_and_loses_nothing() -> Result<
         let old = volume(&pool, "old");
         let image = pool.image(&old)?;
         write(&image, THEN)?;
-        cut(&pool, "first", &[old.clone()])?;
+        cut(&pool, "first", std::slice::from_ref(&old))?;
         write(&image, NOW)?;
         fill(&dir.join("ballast"))?;
         let refused = [
             create(&pool, "new", None),
             create(&pool, "clone", Some(Source::Volume(old.clone()))),
-            cut(&pool, "second", &[old.clone()]),
+            cut(&pool, "second", std::slice::from_ref(&old)),
         ];
         for error in refused {
             let error = error.err().with_context(|| format!("{kind}: a full pool takes something new"))?;
@@ -268,12 +268,12 @@ fn a_pool_that_is_really_full_refuses_what_is_new_and_loses_nothing() -> Result<
         }
         // What exists goes on: its blocks are its own, and deleting is the way out.
         write(&image, NOW).with_context(|| format!("{kind}: the volume is not writable any more"))?;
-        pool.delete_cut(&round("first", &[old.clone()]).id)?;
+        pool.delete_cut(&round("first", std::slice::from_ref(&old)).id)?;
         pool.empty_trash(16)?;
         fs::remove_file(dir.join("ballast"))?;
         // A btrfs this small has given all of itself to data and has none for metadata until it is balanced.
         let cuts = if kind == BackendKind::Xfs {
-            cut(&pool, "second", &[old.clone()])?;
+            cut(&pool, "second", std::slice::from_ref(&old))?;
             1
         } else {
             0

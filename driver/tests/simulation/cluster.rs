@@ -153,9 +153,9 @@ impl Cluster {
     /// What controllers have told since the last look.
     pub fn news(&mut self) -> Vec<(usize, News)> {
         let mut all = Vec::new();
-        for controller in 0..self.boards.len() {
+        for (controller, name) in CONTROLLERS.iter().enumerate() {
             for news in self.boards[controller].read() {
-                self.note(&format!("{}: {}", CONTROLLERS[controller], told(&news)));
+                self.note(&format!("{name}: {}", told(&news)));
                 all.push((controller, news));
             }
         }

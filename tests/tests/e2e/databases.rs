@@ -83,12 +83,12 @@ async fn story(space: &Workspace) -> Result<()> {
     loads.stop().await?;
 
     restored::prove(&shop, &required).await?;
-    refused_until_the_ring_is_whole(&shop).await?;
+    refused_until_the_ring_is_whole(&shop)?;
     shop.close()
 }
 
 /// A pod is being replaced, as in a rolling restart or a drained node. The rule wants three, and is named by the claims.
-async fn refused_until_the_ring_is_whole(shop: &Shop<'_>) -> Result<()> {
+fn refused_until_the_ring_is_whole(shop: &Shop<'_>) -> Result<()> {
     let space = shop.space;
     let step =
         Step::begin("a cut while a node of the ring restarts: refused in words, and taken when it is back");

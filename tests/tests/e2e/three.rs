@@ -122,7 +122,8 @@ fn members(space: &Workspace, name: &str) -> Result<[String; 3]> {
     for (member, pod) in found.iter_mut().zip(NAMES) {
         let claim = format!("data-{pod} ");
         let line = listed.lines().find_map(|line| line.strip_prefix(&claim));
-        *member = line.with_context(|| format!("{name} has no member of {claim}in:\n{listed}"))?.to_owned();
+        let line = line.with_context(|| format!("{name} has no member of {claim} in:\n{listed}"))?;
+        line.clone_into(member);
     }
     Ok(found)
 }

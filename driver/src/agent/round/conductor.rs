@@ -254,7 +254,9 @@ impl Conductor {
         if let Ok(request) = &self.request {
             let record = &request.record;
             tracing::info_span!("round", cut = %record.id, attempt = record.attempt, name = record.name)
-        } else { tracing::info_span!("round") }
+        } else {
+            tracing::info_span!("round")
+        }
     }
 
     fn note_failure(&mut self, work: Work) {

@@ -71,9 +71,12 @@ fn run(part: Part) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
         match part {
-            Part::Matrix(length) => matrix(&length).await,
+            Part::Matrix(length) => Box::pin(matrix(&length)).await,
             Part::Thrasher(length) => {
-                println!("{}", thrasher::thrash("soak-thrasher", length.time(), length.seed()?).await?);
+                println!(
+                    "{}",
+                    Box::pin(thrasher::thrash("soak-thrasher", length.time(), length.seed()?)).await?
+                );
                 Ok(())
             }
             Part::Writer { .. } => Ok(()),
