@@ -7,6 +7,7 @@ mod document;
 mod field;
 mod load;
 mod measure;
+mod overhead;
 mod serial;
 mod table;
 mod ways;
@@ -83,6 +84,7 @@ async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
     let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
     rows.push(measure::loaded(&field, rounds).await?);
+    rows.push(overhead::coordinator(rounds).await?);
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
