@@ -10,6 +10,7 @@
 //!    commands, then sessions, then the cut, then the seal, then every `after` that is owed, whatever happened.
 //! 4. [`engine`] is the thin shell that carries the orders out over the [`ports`] and bounds every wait.
 //! 5. [`run`] is the record that a run leaves: who ran what, when, how it ended, what is still owed.
+//! 6. [`schedule`] says when runs are due and [`retain`] which cuts are kept; both pure, and nothing calls them yet.
 //!
 //! ```text
 //! text ─► api ─► plan ─► machine ◄─► engine ─► ports ◄─ standalone | kube | tests
@@ -19,7 +20,7 @@
 //! doing starts; an `after` runs for every step that was started, also on failure, cancel and restart; a cut is
 //! never continued by a process that did not see its own quiesce.
 //!
-//! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`]) does no I/O and knows no clock.
+//! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`], [`schedule`], [`retain`]) does no I/O and knows no clock.
 //! Adapters live in [`standalone`] and, with the feature `kube`, in `kube`; the storage's side of the ports lives in the driver.
 
 pub mod api;
@@ -35,7 +36,9 @@ mod output;
 pub mod plan;
 pub mod ports;
 mod redact;
+pub mod retain;
 pub mod run;
+pub mod schedule;
 pub mod select;
 mod session;
 pub mod standalone;

@@ -172,6 +172,27 @@ pub(crate) fn decode<T>(
     }
 }
 
+/// Tree → `T`, for what was read by another reader and has no places.
+pub(crate) fn decode_value<T>(
+    tree: &Value,
+    read: impl FnOnce(&Node<'_>) -> Option<T>,
+) -> Result<T, TextError> {
+    let sink = Sink::default();
+    let value = read(&Node::root(tree, &sink));
+    let problems = sink.into_problems("");
+    match value {
+        Some(value) if problems.is_empty() => Ok(value),
+        _ => Err(TextError { file: None, problems }),
+    }
+}
+
+/// Writes a value that one of our readers reads.
+pub(crate) fn write_yaml<T: Serialize>(value: &T) -> Result<String, TextError> {
+    serde_yaml::to_string(value).map_err(|error| {
+        TextError::single(Problem::new("cannot be written as YAML", error.to_string(), "report this"))
+    })
+}
+
 /// Which form the text is in.
 pub fn detect(text: &str) -> Result<Form, TextError> {
     decode(text, limits::RULE_BYTES, form)
