@@ -14,6 +14,10 @@ use jiff::tz::AmbiguousOffset;
 
 use super::{Zone, limits};
 
+const QUARTER_S: i64 = 900;
+/// Two days: no zone left out more than one.
+const QUARTERS: i64 = 192;
+
 /// The kinds of schedules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum When {
@@ -175,9 +179,17 @@ impl When {
                 Timestamp::from_second(every.multiple_at_or_before(t)?.checked_add(length)?).ok()
             }
             Self::Cron(cron) => {
-                let from = t.to_zoned(zone.rules().clone());
-                let found = cron.pattern.find_next_occurrence(&from, false).ok()?;
-                Some(found.timestamp()).filter(|due| *due > t)
+                let found = |from: Timestamp, inclusive| {
+                    let from = from.to_zoned(zone.rules().clone());
+                    let due = cron.pattern.find_next_occurrence(&from, inclusive).ok()?.timestamp();
+                    Some(due).filter(|due| *due > t)
+                };
+                // Before a whole day that a zone left out the library finds nothing later than `t`; from the change
+                // itself on it does. Zones change at full quarters of an hour.
+                let quarter = t.as_second().div_euclid(QUARTER_S);
+                let mut later = (quarter + 1..=quarter + QUARTERS)
+                    .filter_map(|quarter| Timestamp::from_second(quarter * QUARTER_S).ok());
+                found(t, false).or_else(|| later.find_map(|from| found(from, true)))
             }
             Self::Daily(clock) | Self::Weekly(_, clock) | Self::Monthly(_, clock) => {
                 // A day earlier: a time in a gap may be due on the next date.

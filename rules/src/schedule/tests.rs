@@ -95,6 +95,11 @@ fn a_day_that_a_zone_left_out_costs_no_run() {
     // Samoa went from 29 to 31 December 2011.
     let apia = dues("daily: {at: '12:00'}\ntimeZone: Pacific/Apia", "2011-12-29T12:00:00Z", 3);
     assert_eq!(apia, ["2011-12-29T22:00:00Z", "2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z"]);
+    // Midnight of the day that is missing is midnight of the next one.
+    for kind in ["daily: {at: '00:00'}", "cron: '0 0 * * *'"] {
+        let apia = dues(&format!("{kind}\ntimeZone: Pacific/Apia"), "2011-12-29T09:00:00Z", 3);
+        assert_eq!(apia, ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"], "{kind}");
+    }
 }
 
 #[test]
@@ -122,6 +127,8 @@ fn schedules() -> impl Strategy<Value = Schedule> {
         (1..32, 0..24, 0..60).prop_map(|(day, h, m)| format!("monthly: {{day: {day}, at: '{h:02}:{m:02}'}}")),
         (0..60, 0..4).prop_map(|(m, h)| format!("cron: '{m} {h} * * *'")),
         (1..60).prop_map(|step| format!("cron: '*/{step} * * * *'")),
+        (0..30, 30..60, 1..5).prop_map(|(a, b, step)| format!("cron: '{a},{b} */{step} * * *'")),
+        (0..60, 0..3, 3..6).prop_map(|(m, a, b)| format!("cron: '{m} {a}-{b} * * 0,6'")),
         (0..60, 1..29, 1..13).prop_map(|(m, day, month)| format!("cron: '{m} */5 {day} {month} *'")),
     ];
     let zone = prop_oneof![
