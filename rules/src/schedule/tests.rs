@@ -115,6 +115,17 @@ fn the_jitter_is_the_same_everywhere_and_differs_between_schedules() {
     assert_eq!(schedule("every: 15m").start_of(due), due);
 }
 
+#[test]
+fn a_jitter_longer_than_the_gap_to_the_next_run_is_cut_to_it() {
+    let often = schedule("cron: '*/5 * * * *'\njitter: 1h");
+    let mut due = at("2026-01-01T00:00:00Z");
+    for _ in 0..200 {
+        let next = often.next_due(due).unwrap();
+        assert!(often.start_of(due) < next, "{due}");
+        due = next;
+    }
+}
+
 const JITTERED: &str = "2026-01-01T00:15:16.119Z";
 
 fn schedules() -> impl Strategy<Value = Schedule> {
