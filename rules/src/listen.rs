@@ -1,6 +1,6 @@
 //! Reads what a session prints, keeps what fits, and tells whoever waits for a text.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
@@ -12,32 +12,47 @@ const MAX_LINE: usize = 64 * 1024;
 
 /// The text that is being waited for, and who waits.
 #[derive(Clone, Default)]
-pub(crate) struct Awaited(Arc<Mutex<Option<Waiting>>>);
+pub(crate) struct Awaited(Arc<Mutex<Expectation>>);
 
-type Waiting = (String, oneshot::Sender<()>);
+#[derive(Default)]
+enum Expectation {
+    #[default]
+    Nothing,
+    Text(String, oneshot::Sender<()>),
+    /// Nothing more will be heard, also by those who begin to wait now.
+    Ended,
+}
 
 impl Awaited {
     /// From now on a line with this text counts.
     pub(crate) fn expect_text(&self, text: &str) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((text.to_owned(), tell));
+        let mut expectation = self.expectation();
+        if !matches!(*expectation, Expectation::Ended) {
+            *expectation = Expectation::Text(text.to_owned(), tell);
+        }
         told
     }
 
-    /// Whoever still waits learns that nothing will come.
+    /// Whoever waits, now or later, learns that nothing will come.
     pub(crate) fn give_up(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.expectation() = Expectation::Ended;
     }
 
     fn tell(&self, line: &[u8]) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = waiting
-            .as_ref()
-            .is_some_and(|(text, _)| line.windows(text.len().max(1)).any(|part| part == text.as_bytes()));
-        if found && let Some((_, tell)) = waiting.take() {
+        let mut expectation = self.expectation();
+        let found = match &*expectation {
+            Expectation::Text(text, _) => line.windows(text.len().max(1)).any(|part| part == text.as_bytes()),
+            Expectation::Nothing | Expectation::Ended => false,
+        };
+        if found && let Expectation::Text(_, tell) = std::mem::take(&mut *expectation) {
             // Nobody waits any more: nobody needs to know.
             let _ = tell.send(());
         }
+    }
+
+    fn expectation(&self) -> MutexGuard<'_, Expectation> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,4 +71,18 @@ pub(crate) async fn hear(stream: &mut (impl AsyncRead + Unpin), awaited: &Awaite
         }
     }
     awaited.give_up();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_begins_to_wait_after_the_end_is_told_at_once() {
+        let awaited = Awaited::default();
+        let first = awaited.expect_text("held");
+        hear(&mut &b"held\n"[..], &awaited, &mut Output::new(100)).await;
+        first.await.unwrap();
+        awaited.expect_text("again").await.unwrap_err();
+    }
 }
