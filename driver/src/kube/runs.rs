@@ -14,6 +14,9 @@
 //! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
 //! only, or at once when the rule or the annotation has changed ([`super::pace`]).
 
+mod debts;
+mod lanes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +26,11 @@ use kube::Client;
 use stillpoint_rules::api::Rule;
 use stillpoint_rules::engine::{Control, Engine, Limits, Ports, RunRequest};
 use stillpoint_rules::failure;
-use stillpoint_rules::kube::objects::{Lane, LaneSpan, RULE_ANNOTATION};
+use stillpoint_rules::kube::objects::{Lane, RULE_ANNOTATION};
 use stillpoint_rules::kube::{
     Begun, EventKind, Events, KubeError, KubeJournal, KubePods, LEASE, ObjectRef, RunOrder, report,
 };
-use stillpoint_rules::machine::Phase as RunPhase;
+use stillpoint_rules::machine::Phase;
 use stillpoint_rules::plan::CutVolume;
 use stillpoint_rules::run::Run;
 use tokio::sync::watch;
@@ -39,13 +42,13 @@ use crate::csi::DRIVER_NAME;
 use crate::csi::ports::{Asked, Cutting};
 use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::timeline::Phase;
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
 use super::pace::Pace;
 use super::storage::{FleetStorage, Storage};
+use lanes::lanes;
 
 /// A run that has not cut by then is stopped and undone; commands have timeouts of their own.
 const BUDGET: Duration = Duration::from_hours(2);
@@ -104,79 +107,6 @@ impl RuledCuts {
             storage,
             pace: Pace::default(),
         }
-    }
-
-    /// Ends what controllers that are gone have left: pays what their runs owe. To be called at the start and from
-    /// time to time.
-    pub async fn recover(&self) -> Result<Vec<Run>, Fault> {
-        let recovering = self.group.recover();
-        tokio::pin!(recovering);
-        let runs = loop {
-            tokio::select! {
-                runs = &mut recovering => break runs.map_err(|error| Fault::unavailable(error.to_string()))?,
-                () = tokio::time::sleep(RENEW_EVERY) => self.journal.renew_all().await,
-            }
-        };
-        match self.journal.unpaid_debts().await {
-            Ok(debts) => metrics::runs::unpaid(debts),
-            Err(error) => tracing::warn!(%error, "what runs owe could not be counted"),
-        }
-        for run in &runs {
-            if run.phase == RunPhase::Overdue {
-                continue;
-            }
-            tracing::warn!(
-                run = run.id,
-                verdict = run.verdict(),
-                "settled a run that another controller had left"
-            );
-            if let Err(error) = self.journal.end(&run.name, Vec::new()).await {
-                tracing::warn!(run = run.id, %error, "the end of a run could not be written");
-            }
-        }
-        Ok(runs)
-    }
-
-    /// Tries again what runs still owe to their applications, and says that they are alive. To be called every few
-    /// seconds.
-    pub async fn collect(&self) {
-        if self.overdue().is_empty() {
-            return;
-        }
-        for run in self.overdue() {
-            // Deleting the object is how people say that they have put things right by hand.
-            if let Err(KubeError::NotFound(_)) = self.journal.renew(&run.name).await {
-                tracing::warn!(run = run.id, "its object was deleted: what it owed is forgotten");
-                self.single.forget(&run.name);
-                self.group.forget(&run.name);
-                self.let_go(&run.name, Vec::new()).await;
-            }
-        }
-        let (single, group) = tokio::join!(self.single.collect(), self.group.collect());
-        for run in single.into_iter().chain(group) {
-            tracing::warn!(
-                run = run.id,
-                verdict = run.verdict(),
-                "what a run owed to its application is paid"
-            );
-            let id = run.cut.as_ref().filter(|cut| cut.sealed).and_then(|cut| cut.id.parse().ok());
-            let record = match id {
-                Some(id) => self.storage.plain().get(&id).await.ok().flatten(),
-                None => None,
-            };
-            let lanes = record.as_ref().map(|record| lanes(record, &BTreeMap::new()));
-            self.let_go(&run.name, lanes.unwrap_or_default()).await;
-        }
-    }
-
-    /// Runs that are over but still owe something to their application.
-    pub fn overdue(&self) -> Vec<Run> {
-        [self.single.overdue(), self.group.overdue()].concat()
-    }
-
-    /// Stops every run and waits until each is undone. No run begins afterwards.
-    pub async fn shutdown(&self, why: &str) {
-        tokio::join!(self.single.shutdown(why), self.group.shutdown(why));
     }
 
     /// Waits until a snapshot that failed for good may be tried again: for its turn, or for a change of what it
@@ -282,7 +212,7 @@ impl RuledCuts {
         let run = self.conduct(order.kind, request).await;
         metrics::runs::ended(&run);
         let outcome = self.outcome(&run).await;
-        if run.phase != RunPhase::Overdue {
+        if run.phase != Phase::Overdue {
             let lanes = outcome.as_ref().map(|record| lanes(record, &order.seen.claims)).unwrap_or_default();
             self.let_go(&order.name, lanes).await;
         }
@@ -406,36 +336,6 @@ impl RuledCuts {
             let text = format!("still owed to the application, look at it: {}", owed.join(", "));
             self.events.tell(owner, EventKind::Warning, "DebtUnpaid", &text).await;
         }
-    }
-}
-
-/// What hosts did, for the run's timeline. Volumes are called by their claims, which people know.
-fn lanes(record: &CutRecord, claims: &BTreeMap<String, String>) -> Vec<Lane> {
-    let hosts = record.timeline.iter().flat_map(|timeline| &timeline.hosts);
-    let lane =
-        |(host, volume): (&crate::domain::timeline::HostLane, &crate::domain::timeline::VolumeLane)| Lane {
-            of: format!("volume {}", claims.get(&volume.volume.to_string()).unwrap_or(&volume.name)),
-            node: host.host.to_string(),
-            spans: volume
-                .spans
-                .iter()
-                .map(|span| LaneSpan {
-                    what: phase_word(span.phase).to_owned(),
-                    start_micros: span.start_us,
-                    end_micros: span.end_us,
-                    failed: false,
-                })
-                .collect(),
-        };
-    hosts.flat_map(|host| host.volumes.iter().map(move |volume| (host, volume))).map(lane).collect()
-}
-
-fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Flush => "flush",
-        Phase::Freeze => "freeze",
-        Phase::Cut => "cut",
-        Phase::Thaw => "thaw",
     }
 }
 

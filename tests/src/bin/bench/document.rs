@@ -39,7 +39,7 @@ impl Setting {
         let memory = named(&read("/proc/meminfo"), "MemTotal");
         let kib = memory.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
         Ok(Self {
-            command: "make bench".into(),
+            command: command_line(),
             date: Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             revision: revision(),
             profile: binaries::profile()?,
@@ -50,6 +50,12 @@ impl Setting {
             load_at_begin: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
         })
     }
+}
+
+/// What was really run, with its options: they decide how many samples there are.
+fn command_line() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    ["target/release/stillpoint-bench".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn revision() -> String {
@@ -92,7 +98,7 @@ fn document(setting: &Setting, results: &Results, before: &str) -> Result<String
     );
     writeln!(text, "| | |\n|---|---|")?;
     for (what, value) in [
-        ("Command", format!("`{} WRITE=1`", setting.command)),
+        ("Command", format!("`{}` (`make bench` builds and runs it)", setting.command)),
         ("Date", setting.date.clone()),
         ("Revision", format!("{} ({} build)", setting.revision, setting.profile)),
         ("Machine", format!("{} × {}, {} MiB", setting.processors, setting.processor, setting.memory_mib)),
