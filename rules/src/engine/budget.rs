@@ -15,6 +15,7 @@ use crate::plan::PlannedCommand;
 use crate::run::{Run, TimeBudget};
 
 use super::Limits;
+use super::conduct::parallel_of;
 
 /// When the process ends, whoever still works; nothing while it goes on.
 pub(super) type Closing = watch::Receiver<Option<Instant>>;
@@ -159,7 +160,7 @@ pub(super) fn allowance(run: &Run, limits: &Limits) -> Duration {
 
 fn of_step(run: &Run, step: usize, limits: &Limits) -> Duration {
     let debts = || run.owed().filter(|debt| debt.step == step);
-    let turns = debts().count().div_ceil(limits.parallel_pods.max(1));
+    let turns = debts().count().div_ceil(parallel_of(run, step, limits));
     let longest = debts().map(|debt| of_command(&debt.command, limits)).max().unwrap_or_default();
     longest.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX))
 }

@@ -201,8 +201,13 @@ impl Conductor {
         }
     }
 
-    pub(super) fn pods(&self) -> Pods {
-        Pods { hands: self.hands(), parallel: self.limits.parallel_pods }
+    pub(super) fn pods(&self, parallel: usize) -> Pods {
+        Pods { hands: self.hands(), parallel }
+    }
+
+    /// How many pods of a step are worked with at the same time.
+    pub(super) fn parallel(&self, step: usize) -> usize {
+        parallel_of(&self.run, step, &self.limits)
     }
 
     pub(super) fn hands(&self) -> Hands {
@@ -230,6 +235,13 @@ impl Conductor {
             let _ = progress.try_send(line);
         }
     }
+}
+
+/// How many pods of a step are worked with at the same time, by its rule or by default.
+pub(super) fn parallel_of(run: &Run, step: usize, limits: &Limits) -> usize {
+    let planned = run.plan.as_ref().and_then(|plan| plan.steps.get(step));
+    let asked = planned.and_then(|step| usize::try_from(step.parallel?).ok());
+    asked.unwrap_or(limits.parallel_pods).max(1)
 }
 
 pub(super) fn too_slow(what: &str, Late(waited): Late) -> String {

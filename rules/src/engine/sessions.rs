@@ -36,12 +36,13 @@ struct Trace {
 }
 
 impl Conductor {
-    /// Takes the sessions of all steps at the same time; so many begin at once as pods are worked with in parallel.
+    /// Takes the sessions of all steps at the same time; so many of a step begin at once as its pods are worked with in
+    /// parallel.
     pub(super) async fn hold(&mut self) -> Event {
         let mut opening = JoinSet::new();
-        let turns = Arc::new(Semaphore::new(self.limits.parallel_pods.max(1)));
         for (index, step) in self.steps().into_iter().enumerate() {
             let Some(hold) = &step.hold else { continue };
+            let turns = Arc::new(Semaphore::new(self.parallel(index)));
             for target in step.doing(Action::Hold) {
                 let (hands, turns) = (self.hands(), Arc::clone(&turns));
                 let (hold, target, name) = (hold.clone(), target.clone(), step.name.clone());

@@ -43,7 +43,8 @@ impl Conductor {
         }
         let (mut yes, mut last) = (Vec::new(), Vec::new());
         let cancel = self.stop.clone().wait();
-        let pods = self.pods();
+        let parallel = (0..plan.steps.len()).map(|step| self.parallel(step)).min().unwrap_or(1);
+        let pods = self.pods(parallel);
         let attempts = &mut self.run.attempts;
         let ended = pods
             .run(jobs, Others::Spared, cancel, |done| {
@@ -98,7 +99,10 @@ impl Conductor {
         };
         let cancel = self.stop.clone().wait();
         let consequence = not_begun(step.on_failure);
-        match self.in_pods(&step.name, Action::Before, jobs, (Others::Spared, consequence), cancel).await {
+        match self
+            .in_pods((index, &step.name), Action::Before, jobs, (Others::Spared, consequence), cancel)
+            .await
+        {
             Ok(result) => Event::Prepared(index, result),
             Err(why) => Event::Cancelled(why),
         }
@@ -107,13 +111,13 @@ impl Conductor {
     /// Runs jobs of one step; the outer error is the reason to stop, the inner one what failed.
     async fn in_pods(
         &mut self,
-        step: &str,
+        (index, step): (usize, &str),
         action: Action,
         jobs: Vec<Job>,
         (others, consequence): (Others, &str),
         cancel: impl Future<Output = Failure>,
     ) -> Result<Result<(), Failure>, Failure> {
-        let pods = self.pods();
+        let pods = self.pods(self.parallel(index));
         let debts = &mut self.run.debts;
         let attempts = &mut self.run.attempts;
         let mut last: Vec<Attempt> = Vec::new();
@@ -164,7 +168,9 @@ impl Conductor {
             Some(name) => {
                 let whole = self.budget.clone();
                 self.budget = whole.shared_among(self.steps_to_undo(index));
-                let tried = self.in_pods(&name, Action::After, jobs, (Others::Done, STILL_OWED), never).await;
+                let tried = self
+                    .in_pods((index, &name), Action::After, jobs, (Others::Done, STILL_OWED), never)
+                    .await;
                 self.budget = whole;
                 tried.unwrap_or_else(Err)
             }

@@ -162,7 +162,7 @@ fn sessions_sentence(picture: &Picture) -> Option<String> {
         Some(skew) if taken.len() > 1 => format!(", {} between the first and the last", human(skew)),
         Some(_) | None => String::new(),
     };
-    let lost: Vec<String> =
+    let lost: Vec<_> =
         lanes().filter(|(_, command)| command.was_lost()).map(|(pod, _)| printable(&pod.pod)).collect();
     let lost = match lost.as_slice() {
         [] => "each was still there after the cut".to_owned(),
