@@ -186,6 +186,7 @@ impl Machine {
         let local =
             LocalHost::new(self.name.clone(), Arc::clone(&kernel), pools.clone(), locks.clone(), node);
         local.thaw_leftovers()?;
+        local.lift_leftovers()?;
         let rounds = RoundContext {
             host: kernel,
             pools: pools.by_id().clone(),
