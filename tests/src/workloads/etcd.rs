@@ -53,8 +53,9 @@ impl Volumes {
         self.data.join("data")
     }
 
+    /// Below one of etcd's own: it makes the log under another name beside it first.
     fn wal_directory(&self) -> PathBuf {
-        self.wal.join("wal")
+        self.wal.join("etcd/wal")
     }
 }
 
@@ -69,7 +70,7 @@ pub struct Etcd {
 impl Etcd {
     /// Starts a server on two volumes, empty or restored, and waits until it can be written to.
     pub async fn start(name: &str, volumes: Volumes, run: &Path) -> Result<Self> {
-        let parents = [(&volumes.data, "data"), (&volumes.wal, "wal")];
+        let parents = [(&volumes.data, "data"), (&volumes.wal, "etcd")];
         for (volume, directory) in parents {
             OWNER.make(&volume.join(directory))?;
         }

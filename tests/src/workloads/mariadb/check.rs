@@ -26,10 +26,7 @@ pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Che
         intact(&server, table).await?;
     }
     let checked = nothing_lost(required, &present(&server).await?)?;
-    let half = "SELECT count(*) FROM debits LEFT JOIN credits USING (id) WHERE credits.id IS NULL OR debits.amount <> credits.amount
-                UNION ALL SELECT count(*) FROM credits LEFT JOIN debits USING (id) WHERE debits.id IS NULL";
-    let halves = server.sql(&format!("USE shop; {half}")).await?;
-    ensure!(halves.split_whitespace().all(|count| count == "0"), "transactions are half there: {halves}");
+    nothing_half(&server).await?;
     let mut args = server.client_arguments();
     args.extend(["--all-databases", "--extended", "--silent"].map(String::from));
     let said = process::succeed(None, Path::new("mariadb-check"), args, VERIFY_LIMIT).await?;
@@ -37,6 +34,24 @@ pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Che
     let volumes = server.stop()?;
     pages_intact(&volumes).await?;
     Ok(checked)
+}
+
+/// A server starts on the restored pair, and no transaction is half there.
+pub async fn recovers(volumes: Volumes, run: &Path) -> Result<()> {
+    let server = MariaDb::start("mariadb-restored", volumes, run)
+        .await
+        .context("MariaDB does not recover from the cut")?;
+    nothing_half(&server).await?;
+    server.stop()?;
+    Ok(())
+}
+
+async fn nothing_half(server: &MariaDb) -> Result<()> {
+    let half = "SELECT count(*) FROM debits LEFT JOIN credits USING (id) WHERE credits.id IS NULL OR debits.amount <> credits.amount
+                UNION ALL SELECT count(*) FROM credits LEFT JOIN debits USING (id) WHERE debits.id IS NULL";
+    let halves = server.sql(&format!("USE shop; {half}")).await?;
+    ensure!(halves.split_whitespace().all(|count| count == "0"), "transactions are half there: {halves}");
+    Ok(())
 }
 
 /// `CHECK TABLE … EXTENDED` says OK and nothing else.
