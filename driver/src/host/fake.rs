@@ -312,7 +312,10 @@ impl FakeHost {
     ) -> Result<T> {
         let fail = |error: io::Error| HostError::new(name, object.display(), error);
         self.plan.enter(name, object).map_err(fail)?;
-        run(&mut self.world()).map_err(|errno| fail(io::Error::from_raw_os_error(errno)))
+        let mut world = self.world();
+        let outcome = run(&mut world);
+        world.forget_unused(object);
+        outcome.map_err(|errno| fail(io::Error::from_raw_os_error(errno)))
     }
 }
 
@@ -352,6 +355,15 @@ impl World {
             return Err(libc::EROFS);
         }
         Ok((disk, place.path))
+    }
+
+    /// Room for names that were removed: their nodes are forgotten once no loop device uses them.
+    fn forget_unused(&mut self, path: &Path) {
+        let Some(device) = self.locate(path).map(|place| place.device) else { return };
+        let used = self.loops.values().filter(|used| used.image.0 == device).map(|used| used.image.1);
+        if let Some(disk) = self.disks.get_mut(&device) {
+            disk.collect(used);
+        }
     }
 
     fn disk_at(&mut self, path: &Path) -> Option<&mut Disk> {

@@ -237,6 +237,7 @@ fn told(news: &News) -> String {
             format!("{name} is settled: {}", if found.is_some() { "it exists" } else { "nothing" })
         }
         News::Settled(name, Err(fault)) => format!("{name} is not settled: {fault}"),
-        News::Swept(left) => format!("swept, {left} left"),
+        News::Swept(left) if left.is_empty() => "swept".into(),
+        News::Swept(left) => format!("swept, left: {}", left.join("; ")),
     }
 }
