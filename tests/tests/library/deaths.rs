@@ -6,28 +6,20 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use stillpoint::domain::Level;
 use stillpoint::domain::record::CutRecord;
 use stillpoint_rules::machine::Phase;
 use stillpoint_rules::run::Run;
-use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::Options;
 use stillpoint_tests::harness::{Stack, skip};
 use stillpoint_tests::workloads::load::Load;
 use stillpoint_tests::workloads::mariadb::{self, MariaDb, Row, Volumes};
-use tokio::task::JoinHandle;
 
 use super::mariadb::{PASSWORD, server};
-use super::scene::{Scene, can_run, rule};
+use super::scene::{LOOK_AGAIN, PATIENCE, Points, Scene, can_run, rule};
 
 /// `limit` of the rule, and some time for a busy machine.
 const LIMIT: Duration = Duration::from_secs(15 + 5);
-/// What must happen at all happens within this.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-const SELECTOR: &str = "app=mariadb";
 
 /// Where the controller dies.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +58,7 @@ struct Field {
     load: Load,
     server: MariaDb,
     scene: Scene,
-    points: PathBuf,
+    points: Points,
     undone: PathBuf,
     text: String,
 }
@@ -84,7 +76,7 @@ impl Field {
         // The rule owes nothing by itself: with this it does, so that a debt can be seen to be paid.
         let after = format!("    after:\n      command: [sh, -c, 'echo undone >> {}']\n", undone.display());
         let text = rule("mariadb-backup-stage.yaml")? + &after;
-        Ok(Self { load, server, scene, points: points.join("controller"), undone, text })
+        Ok(Self { load, server, scene, points: Points::new(&points), undone, text })
     }
 
     /// The library's rule, with a statement that takes a second.
@@ -97,22 +89,6 @@ impl Field {
         ensure!(self.text.matches(line).count() == 1, "the rule has changed: {line}");
         let text = self.text.replace(line, slow);
         Ok(text.replace("SLEEP(1) + @stillpoint = CONNECTION_ID()", "SLEEP(1) = 0 AND @stillpoint = CONNECTION_ID()"))
-    }
-
-    fn ask(&self, name: &str, rule: &str) -> JoinHandle<Result<CutRecord>> {
-        let (operator, name, rule) = (self.scene.stack.operator().clone(), name.to_owned(), rule.to_owned());
-        tokio::spawn(async move { operator.snapshot(&name, SELECTOR, Some(&rule), Barrier::Together).await })
-    }
-
-    fn arm(&self, point: &str, order: &str) -> Result<()> {
-        for hit in [self.hit(point), self.points.join(point)] {
-            let _fresh = fs::remove_file(hit);
-        }
-        fs::write(self.points.join(point), order).with_context(|| format!("cannot arm {point}"))
-    }
-
-    fn hit(&self, point: &str) -> PathBuf {
-        self.points.join(format!("{point}.hit"))
     }
 
     /// The session's statement, if it is running one.
@@ -164,22 +140,13 @@ impl Field {
     async fn settled(&self, name: &str) -> Result<Run> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let run = self.scene.runs()?.into_iter().find(|run| run.name == name);
-            let run = run.with_context(|| format!("there is no record of {name}"))?;
+            let run = self.scene.run(name)?;
             if run.phase.is_final() && run.debts.iter().all(|debt| debt.state.is_settled()) {
                 return Ok(run);
             }
             ensure!(Instant::now() < end, "the run is still {:?}, and owes {:?}", run.phase, run.debts);
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-    }
-
-    /// Snapshots on all pools, half-made ones left out.
-    fn snapshots(&self) -> usize {
-        let pools = self.scene.stack.hosts().iter().map(|host| host.pool.join("snapshots"));
-        let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let visible = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
-        pools.flat_map(below).flat_map(below).filter(visible).filter(|path| path.is_dir()).count()
     }
 }
 
@@ -198,8 +165,8 @@ async fn the_lock_is_gone_whenever_the_controller_is_killed() -> Result<()> {
         let took = kill_and_settle(&mut field, number, when).await.with_context(|| what.to_owned())?;
         println!("killed {what}: free after {took:?}");
     }
-    let took = silence(&mut field, CASES.len()).await.context("a client that hears nothing")?;
-    println!("killed while its client hears nothing: free after {took:?}");
+    let took = silence(&mut field, CASES.len()).await.context("while the input of its session stays open")?;
+    println!("killed while the input of its session stays open: free after {took:?}");
     let Field { load, server, scene, .. } = field;
     load.stop().await?;
     server.stop()?;
@@ -211,13 +178,13 @@ async fn kill_and_settle(field: &mut Field, number: usize, when: When) -> Result
     let before = fs::read_to_string(&field.undone).unwrap_or_default().len();
     let asked = match when {
         When::At(point) => {
-            field.arm(point, "kill")?;
-            let asked = field.ask(&name, &field.text.clone());
+            field.points.arm(point, "kill")?;
+            let asked = field.scene.ask(&name, &field.text.clone());
             field.scene.stack.controller_mut().wait_end(PATIENCE).with_context(|| format!("at {point}"))?;
             asked
         }
         When::During(spot) => {
-            let asked = field.ask(&name, &field.slow(spot)?);
+            let asked = field.scene.ask(&name, &field.slow(spot)?);
             let end = Instant::now() + PATIENCE;
             while !field.session_runs("SLEEP(1)").await? {
                 ensure!(Instant::now() < end && !asked.is_finished(), "the statement is not seen");
@@ -247,13 +214,13 @@ async fn settle(field: &mut Field, name: &str, undone_before: usize) -> Result<(
     let was_there = before.iter().any(|cut| cut.name == name);
     let record = until_done(field, name).await?;
     ensure!(record.members.len() == 2, "{} members", record.members.len());
-    let found = field.snapshots();
+    let found = field.scene.snapshots();
     ensure!(found == 2, "there are {found} snapshots on the pools, and one group of two");
     // One that was sealed by the one who died counts as what storage reached: its session was never asked, or its answer is lost.
     ensure!(was_there || record.level == Level::Application, "{:?}: {:?}", record.level, record.reasons);
     whole(field, name).await?;
     field.scene.stack.operator().delete(name).await?;
-    let left = field.snapshots();
+    let left = field.scene.snapshots();
     ensure!(left == 0, "{left} snapshots are left of a cut that was deleted");
     Ok(())
 }
@@ -262,7 +229,7 @@ async fn settle(field: &mut Field, name: &str, undone_before: usize) -> Result<(
 async fn until_done(field: &Field, name: &str) -> Result<CutRecord> {
     let end = Instant::now() + PATIENCE;
     loop {
-        let error = match field.ask(name, &field.text).await? {
+        let error = match field.scene.ask(name, &field.text).await? {
             Ok(record) => return Ok(record),
             Err(error) => error,
         };
@@ -284,27 +251,23 @@ async fn whole(field: &Field, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The session's client is stopped, so that it does not see the end of its input, as when a container runtime has died:
-/// the server's own limit ends the session.
+/// Somebody else keeps the input of the session's client open, as a dead container runtime does: the server's own limit
+/// ends the session.
 async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
     let point = "controller.cut.released";
     let name = format!("case-{number}");
     let before = fs::read_to_string(&field.undone).unwrap_or_default().len();
-    field.arm(point, "wait")?;
-    let asked = field.ask(&name, &field.text.clone());
-    let end = Instant::now() + PATIENCE;
-    while !field.hit(point).exists() {
-        ensure!(Instant::now() < end, "{point} is not reached");
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    field.points.arm(point, "wait")?;
+    let asked = field.scene.ask(&name, &field.text.clone());
+    field.points.until_hit(point).await?;
     let client = child(field.scene.stack.controller().pid(), "mariadb")?;
-    kill(client, Signal::SIGSTOP)?;
+    // The other end of the same pipe.
+    let input = fs::File::options().write(true).open(format!("/proc/{client}/fd/0"))?;
     field.scene.stack.controller_mut().kill()?;
     let blocked = field.server.sql_within("INSERT INTO shop.debits VALUES (0, 0)", Duration::from_secs(2)).await;
-    let took = if blocked.is_ok() { Err(anyhow::anyhow!("nothing was locked")) } else { field.free_again(number).await };
-    // Whatever came of it, the client goes on and sees that nobody is there.
-    kill(client, Signal::SIGCONT)?;
-    let took = took?;
+    ensure!(blocked.is_err(), "nothing was locked, so nothing is shown");
+    let took = field.free_again(number).await?;
+    drop(input);
     let said = asked.await?;
     ensure!(said.is_err(), "a controller that died has answered: {said:?}");
     field.writers_go_on().await?;
@@ -313,13 +276,13 @@ async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
 }
 
 /// The child of a process that runs this program.
-fn child(parent: u32, program: &str) -> Result<Pid> {
+fn child(parent: u32, program: &str) -> Result<u32> {
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else { continue };
         let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
         if is_child(&stat, parent, program) {
-            return Ok(Pid::from_raw(pid));
+            return Ok(pid);
         }
     }
     bail!("process {parent} runs no {program}")

@@ -14,11 +14,16 @@ use stillpoint_tests::harness::csi::Volume;
 use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::{Options, Rcu};
 use stillpoint_tests::harness::{Blueprint, Pod, RunDir, Stack, binaries, skip};
+use tokio::task::JoinHandle;
 
 /// The hosts; volumes are on them in turns.
 pub const HOSTS: [&str; 2] = ["a", "b"];
 /// How long load runs between two things that are looked at.
 pub const LOAD: Duration = Duration::from_millis(1500);
+/// What must happen at all happens within this.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that must come.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const FILESYSTEM: &str = "xfs";
 const POOL: Bytes = Bytes::gib(16);
 const SIZE: Bytes = Bytes::mib(512);
@@ -35,6 +40,45 @@ pub fn can_run(test: &str, why_not: Option<String>) -> bool {
         skip(test, why);
     }
     why_not.is_none()
+}
+
+/// Fault points of the controller of a stack that was started with them.
+pub struct Points(PathBuf);
+
+impl Points {
+    /// Of the stack whose processes look below `directory`.
+    pub fn new(directory: &Path) -> Self {
+        Self(directory.join("controller"))
+    }
+
+    /// What the controller does when it comes there the next time: `kill` or `wait`.
+    pub fn arm(&self, point: &str, order: &str) -> Result<()> {
+        for used in [self.0.join(format!("{point}.hit")), self.0.join(format!("{point}.go"))] {
+            let _fresh = fs::remove_file(used);
+        }
+        fs::write(self.0.join(point), order).with_context(|| format!("cannot arm {point}"))
+    }
+
+    /// Waits until the controller has come there.
+    pub async fn until_hit(&self, point: &str) -> Result<()> {
+        let hit = self.0.join(format!("{point}.hit"));
+        until(point, || hit.exists()).await
+    }
+
+    /// One that waits goes on.
+    pub fn go(&self, point: &str) -> Result<()> {
+        fs::write(self.0.join(format!("{point}.go")), "").with_context(|| format!("cannot let {point} go on"))
+    }
+}
+
+/// Waits for something that must come.
+pub async fn until(what: &str, done: impl Fn() -> bool) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        ensure!(Instant::now() < end, "{what} did not come within {PATIENCE:?}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// One cut and what is known of it.
@@ -136,6 +180,19 @@ impl Scene {
         Ok(self.take(name, None).await?.1)
     }
 
+    /// A cut with this rule, whatever comes of it.
+    pub fn ask(&self, name: &str, rule: &str) -> JoinHandle<Result<CutRecord>> {
+        let (operator, selector) = (self.stack.operator().clone(), format!("app={}", self.app));
+        let (name, rule) = (name.to_owned(), rule.to_owned());
+        tokio::spawn(async move { operator.snapshot(&name, &selector, Some(&rule), Barrier::Together).await })
+    }
+
+    /// What is on record of the cut of this name.
+    pub fn run(&self, name: &str) -> Result<Run> {
+        let run = self.runs()?.into_iter().find(|run| run.name == name);
+        run.with_context(|| format!("there is no record of {name}"))
+    }
+
     async fn take(&self, name: &str, rule: Option<&str>) -> Result<(CutRecord, Cut)> {
         let selector = format!("app={}", self.app);
         let record = self.stack.operator().snapshot(name, &selector, rule, Barrier::Together).await?;
@@ -173,6 +230,14 @@ impl Scene {
         let volumes = self.restore(cut, prefix).await?;
         let [first, second] = volumes.as_slice() else { bail!("there are two volumes") };
         Ok([first.path.clone(), second.path.clone()])
+    }
+
+    /// Snapshots on all pools, half-made ones left out.
+    pub fn snapshots(&self) -> usize {
+        let pools = self.stack.hosts().iter().map(|host| host.pool.join("snapshots"));
+        let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_named = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+        pools.flat_map(below).flat_map(below).filter(is_named).filter(|path| path.is_dir()).count()
     }
 
     /// Ends everything; nothing may need force.
