@@ -54,6 +54,9 @@ impl Storage for World {
         self.cuts.lock().unwrap().remove(id);
         Ok(())
     }
+    async fn roll_forward(&self, _: &CutRecord, _: &[CutMember]) -> Result<(), Fault> {
+        Ok(())
+    }
     async fn restore(&self, member: &CutMember, name: &str, _: &HostName) -> Result<PlacedVolume, Fault> {
         self.restored.lock().unwrap().push(format!("{} from {}", name, member.snapshot));
         Ok(volume(name, 1))
