@@ -290,10 +290,13 @@ impl Operator {
         [together.overdue(), one_after_another.overdue(), rehearsal.overdue()].concat()
     }
 
-    /// Stops every run and waits until each is undone.
-    pub async fn shutdown(&self, why: &str) {
+    /// Stops every run and waits until each is undone, at most about `grace`; how many have not ended by then.
+    pub async fn shutdown(&self, why: &str, grace: Duration) -> usize {
         let Engines { together, one_after_another, rehearsal } = &self.engines;
-        tokio::join!(together.shutdown(why), one_after_another.shutdown(why), rehearsal.shutdown(why));
+        let engines = [together, one_after_another, rehearsal];
+        let [a, b, c] = engines.map(|engine| engine.shutdown(why, grace));
+        let (a, b, c) = tokio::join!(a, b, c);
+        a + b + c
     }
 
     async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
