@@ -77,7 +77,7 @@ struct World {
     plot: Plot,
     die_at_save: Option<bool>,
     fail_save: bool,
-    /// A broken executor: what it saves does not reach the disk.
+    /// A broken executor: what it has saved is not there after a restart.
     forgetful: bool,
     /// What exists: name → when it was cut.
     cuts: BTreeMap<String, Timestamp>,
@@ -114,6 +114,9 @@ impl World {
     }
 
     fn boot(&mut self) {
+        if self.forgetful {
+            self.disk = Book::new(&self.job.schedule, self.disk.created);
+        }
         self.process = Some(Process { book: self.disk.clone(), watched_from: self.wall, runs: vec![] });
     }
 
@@ -161,9 +164,7 @@ impl World {
         let dies = self.die_at_save.take();
         if dies != Some(false) {
             self.follow(&book);
-            if !self.forgetful {
-                self.disk = book.clone();
-            }
+            self.disk = book.clone();
         }
         if dies.is_some() {
             self.process = None;
@@ -263,7 +264,7 @@ impl World {
             }
             Deed::LetGo => runs.iter_mut().find(|run| run.counted).expect("a run").counted = false,
             Deed::Take(run) => {
-                assert!(self.forgetful || self.disk.open.as_ref() == Some(&run), "it is not durable");
+                assert_eq!(self.disk.open.as_ref(), Some(&run), "it is not durable");
                 assert!(!self.cuts.contains_key(&run.cut), "{} exists already", run.cut);
                 self.begin(&run.cut, self.plot);
             }
@@ -498,7 +499,7 @@ fn a_crash_at_every_save_of_a_day_loses_nothing() {
 
 #[test]
 #[should_panic(expected = "is started twice")]
-fn an_executor_that_starts_before_it_saves_is_found_out() {
+fn an_executor_whose_records_do_not_last_is_found_out() {
     let mut world = World::new(job("every: 5m"), at("2026-03-01T00:00:00Z"));
     world.forgetful = true;
     world.act(Act::Pass { seconds: 310 });
