@@ -417,6 +417,9 @@ fn the_library_and_the_examples_are_readable() {
     let mut count = 0;
     for entry in std::fs::read_dir(root.join("rules-library")).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "md") {
+            continue;
+        }
         let rule = parse_file(&path, Role::Before).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(Some(rule.metadata.name.as_str()), path.file_stem().unwrap().to_str());
         count += 1;

@@ -82,7 +82,7 @@ impl Spec {
         self
     }
 
-    /// Runs as this user instead of root.
+    /// Runs as this user instead of root: a name, or a number that belongs to nobody else.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.into());
@@ -113,7 +113,7 @@ impl Spec {
         };
         command.args(["--pdeathsig", signal]);
         if let Some(user) = &self.user {
-            command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+            command.args(identity(user));
         }
         command.arg("--");
         if self.death == Death::Later {
@@ -319,7 +319,7 @@ pub async fn run(
     let mut command = tokio::process::Command::new("timeout");
     command.args(["-k", "2", &limit.as_secs().max(1).to_string()]);
     if let Some(user) = user {
-        command.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"]);
+        command.arg("setpriv").args(identity(user)).arg("--");
     }
     command.arg(program).args(args).stdin(Stdio::null()).kill_on_drop(true).current_dir("/");
     let output = command.output().await.with_context(|| format!("cannot run {}", program.display()))?;
@@ -343,6 +343,12 @@ pub async fn succeed(
     }
     let said = format!("{}{}", output.stdout, output.stderr);
     bail!("{} failed: {}", program.display(), said.trim_end())
+}
+
+/// Arguments of setpriv(1) that make it a user. A number has no entry in the user database, and so no groups.
+fn identity(user: &str) -> [&str; 5] {
+    let is_number = user.bytes().all(|byte| byte.is_ascii_digit());
+    ["--reuid", user, "--regid", user, if is_number { "--clear-groups" } else { "--init-groups" }]
 }
 
 /// Starts a command from one thread that lives as long as this process: the death signal is tied to the
