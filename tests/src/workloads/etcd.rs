@@ -143,7 +143,8 @@ impl Etcd {
 /// A server starts on the restored pair, every write of `required` is there, and the pages of its database are right
 /// (`etcdctl snapshot status`).
 pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Checked> {
-    let server = Etcd::start("etcd-restored", volumes, run).await.context("etcd does not recover from the cut")?;
+    let server =
+        Etcd::start("etcd-restored", volumes, run).await.context("etcd does not recover from the cut")?;
     let present = server.connect().await?.ids().await?;
     let checked = nothing_lost(required, &present)?;
     let volumes = server.stop()?;
@@ -170,7 +171,8 @@ impl Connection {
     }
 
     async fn ids(&mut self) -> Result<HashSet<u64>> {
-        let all = Range { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
+        let all =
+            Range { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
         let pairs: Ranged = self.call("/etcdserverpb.KV/Range", all).await?;
         let id = |pair: KeyValue| {
             let text = String::from_utf8(pair.key)?;

@@ -35,7 +35,8 @@ pub struct Load {
 impl Load {
     /// Lets them begin. `server` is its name in errors.
     pub fn start<W: Writer>(server: &'static str, writers: Vec<W>) -> Self {
-        let mut load = Self { server, stop: Arc::default(), acknowledged: Arc::default(), workers: JoinSet::new() };
+        let mut load =
+            Self { server, stop: Arc::default(), acknowledged: Arc::default(), workers: JoinSet::new() };
         for (number, writer) in (0_u64..).zip(writers) {
             load.workers.spawn(work(writer, number, load.stop.clone(), load.acknowledged.clone()));
         }
@@ -64,7 +65,9 @@ impl Load {
             None => Ok(()),
             Some(Ok(Err(error))) => Err(error.context(format!("the write load of {} failed", self.server))),
             Some(Ok(Ok(()))) => bail!("the write load of {} ended by itself", self.server),
-            Some(Err(error)) => Err(anyhow!(error).context(format!("the write load of {} died", self.server))),
+            Some(Err(error)) => {
+                Err(anyhow!(error).context(format!("the write load of {} died", self.server)))
+            }
         }
     }
 

@@ -171,7 +171,12 @@ impl Scene {
     pub async fn cut(&self, name: &str, rule: &str) -> Result<Cut> {
         let cut = self.take(name, Some(rule)).await?;
         let (record, cut) = cut;
-        ensure!(record.level == Level::Application, "{name} reached only {}: {:?}", record.level, record.reasons);
+        ensure!(
+            record.level == Level::Application,
+            "{name} reached only {}: {:?}",
+            record.level,
+            record.reasons
+        );
         Ok(cut)
     }
 
@@ -235,8 +240,10 @@ impl Scene {
     /// Snapshots on all pools, half-made ones left out.
     pub fn snapshots(&self) -> usize {
         let pools = self.stack.hosts().iter().map(|host| host.pool.join("snapshots"));
-        let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let is_named = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
+        let below =
+            |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_named =
+            |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'));
         pools.flat_map(below).flat_map(below).filter(is_named).filter(|path| path.is_dir()).count()
     }
 
