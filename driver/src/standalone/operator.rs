@@ -305,4 +305,4 @@ fn tell(progress: &mpsc::Sender<String>, line: String) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
