@@ -10,6 +10,7 @@
 //! A failed attempt is voided on all hosts before the error is given back. Where a host could not be asked to, the
 //! code is UNAVAILABLE, never a final one, because something may be left behind; a retry under the same name cleans up.
 
+mod list;
 mod open;
 mod sweep;
 
@@ -226,23 +227,6 @@ impl Cuts {
         };
         let found = agent.find_cut(snapshot.kind, &snapshot.hash).await?.filter(is_sealed);
         Ok(found.filter(|record| record.members.iter().any(|member| member.snapshot == *snapshot)))
-    }
-
-    /// All sealed cuts, oldest first. A host that does not answer makes this UNAVAILABLE: a list with holes would be
-    /// taken for the truth.
-    pub async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        let mut answers = JoinSet::new();
-        for agent in self.fleet.agents() {
-            answers.spawn(async move { (agent.host().clone(), agent.cuts().await) });
-        }
-        let mut cuts = BTreeMap::new();
-        for (host, answer) in answers.join_all().await {
-            let exists = |record: &CutRecord| is_sealed(record) && is_home(record, &host);
-            cuts.extend(answer?.into_iter().filter(exists).map(|record| (record.id.clone(), record)));
-        }
-        let mut cuts: Vec<_> = cuts.into_values().collect();
-        cuts.sort_by(|left, right| (left.cut_at, &left.id).cmp(&(right.cut_at, &right.id)));
-        Ok(cuts)
     }
 
     /// Tells the hosts of these members that their cut is sealed: a controller that died between two seals has not.

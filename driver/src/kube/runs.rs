@@ -37,10 +37,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::controller::cuts::Cuts;
+use crate::controller::paging::{Page, PageRequest};
 use crate::controller::volumes::{Snapshots, Volumes};
 use crate::csi::DRIVER_NAME;
 use crate::csi::ports::{Asked, Cutting};
 use crate::cutter::run_fault;
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
@@ -406,8 +408,12 @@ impl Cutting for RuledCuts {
         self.storage.plain().of_snapshot(snapshot).await
     }
 
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        self.storage.plain().list().await
+    async fn snapshots(
+        &self,
+        volume: Option<&VolumeId>,
+        request: &PageRequest,
+    ) -> Result<Page<SnapshotEntry>, Fault> {
+        self.storage.plain().snapshots(volume, request).await
     }
 
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use super::check::{check, nothing_is_frozen};
 use super::cluster::{CONTROLLERS, Cluster, HOSTS, TICK};
 use super::controller::{Job, News};
 use super::faults::Fault;
+use super::ledger::Chain;
 
 /// Every call of a controller ends within its limits.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -38,6 +39,7 @@ impl Told {
 
 /// One episode. The error says what is wrong.
 pub fn episode(cluster: &mut Cluster, told: &mut Told) -> Result<(), String> {
+    let before: Vec<usize> = cluster.chains.iter().map(Chain::len).collect();
     let mut waiting = ask(cluster, told);
     let count = cluster.dice.below(4);
     let mut plan: Vec<(Duration, Fault)> = Vec::new();
@@ -52,7 +54,12 @@ pub fn episode(cluster: &mut Cluster, told: &mut Told) -> Result<(), String> {
         waiting.is_empty().then_some(())
     });
     calm.ok_or_else(|| format!("{} calls were not answered within {PATIENCE:?}", waiting.len()))?;
-    settle(cluster, told)
+    settle(cluster, told)?;
+    // A chain that stands still would pass every check.
+    match cluster.chains.iter().zip(before).position(|(chain, before)| chain.len() == before) {
+        Some(chain) => Err(format!("the writer of chain {chain} could write nothing in this episode")),
+        None => Ok(()),
+    }
 }
 
 /// One to three cuts, sometimes of the same name at both controllers.

@@ -277,6 +277,11 @@ const BAD_STEPS: &[(&str, &[&str])] = &[
         &["fromVolumes: this is text; true or false is expected"],
     ),
     ("pods: {fromVolumes: true, min: 0}\n    before: {command: [x]}", &["min: 0 is out of bounds"]),
+    ("pods: {fromVolumes: true, parallel: 0}\n    before: {command: [x]}", &["parallel: 0 is out of bounds"]),
+    (
+        "pods: {fromVolumes: true, parallel: 5000}\n    before: {command: [x]}",
+        &["parallel: 5000 is out of bounds"],
+    ),
     ("pods: {fromVolumes: true, min: -1}\n    before: {command: [x]}", &["min: -1 is out of bounds"]),
     (
         "pods: {fromVolumes: true, pick: leader}\n    before: {command: [x]}",
@@ -527,6 +532,7 @@ fn pod_set() -> impl Strategy<Value = PodSet> {
             selector,
             container,
             min,
+            parallel: min,
             pick: if leader { Pick::Leader } else { Pick::All },
             where_: leader.then_some(where_),
         })

@@ -186,11 +186,20 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most that it was, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, figure: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.program_pid()?);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(figure));
         let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok());
-        number.with_context(|| format!("{path} has no VmRSS"))
+        number.with_context(|| format!("{path} has no {figure}"))
     }
 
     /// Whether it has ended.

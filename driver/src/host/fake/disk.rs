@@ -423,6 +423,14 @@ impl Disk {
                 })
                 .collect(),
         };
+        // Device nodes are the kernel's, and it begins anew.
+        let devices = |(inode, node): (&u64, &Node)| matches!(node, Node::Device(_)).then_some(*inode);
+        let devices: BTreeSet<u64> = self.live.iter().filter_map(devices).collect();
+        for node in self.live.values_mut() {
+            if let Node::Directory(directory) = node {
+                directory.entries.retain(|_, inode| !devices.contains(inode));
+            }
+        }
         let kept = reachable(&self.live);
         self.live.retain(|inode, _| kept.contains(inode));
         self.durable = self.live.clone();

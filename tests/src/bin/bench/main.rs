@@ -8,6 +8,7 @@ mod field;
 mod load;
 mod measure;
 mod overhead;
+mod rules;
 mod serial;
 mod table;
 mod ways;
@@ -41,6 +42,9 @@ struct Arguments {
     /// Without the groups of 64 volumes, to see quickly whether everything works.
     #[arg(long)]
     small: bool,
+    /// Only what rules cost.
+    #[arg(long, conflicts_with = "write")]
+    rules: bool,
 }
 
 fn main() -> ExitCode {
@@ -70,7 +74,11 @@ fn bench(arguments: &Arguments) -> Result<()> {
 async fn measured(arguments: &Arguments) -> Result<()> {
     let setting = Setting::now()?;
     let groups = if arguments.small { &Group::SMALL[..] } else { &Group::ALL[..] };
-    let results = all(arguments.rounds, groups).await?;
+    let results = if arguments.rules {
+        Results { rows: rules::all(arguments.rounds).await?, ways: vec![] }
+    } else {
+        all(arguments.rounds, groups).await?
+    };
     println!("{}", table::render(&results));
     println!("{}", document::write_json(&setting, &results)?.display());
     if arguments.write {
@@ -93,6 +101,7 @@ async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     let plain = measure::windows(&field, Rcu::Never, rounds).await?;
     close(field)?;
     measure::beside(&mut rows, plain);
+    rows.extend(rules::all(rounds).await?);
     Ok(Results { rows, ways })
 }
 
