@@ -12,6 +12,7 @@ mod restore;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stillpoint_rules::engine::{Control, Engine, PlanningError};
 use stillpoint_rules::plan::Plan;
