@@ -1,8 +1,9 @@
 //! The rule library: every rule is read, linted and planned, and its README's table is written from the files.
 //! `STILLPOINT_WRITE=1 cargo test -p stillpoint-rules --test library` writes the table.
 
-#![allow(clippy::unwrap_used)] // what tests call is a test
+#![allow(clippy::unwrap_used, clippy::panic)] // what tests call is a test
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -160,7 +161,7 @@ fn every_rule_is_planned_and_a_session_outlives_a_round() {
     assert!(rules.len() >= 9, "{}", rules.len());
     for (path, rule) in rules {
         assert_eq!(format!("{}.yaml", rule.metadata.name), name(&path), "a rule is found by its name");
-        let rule = stillpoint_rules::api::params::resolve(rule, &Default::default()).unwrap();
+        let rule = stillpoint_rules::api::params::resolve(rule, &BTreeMap::default()).unwrap();
         let selector = rule.spec.steps[0].pods.selector.clone().unwrap();
         let labels: Vec<_> = selector.match_labels.into_iter().collect();
         let plan = plan(Some(&rule), &[pod(&labels)], &volumes).unwrap_or_else(|error| panic!("{error}"));

@@ -171,9 +171,8 @@ impl Connection {
     }
 
     async fn ids(&mut self) -> Result<HashSet<u64>> {
-        let all =
-            Range { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
-        let pairs: Ranged = self.call("/etcdserverpb.KV/Range", all).await?;
+        let all = Read { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
+        let pairs: Found = self.call("/etcdserverpb.KV/Range", all).await?;
         let id = |pair: KeyValue| {
             let text = String::from_utf8(pair.key)?;
             text.rsplit('/').next().unwrap_or_default().parse().with_context(|| format!("{text:?} has no id"))
@@ -202,7 +201,7 @@ struct Put {
 struct Done {}
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Range {
+struct Read {
     #[prost(bytes = "vec", tag = "1")]
     key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -214,7 +213,7 @@ struct Range {
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Ranged {
+struct Found {
     #[prost(message, repeated, tag = "2")]
     kvs: Vec<KeyValue>,
 }

@@ -28,10 +28,10 @@ value: flush-it
 /// Storage, commands and journal in memory; what happened is in `log`.
 #[derive(Default)]
 pub(crate) struct World {
-    log: Mutex<Vec<String>>,
+    pub(crate) log: Mutex<Vec<String>>,
     pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
-    restored: Mutex<Vec<String>>,
-    exit_code: i32,
+    pub(crate) restored: Mutex<Vec<String>>,
+    pub(crate) exit_code: i32,
     /// By which cuts are dated; the first second of 1970 without one.
     pub(crate) clock: Option<fn() -> Timestamp>,
     /// Commands do not end.
