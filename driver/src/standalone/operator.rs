@@ -229,8 +229,13 @@ impl Operator {
 
     /// What runs on record owe, for whoever watches.
     async fn count_debts(&self) {
-        match self.read_journal(FileJournal::list).await {
-            Ok(runs) => metrics::runs::unpaid(runs.iter().map(metrics::runs::unpaid_of).sum()),
+        let count = |journal: &FileJournal| {
+            let mut unpaid = 0;
+            journal.visit(|run| unpaid += metrics::runs::unpaid_of(&run))?;
+            Ok(unpaid)
+        };
+        match self.read_journal(count).await {
+            Ok(unpaid) => metrics::runs::unpaid(unpaid),
             Err(fault) => tracing::warn!(%fault, "what runs owe could not be counted"),
         }
     }
