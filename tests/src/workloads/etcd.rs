@@ -143,7 +143,8 @@ impl Etcd {
 /// A server starts on the restored pair, every write of `required` is there, and the pages of its database are right
 /// (`etcdctl snapshot status`).
 pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Checked> {
-    let server = Etcd::start("etcd-restored", volumes, run).await.context("etcd does not recover from the cut")?;
+    let server =
+        Etcd::start("etcd-restored", volumes, run).await.context("etcd does not recover from the cut")?;
     let present = server.connect().await?.ids().await?;
     let checked = nothing_lost(required, &present)?;
     let volumes = server.stop()?;
@@ -170,8 +171,8 @@ impl Connection {
     }
 
     async fn ids(&mut self) -> Result<HashSet<u64>> {
-        let all = Range { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
-        let pairs: Ranged = self.call("/etcdserverpb.KV/Range", all).await?;
+        let all = Read { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
+        let pairs: Found = self.call("/etcdserverpb.KV/Range", all).await?;
         let id = |pair: KeyValue| {
             let text = String::from_utf8(pair.key)?;
             text.rsplit('/').next().unwrap_or_default().parse().with_context(|| format!("{text:?} has no id"))
@@ -200,7 +201,7 @@ struct Put {
 struct Done {}
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Range {
+struct Read {
     #[prost(bytes = "vec", tag = "1")]
     key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -212,7 +213,7 @@ struct Range {
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Ranged {
+struct Found {
     #[prost(message, repeated, tag = "2")]
     kvs: Vec<KeyValue>,
 }

@@ -1,6 +1,7 @@
 //! Write load on any server: connections that write one thing after another, and what was acknowledged when.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +36,8 @@ pub struct Load {
 impl Load {
     /// Lets them begin. `server` is its name in errors.
     pub fn start<W: Writer>(server: &'static str, writers: Vec<W>) -> Self {
-        let mut load = Self { server, stop: Arc::default(), acknowledged: Arc::default(), workers: JoinSet::new() };
+        let mut load =
+            Self { server, stop: Arc::default(), acknowledged: Arc::default(), workers: JoinSet::new() };
         for (number, writer) in (0_u64..).zip(writers) {
             load.workers.spawn(work(writer, number, load.stop.clone(), load.acknowledged.clone()));
         }
@@ -64,7 +66,9 @@ impl Load {
             None => Ok(()),
             Some(Ok(Err(error))) => Err(error.context(format!("the write load of {} failed", self.server))),
             Some(Ok(Ok(()))) => bail!("the write load of {} ended by itself", self.server),
-            Some(Err(error)) => Err(anyhow!(error).context(format!("the write load of {} died", self.server))),
+            Some(Err(error)) => {
+                Err(anyhow!(error).context(format!("the write load of {} died", self.server)))
+            }
         }
     }
 
@@ -109,7 +113,7 @@ pub struct Checked {
 }
 
 /// Everything that is required is there; an error says how much is not.
-pub fn nothing_lost(required: &[u64], present: &HashSet<u64>) -> Result<Checked> {
+pub fn nothing_lost<S: BuildHasher>(required: &[u64], present: &HashSet<u64, S>) -> Result<Checked> {
     ensure!(!required.is_empty(), "nothing was acknowledged before the cut, so nothing can be proven");
     let lost: Vec<u64> = required.iter().copied().filter(|id| !present.contains(id)).collect();
     if let Some(first) = lost.first() {

@@ -8,7 +8,7 @@ mod check;
 mod load;
 mod server;
 
-pub use check::{check, recovers};
 pub use crate::workloads::load::Checked;
+pub use check::{check, recovers};
 pub use load::{MYISAM, Row};
 pub use server::{MariaDb, Volumes, why_not};

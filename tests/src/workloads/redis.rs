@@ -26,7 +26,11 @@ pub fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".into());
     }
-    let tools = [("redis-check-rdb", "redis-tools"), ("redis-check-aof", "redis-tools"), ("redis-cli", "redis-tools")];
+    let tools = [
+        ("redis-check-rdb", "redis-tools"),
+        ("redis-check-aof", "redis-tools"),
+        ("redis-cli", "redis-tools"),
+    ];
     binaries::require_tools(&tools).err().map(|error| error.to_string())
 }
 
@@ -138,7 +142,8 @@ pub async fn check(volume: &Path, required: &[u64], run: &Path) -> Result<Checke
     process::succeed(None, Path::new("redis-check-aof"), [manifest], VERIFY_LIMIT)
         .await
         .context("the append-only file is damaged")?;
-    let server = Redis::start("redis-restored", volume, run).await.context("Redis does not start on the cut")?;
+    let server =
+        Redis::start("redis-restored", volume, run).await.context("Redis does not start on the cut")?;
     let keys = server.cli(&["KEYS", "*"]).await?;
     let present = keys.lines().map(|line| line.parse().with_context(|| format!("{line:?} is no id")));
     let checked = nothing_lost(required, &present.collect::<Result<HashSet<u64>>>()?)?;

@@ -82,18 +82,27 @@ impl Field {
     /// The library's rule, with a statement that takes a second.
     fn slow(&self, spot: Spot) -> Result<String> {
         let (line, slow) = match spot {
-            Spot::Taking => ("      - BACKUP STAGE BLOCK_COMMIT;\n", "      - DO SLEEP(1);\n      - BACKUP STAGE BLOCK_COMMIT;\n"),
+            Spot::Taking => (
+                "      - BACKUP STAGE BLOCK_COMMIT;\n",
+                "      - DO SLEEP(1);\n      - BACKUP STAGE BLOCK_COMMIT;\n",
+            ),
             Spot::Probe => ("send: SELECT IF(", "send: SELECT IF(SLEEP(1) + "),
-            Spot::Finish => ("      - BACKUP STAGE END;\n", "      - DO SLEEP(1);\n      - BACKUP STAGE END;\n"),
+            Spot::Finish => {
+                ("      - BACKUP STAGE END;\n", "      - DO SLEEP(1);\n      - BACKUP STAGE END;\n")
+            }
         };
         ensure!(self.text.matches(line).count() == 1, "the rule has changed: {line}");
         let text = self.text.replace(line, slow);
-        Ok(text.replace("SLEEP(1) + @stillpoint = CONNECTION_ID()", "SLEEP(1) = 0 AND @stillpoint = CONNECTION_ID()"))
+        Ok(text.replace(
+            "SLEEP(1) + @stillpoint = CONNECTION_ID()",
+            "SLEEP(1) = 0 AND @stillpoint = CONNECTION_ID()",
+        ))
     }
 
     /// The session's statement, if it is running one.
     async fn session_runs(&self, part: &str) -> Result<bool> {
-        let sessions = "SELECT INFO FROM information_schema.PROCESSLIST WHERE USER = 'stillpoint' AND INFO IS NOT NULL";
+        let sessions =
+            "SELECT INFO FROM information_schema.PROCESSLIST WHERE USER = 'stillpoint' AND INFO IS NOT NULL";
         Ok(self.server.sql(sessions).await?.contains(part))
     }
 
@@ -264,7 +273,8 @@ async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
     // The other end of the same pipe.
     let input = fs::File::options().write(true).open(format!("/proc/{client}/fd/0"))?;
     field.scene.stack.controller_mut().kill()?;
-    let blocked = field.server.sql_within("INSERT INTO shop.debits VALUES (0, 0)", Duration::from_secs(2)).await;
+    let blocked =
+        field.server.sql_within("INSERT INTO shop.debits VALUES (0, 0)", Duration::from_secs(2)).await;
     ensure!(blocked.is_err(), "nothing was locked, so nothing is shown");
     let took = field.free_again(number).await?;
     drop(input);
@@ -279,7 +289,9 @@ async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
 fn child(parent: u32, program: &str) -> Result<u32> {
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else { continue };
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else {
+            continue;
+        };
         let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
         if is_child(&stat, parent, program) {
             return Ok(pid);

@@ -12,8 +12,7 @@ use super::scene::{LOAD, Scene, can_run, rule};
 
 pub const PASSWORD: &str = "mariadb-secret";
 /// What the rule's file says that its user needs.
-pub const USER: &str =
-    "CREATE USER stillpoint@localhost IDENTIFIED BY 'mariadb-secret'; GRANT RELOAD ON *.* TO stillpoint@localhost";
+pub const USER: &str = "CREATE USER stillpoint@localhost IDENTIFIED BY 'mariadb-secret'; GRANT RELOAD ON *.* TO stillpoint@localhost";
 const ROWS: [Row; 4] = [Row::Pair, Row::Pair, Row::Pair, Row::Note];
 
 /// A server on the volumes of a scene, with its schema, the rule's user, and the pod's client.
@@ -45,7 +44,9 @@ fn must_fail(what: &str, verdict: Result<mariadb::Checked>, words: &[&str]) -> R
 }
 
 async fn begin(app: &'static str, secret: &str) -> Result<(Scene, MariaDb, Load)> {
-    let scene = Scene::build(app, &["mariadb-data", "mariadb-redo"], &[(secret, PASSWORD)], Options::default()).await?;
+    let scene =
+        Scene::build(app, &["mariadb-data", "mariadb-redo"], &[(secret, PASSWORD)], Options::default())
+            .await?;
     let server = server(&scene).await?;
     let load = server.load(&ROWS)?;
     tokio::time::sleep(LOAD).await;
@@ -65,14 +66,18 @@ async fn a_cut_of_mariadb_under_backup_stage_is_whole_in_every_engine() -> Resul
     load.check_alive()?;
     server.process().check_alive()?;
     let required = load.acknowledged_before(cut.hold_began);
-    println!("mariadb: longest wait {:?}", load.longest_stall(cut.hold_began - LOAD, Instant::now()));
+    println!("mariadb: longest wait {:?}", load.longest_stall(cut.asked, Instant::now()));
     let plain = scene.plain_cut("plain").await?;
     let required_plain = load.acknowledged_before(plain.hold_began);
 
     println!("mariadb: {:?}", check(&scene, "late", "late-", &required).await?);
     must_fail("an earlier cut", check(&scene, "early", "early-", &required).await, &["are lost"])?;
     // What the rule adds: without it, the table without a log is as a crash leaves it.
-    must_fail("a cut without the rule", check(&scene, "plain", "plain-", &required_plain).await, &["notes is damaged"])?;
+    must_fail(
+        "a cut without the rule",
+        check(&scene, "plain", "plain-", &required_plain).await,
+        &["notes is damaged"],
+    )?;
     // Data of the later cut with the log of the earlier one, as snapshots one after another leave them.
     let [data, _] = scene.restore_pair("late", "mixed-late-").await?;
     let [_, redo] = scene.restore_pair("early", "mixed-early-").await?;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stillpoint_rules::plan::Action;
-use stillpoint_tests::harness::stack::Options;
 use stillpoint_tests::harness::RunDir;
+use stillpoint_tests::harness::stack::Options;
 use stillpoint_tests::workloads::postgres::{self, Checked, Installation, Postgres, Volumes};
 
 use super::scene::{Cut, LOAD, Scene, can_run, rule};
@@ -16,7 +16,7 @@ use super::scene::{Cut, LOAD, Scene, can_run, rule};
 /// What the rule's file says that its user needs.
 const USER: &str = "CREATE ROLE stillpoint LOGIN; GRANT pg_checkpoint TO stillpoint;
     GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO stillpoint;";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
@@ -50,7 +50,8 @@ async fn a_checkpoint_cut_of_postgresql_has_all_that_was_acknowledged() -> Resul
         return Ok(());
     }
     let installation = Installation::find()?;
-    let scene = Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
+    let scene =
+        Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
     let mut server = server(&scene, &installation, &[]).await?;
     let mut load = postgres::Load::start(&server.config(), 4).await?;
     let text = rule("postgresql-checkpoint.yaml")?;
@@ -87,12 +88,17 @@ async fn a_cut_in_backup_mode_recovers_by_itself_and_with_its_label_from_the_arc
     let installation = Installation::find()?;
     let run = RunDir::new("library-archive")?;
     let archive = run.directory("archive")?;
-    nix::unistd::chown(&archive, Some(nix::unistd::User::from_name("postgres")?.context("no user")?.uid), None)?;
+    nix::unistd::chown(
+        &archive,
+        Some(nix::unistd::User::from_name("postgres")?.context("no user")?.uid),
+        None,
+    )?;
     let settings = [
         "archive_mode=on".to_owned(),
         format!("archive_command=test ! -f {0}/%f && cp %p {0}/%f", archive.display()),
     ];
-    let scene = Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
+    let scene =
+        Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
     let server = server(&scene, &installation, &settings).await?;
     let mut load = postgres::Load::start(&server.config(), 4).await?;
     tokio::time::sleep(LOAD).await;

@@ -22,7 +22,18 @@ async fn a_cut_of_redis_has_all_that_was_acknowledged_while_its_file_is_rewritte
     let mut server = Redis::start("redis", &scene.mounted(0), scene.path()).await?;
     scene.client("redis-cli", Path::new("/usr/bin/redis-cli"), &server.client_arguments())?;
     let password = format!(">{PASSWORD}");
-    let user = ["ACL", "SETUSER", "stillpoint", "on", &password, "resetkeys", "-@all", "+ping", "+info", "+config|set"];
+    let user = [
+        "ACL",
+        "SETUSER",
+        "stillpoint",
+        "on",
+        &password,
+        "resetkeys",
+        "-@all",
+        "+ping",
+        "+info",
+        "+config|set",
+    ];
     server.cli(&user).await?;
     let mut load = server.load(4).await?;
     let text = rule("redis-aof.yaml")?;
@@ -34,17 +45,19 @@ async fn a_cut_of_redis_has_all_that_was_acknowledged_while_its_file_is_rewritte
     load.check_alive()?;
     server.process().check_alive()?;
     let required = load.acknowledged_before(cut.hold_began);
-    println!("redis: longest wait {:?}", load.longest_stall(cut.hold_began - LOAD, Instant::now()));
+    println!("redis: longest wait {:?}", load.longest_stall(cut.asked, Instant::now()));
 
     let late = scene.restore("late", "late-").await?;
     let checked = redis::check(&late[0].path, &required, scene.path()).await?;
     println!("redis: {checked:?}");
     let early = scene.restore("early", "early-").await?;
-    let verdict = redis::check(&early[0].path, &required, scene.path()).await.expect_err("an earlier cut passes");
+    let verdict =
+        redis::check(&early[0].path, &required, scene.path()).await.expect_err("an earlier cut passes");
     ensure!(verdict.to_string().contains("are lost"), "{verdict:#}");
     let damaged = scene.restore("late", "damaged-").await?;
     cut_short(&damaged[0].path)?;
-    let verdict = redis::check(&damaged[0].path, &required, scene.path()).await.expect_err("half a file passes");
+    let verdict =
+        redis::check(&damaged[0].path, &required, scene.path()).await.expect_err("half a file passes");
     ensure!(verdict.to_string().contains("damaged"), "{verdict:#}");
 
     let acknowledged = load.stop().await?;

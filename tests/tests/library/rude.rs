@@ -78,7 +78,8 @@ impl Field {
             until("the end of its process", || !is_alive(pid)).await?;
         }
         for volume in &self.scene.volumes {
-            fs::write(volume.path.join(case), "written").with_context(|| format!("{case}: {}", volume.name))?;
+            fs::write(volume.path.join(case), "written")
+                .with_context(|| format!("{case}: {}", volume.name))?;
         }
         Ok(run)
     }
@@ -130,7 +131,10 @@ async fn pods_that_behave_badly_leave_no_process_and_no_snapshot() -> Result<()>
         dies_while_holding(&field).await?;
         dies_between_cut_and_probe(&field).await?;
     } else {
-        skip(TEST, "sessions that die at an exact instant need fault points, which exist in debug builds only");
+        skip(
+            TEST,
+            "sessions that die at an exact instant need fault points, which exist in debug builds only",
+        );
     }
     field.scene.close()
 }
@@ -138,15 +142,18 @@ async fn pods_that_behave_badly_leave_no_process_and_no_snapshot() -> Result<()>
 async fn hangs(field: &Field) -> Result<()> {
     // What it starts must end with it: the process that is looked for is a child.
     let line = format!("sleep 1000 & echo $! > {}; echo begun; wait", field.file("hangs", "pid").display());
-    let run = field.fails("hangs", &json!({"before": {"command": sh(&line), "timeout": "1s"}}), &["1s"]).await?;
+    let run =
+        field.fails("hangs", &json!({"before": {"command": sh(&line), "timeout": "1s"}}), &["1s"]).await?;
     ensure!(attempt(&run).fault == Some(AttemptFault::TimedOut), "{:?}", attempt(&run));
     ensure!(attempt(&run).output == "begun\n", "{:?}", attempt(&run).output);
     Ok(())
 }
 
 async fn ignores_the_polite_signal(field: &Field) -> Result<()> {
-    let line = format!("trap '' TERM; {}; while :; do sleep 0.05; done", writes_pid(&field.file("deaf", "pid")));
-    let run = field.fails("deaf", &json!({"before": {"command": sh(&line), "timeout": "1s"}}), &["1s"]).await?;
+    let line =
+        format!("trap '' TERM; {}; while :; do sleep 0.05; done", writes_pid(&field.file("deaf", "pid")));
+    let run =
+        field.fails("deaf", &json!({"before": {"command": sh(&line), "timeout": "1s"}}), &["1s"]).await?;
     ensure!(attempt(&run).fault == Some(AttemptFault::TimedOut), "{:?}", attempt(&run));
     Ok(())
 }
@@ -156,7 +163,11 @@ async fn prints_too_much(field: &Field) -> Result<()> {
     let line = "echo first; head -c 200000000 /dev/zero | tr '\\0' x; echo; echo last";
     let run = field.succeeds("loud", &json!({"before": {"command": sh(line)}})).await?;
     let output = &attempt(&run).output;
-    ensure!(output.starts_with("first\n") && output.ends_with("\nlast\n") && output.len() < 17 * 1024, "{}", output.len());
+    ensure!(
+        output.starts_with("first\n") && output.ends_with("\nlast\n") && output.len() < 17 * 1024,
+        "{}",
+        output.len()
+    );
     ensure!(attempt(&run).omitted_bytes > 199_000_000, "{}", attempt(&run).omitted_bytes);
     let after = field.scene.stack.controller().resident_kib()?;
     println!("loud: the controller had {before} KiB and has {after} KiB");
@@ -165,7 +176,8 @@ async fn prints_too_much(field: &Field) -> Result<()> {
 }
 
 async fn prints_no_text(field: &Field) -> Result<()> {
-    let run = field.succeeds("binary", &json!({"before": {"command": sh("printf 'a\\377\\376b\\000c'")}})).await?;
+    let run =
+        field.succeeds("binary", &json!({"before": {"command": sh("printf 'a\\377\\376b\\000c'")}})).await?;
     let output = &attempt(&run).output;
     ensure!(output.starts_with("a\u{fffd}\u{fffd}b") && output.ends_with('c'), "{output:?}");
     Ok(())
@@ -184,7 +196,10 @@ async fn never_says_ready(field: &Field) -> Result<()> {
 
 /// A session that holds until it is killed; `case` names its files.
 fn holding(field: &Field, case: &str, more: &Value) -> Value {
-    let line = format!("{}; echo held; while read x; do echo \"yes $x\"; done", writes_pid(&field.file(case, "pid")));
+    let line = format!(
+        "{}; echo held; while read x; do echo \"yes $x\"; done",
+        writes_pid(&field.file(case, "pid"))
+    );
     let mut hold = json!({
         "command": sh(&line),
         "ready": "held",
