@@ -71,6 +71,9 @@ pub struct PlannedStep {
     pub pick: Pick,
     /// Asked in every target before anything else; `None` once answered or when there is nothing to ask.
     pub question: Option<PlannedCommand>,
+    /// At most so many of them at the same time; the engine's own bound when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
     /// Sorted by namespace and name.
     pub targets: Vec<Target>,
     /// Pods that one might expect here, with the reason why they are not.
@@ -199,6 +202,7 @@ fn plan_step(
         name: step.name.clone(),
         pick: step.pods.pick,
         question,
+        parallel: step.pods.parallel,
         targets,
         left_out,
         before: step.before.as_ref().map(|c| PlannedCommand::of(c, Action::Before)),

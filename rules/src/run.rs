@@ -51,9 +51,24 @@ pub struct Run {
     /// Between the first and the last session that said that it holds, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_skew_us: Option<u64>,
+    /// Its time, as it was when this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<TimeBudget>,
     /// The steps were run without a cut, to try them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rehearsal: bool,
+}
+
+/// The time of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub struct TimeBudget {
+    /// How long it had to prepare and cut, in milliseconds; 0 for one that only undoes what a dead process left.
+    pub until_cut_ms: u64,
+    /// It prepares and cuts no more: it releases, seals and undoes.
+    pub letting_go: bool,
+    /// What is left for what it does now, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// How consistent the cut is, from least to most.
@@ -283,6 +298,7 @@ impl Run {
             failures: Vec::new(),
             ignored: Vec::new(),
             session_skew_us: None,
+            budget: None,
             rehearsal: false,
         }
     }

@@ -83,6 +83,9 @@ pub const POINTS: &[&str] = &[
     "controller.create.placed",
     "controller.create.made",
     "controller.delete.deleted",
+    // A run of a schedule: it is on record; its cut was made, and that is not on record.
+    "controller.schedule.recorded",
+    "controller.schedule.cut",
 ];
 
 /// Does what a test has armed here; nothing otherwise, and nothing at all in a release build.

@@ -229,6 +229,15 @@ impl Cuts {
         Ok(found.filter(|record| record.members.iter().any(|member| member.snapshot == *snapshot)))
     }
 
+    /// Tells the hosts of these members that their cut is sealed: a controller that died between two seals has not.
+    pub async fn roll_forward(&self, sealed: &CutRecord, members: &[CutMember]) -> Result<(), Fault> {
+        let hosts: BTreeSet<&HostName> = members.iter().map(|member| &member.host).collect();
+        for host in hosts {
+            self.fleet.agent(host)?.seal(sealed).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes a cut with all its snapshots. Unknown ids are fine.
     pub async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         let home = match self.fleet.agent_of_pool(&id.home).await {
@@ -304,9 +313,7 @@ impl Cuts {
             match self.get(&record.id).await? {
                 Some(sealed) => {
                     same_members(order, &sealed)?;
-                    for agent in self.agents_of(&sealed)? {
-                        agent.seal(&sealed).await?;
-                    }
+                    self.roll_forward(&sealed, &sealed.members).await?;
                     return Ok(Some(sealed));
                 }
                 None => self.remove_unsealed(&record).await?,

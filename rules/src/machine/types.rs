@@ -173,6 +173,25 @@ pub enum Order {
     Finish,
 }
 
+impl Order {
+    /// Whether the run goes back from here on: nothing more is prepared or cut.
+    pub fn lets_go(&self) -> bool {
+        match self {
+            Self::Check | Self::Release | Self::Seal | Self::Abandon | Self::Undo(_) => true,
+            Self::Plan
+            | Self::Choose
+            | Self::Owe(_)
+            | Self::Note
+            | Self::Prepare(_)
+            | Self::Open
+            | Self::Hold
+            | Self::Cut
+            | Self::Wait
+            | Self::Finish => false,
+        }
+    }
+}
+
 /// An event that cannot happen in a phase. The state is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{event} cannot happen while {phase:?}; this is a bug of whoever sent it")]

@@ -2,7 +2,7 @@
 //! old text or the new one.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -12,6 +12,8 @@ use crate::run::{FORMAT, Run};
 
 /// Ended runs that are kept; older ones are removed.
 const KEPT: usize = 1000;
+/// A record is written piece by piece: with the outputs of hundreds of pods it has megabytes.
+const CHUNK: usize = 64 * 1024;
 /// A record larger than this was not written by us.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -74,11 +76,11 @@ impl FileJournal {
     }
 
     fn write(&self, run: &Run) -> std::io::Result<()> {
-        let text = serde_json::to_vec_pretty(run)?;
         let (new, path) = (self.path(run, "new"), self.path(run, "json"));
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
+        let mut file = BufWriter::with_capacity(CHUNK, fs::File::create(&new)?);
+        serde_json::to_writer(&mut file, run)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
         fs::rename(&new, &path)?;
         fs::File::open(&self.directory)?.sync_all()
     }

@@ -53,7 +53,7 @@ fn all_pages(hosts: &Hosts, limit: i32, mut between: impl FnMut(usize)) -> Vec<V
 fn change(hosts: &Hosts, host: usize, entry: u32, is_there: bool) {
     let mut entries = hosts[host % hosts.len()].entries.lock().unwrap();
     let entries = entries.as_mut().unwrap();
-    if is_there { drop(entries.insert(entry, entry)) } else { drop(entries.remove(&entry)) }
+    let _ = if is_there { entries.insert(entry, entry) } else { entries.remove(&entry) };
 }
 
 /// Entries of a few hosts; each entry is on one host.

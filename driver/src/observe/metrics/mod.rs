@@ -12,6 +12,7 @@ pub mod pools;
 pub mod rounds;
 pub mod rpcs;
 pub mod runs;
+pub mod schedules;
 pub mod serve;
 pub mod sweeps;
 
@@ -62,6 +63,7 @@ pub fn of_controller() -> Exposition {
     holds::register(&mut registry);
     cuts::register(&mut registry);
     runs::register(&mut registry);
+    schedules::register(&mut registry);
     sweeps::register(&mut registry);
     Exposition { registry: Arc::new(registry) }
 }

@@ -1,4 +1,7 @@
+use std::sync::Mutex;
+
 use async_trait::async_trait;
+use jiff::Timestamp;
 use stillpoint_rules::engine::{Limits, Ports};
 use stillpoint_rules::ports::{
     CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest,
@@ -6,8 +9,11 @@ use stillpoint_rules::ports::{
 };
 
 use super::*;
+use crate::domain::record::CutMember;
 use crate::domain::{Code, HostName, Level};
 use crate::standalone::fixtures::{pod, record, volume, volumes};
+use crate::standalone::selection::Wanted;
+use crate::standalone::storage::PlacedVolume;
 
 const RULE: &str = "
 kind: Rule
@@ -52,6 +58,9 @@ impl Storage for World {
     }
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         self.cuts.lock().unwrap().remove(id);
+        Ok(())
+    }
+    async fn roll_forward(&self, _: &CutRecord, _: &[CutMember]) -> Result<(), Fault> {
         Ok(())
     }
     async fn restore(&self, member: &CutMember, name: &str, _: &HostName) -> Result<PlacedVolume, Fault> {
@@ -280,7 +289,7 @@ async fn a_deleted_cut_is_gone() {
 async fn a_name_that_is_being_worked_on_is_told_to_wait() {
     let world = Arc::new(World::default());
     let (operator, _directory) = operator(&world);
-    let _first = operator.make_busy("nightly").unwrap();
+    let _first = operator.busy.claim("nightly").unwrap();
     let fault = snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap_err();
     assert_eq!(fault.code, Code::Aborted);
 }

@@ -11,6 +11,7 @@ mod load;
 mod measure;
 mod overhead;
 mod phases;
+mod rules;
 mod serial;
 mod table;
 mod ways;
@@ -60,6 +61,8 @@ enum Part {
     Overhead,
     /// Lists of a large fleet, and the controller's memory.
     Lists,
+    /// What rules cost.
+    Rules,
 }
 
 fn main() -> ExitCode {
@@ -113,6 +116,7 @@ async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     rows.extend(measure::memory(&field)?);
     close(field)?;
     measure::beside(&mut rows, plain(rounds, groups).await?);
+    rows.extend(rules::all(rounds).await?);
     Ok(Results { rows, ways })
 }
 
@@ -127,6 +131,7 @@ async fn only(part: Part, rounds: u32, groups: &[Group]) -> Result<Vec<Row>> {
     match part {
         Part::Overhead => overhead::coordinator(rounds).await,
         Part::Lists => lists::rows().await,
+        Part::Rules => rules::all(rounds).await,
         Part::Windows => {
             let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
             let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;

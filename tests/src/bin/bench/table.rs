@@ -91,6 +91,10 @@ pub enum Goal {
     MiB(u64),
     /// At least so many times faster than the other way, in the same run.
     Times(u64),
+    /// The median is at most so many milliseconds above the other one, in the same run.
+    AddsMs(u64),
+    /// The median is at most so many percent of the other one, in the same run.
+    AtMostPercent(u64),
 }
 
 /// One line.
@@ -180,6 +184,16 @@ impl Row {
                 let met = matches!(samples, Samples::Memory(kib) if *kib <= limit << 10);
                 (format!("≤ {limit} MiB"), met)
             }
+            Goal::AddsMs(limit) => {
+                let added = self.added();
+                let met = added.is_some_and(|added| added <= Duration::from_millis(limit));
+                (format!("p50 +{:.2}, ≤ +{limit}", ms(added.unwrap_or_default())), met)
+            }
+            Goal::AtMostPercent(most) => {
+                let share = self.factor().map_or(f64::INFINITY, |factor| 100.0 / factor);
+                let limit = f64::from(u32::try_from(most).unwrap_or(u32::MAX));
+                (format!("{share:.0} %, ≤ {most} %"), share <= limit)
+            }
             Goal::Times(least) => {
                 let met = self
                     .factor()
@@ -188,6 +202,12 @@ impl Row {
             }
         };
         format!("{text} {}", if is_met { "✓" } else { "✗" })
+    }
+
+    /// What this has more than the other.
+    fn added(&self) -> Option<Duration> {
+        let other = self.other.as_ref()?.percentile(50)?;
+        Some(self.own.percentile(50)?.saturating_sub(other))
     }
 
     fn factor(&self) -> Option<f64> {
@@ -369,6 +389,15 @@ mod tests {
         assert_eq!(row(&[10, 20, 90], vec![]).ratio(), "10.0x");
         let plain = Row { plain_goals: vec![Goal::TailMs(90)], ..row(&[10, 20, 90], vec![]) };
         assert_eq!(plain.plain_goals(), "p99 ≤ 90 ✓");
+    }
+
+    #[test]
+    fn what_may_only_be_a_little_more_than_the_other_is_compared_with_it() {
+        let goals = |times: &[u64], goal| row(times, vec![goal]).goals();
+        assert_eq!(goals(&[205], Goal::AddsMs(10)), "p50 +5.00, ≤ +10 ✓");
+        assert_eq!(goals(&[211], Goal::AddsMs(10)), "p50 +11.00, ≤ +10 ✗");
+        assert_eq!(goals(&[240], Goal::AtMostPercent(120)), "120 %, ≤ 120 % ✓");
+        assert_eq!(goals(&[250], Goal::AtMostPercent(120)), "125 %, ≤ 120 % ✗");
     }
 
     #[test]
