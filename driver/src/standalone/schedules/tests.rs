@@ -42,7 +42,7 @@ struct Stage {
 
 impl Stage {
     fn new(schedules: &str) -> Self {
-        let world = Arc::new(World { clock: Some(clock), ..World::default() });
+        let world = Arc::new(World::dated_by(clock));
         let (operator, directory) = operator(&world);
         fs::write(directory.path().join("rule.yaml"), RULE).unwrap();
         let mut jobs = in_config(&format!("schedules:\n{schedules}")).unwrap();
