@@ -12,6 +12,7 @@ mod restore;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stillpoint_rules::engine::{Control, Engine, PlanningError};
 use stillpoint_rules::plan::Plan;
@@ -228,8 +229,13 @@ impl Operator {
 
     /// What runs on record owe, for whoever watches.
     async fn count_debts(&self) {
-        match self.read_journal(FileJournal::list).await {
-            Ok(runs) => metrics::runs::unpaid(runs.iter().map(metrics::runs::unpaid_of).sum()),
+        let count = |journal: &FileJournal| {
+            let mut unpaid = 0;
+            journal.visit(|run| unpaid += metrics::runs::unpaid_of(&run))?;
+            Ok(unpaid)
+        };
+        match self.read_journal(count).await {
+            Ok(unpaid) => metrics::runs::unpaid(unpaid),
             Err(fault) => tracing::warn!(%fault, "what runs owe could not be counted"),
         }
     }
@@ -254,10 +260,13 @@ impl Operator {
         [together.overdue(), one_after_another.overdue(), rehearsal.overdue()].concat()
     }
 
-    /// Stops every run and waits until each is undone.
-    pub async fn shutdown(&self, why: &str) {
+    /// Stops every run and waits until each is undone, at most about `grace`; how many have not ended by then.
+    pub async fn shutdown(&self, why: &str, grace: Duration) -> usize {
         let Engines { together, one_after_another, rehearsal } = &self.engines;
-        tokio::join!(together.shutdown(why), one_after_another.shutdown(why), rehearsal.shutdown(why));
+        let engines = [together, one_after_another, rehearsal];
+        let [a, b, c] = engines.map(|engine| engine.shutdown(why, grace));
+        let (a, b, c) = tokio::join!(a, b, c);
+        a + b + c
     }
 
     async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {

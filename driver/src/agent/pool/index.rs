@@ -2,22 +2,47 @@
 //! of a record, and a pool may have tens of thousands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::domain::listing::{Slice, SnapshotEntry};
 use crate::domain::record::{CutMember, CutRecord, CutState, VolumeRecord};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 
-#[derive(Debug, Default)]
+/// Everything below the first two maps is derived from them, and changed together with them.
+#[derive(Debug)]
 pub(super) struct Index {
+    /// Whose index this is.
+    pool: PoolId,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
     /// Cuts whose records are gone, but not all of their trees.
     removed: BTreeMap<CutId, Arc<CutRecord>>,
     /// The same cuts by name; a name has one cut, unless its members changed between two attempts.
     names: BTreeSet<(CutKind, NameHash, PoolId)>,
+    /// Those that are not sealed: few, and looked through at every change of a volume.
+    rounds: BTreeSet<CutId>,
+    /// Members, on whatever pool, of the sealed cuts whose home is this pool: what lists of snapshots show.
+    snapshots: BTreeSet<SnapshotId>,
+    /// Sum of all capacities.
+    promised: u128,
 }
 
 impl Index {
+    /// The index of an empty pool.
+    pub(super) fn of(pool: PoolId) -> Self {
+        Self {
+            pool,
+            volumes: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            names: BTreeSet::new(),
+            rounds: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
+            promised: 0,
+        }
+    }
+
     pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         self.volumes.get(id)
     }
@@ -26,34 +51,85 @@ impl Index {
         self.volumes.values()
     }
 
+    /// The volumes of a slice, ascending by id.
+    pub(super) fn volumes_in(&self, slice: &Slice<VolumeId>) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.range(behind(slice.after.as_ref())).take(slice.limit).map(|(_, record)| record)
+    }
+
     pub(super) fn put_volume(&mut self, record: VolumeRecord) {
-        self.volumes.insert(record.id.clone(), record);
+        self.promised += u128::from(record.capacity.0);
+        let before = self.volumes.insert(record.id.clone(), record);
+        self.no_longer_promised(before);
     }
 
     pub(super) fn drop_volume(&mut self, id: &VolumeId) {
-        self.volumes.remove(id);
+        let before = self.volumes.remove(id);
+        self.no_longer_promised(before);
+    }
+
+    fn no_longer_promised(&mut self, volume: Option<VolumeRecord>) {
+        self.promised -= volume.map_or(0, |volume| u128::from(volume.capacity.0));
     }
 
     /// Sum of all capacities.
     pub(super) fn promised(&self) -> Bytes {
-        self.volumes.values().fold(Bytes(0), |sum, volume| Bytes(sum.0.saturating_add(volume.capacity.0)))
+        Bytes(u64::try_from(self.promised).unwrap_or(u64::MAX))
     }
 
     pub(super) fn cuts(&self) -> impl Iterator<Item = &Arc<CutRecord>> {
         self.cuts.values()
     }
 
+    /// The cuts of a slice that are wanted, ascending by id.
+    pub(super) fn cuts_in(
+        &self,
+        slice: &Slice<CutId>,
+        is_wanted: impl Fn(&CutRecord) -> bool,
+    ) -> impl Iterator<Item = &Arc<CutRecord>> {
+        let behind = self.cuts.range(behind(slice.after.as_ref())).map(|(_, cut)| cut);
+        behind.filter(move |cut| is_wanted(cut)).take(slice.limit)
+    }
+
+    pub(super) fn cut(&self, id: &CutId) -> Option<&Arc<CutRecord>> {
+        self.cuts.get(id)
+    }
+
+    /// Number of cuts that are not sealed.
+    pub(super) fn round_count(&self) -> usize {
+        self.rounds.len()
+    }
+
     pub(super) fn put_cut(&mut self, record: &CutRecord) {
         let id = record.id.clone();
+        // The same cut may have had other members, or have been a round until now.
+        self.unlist(&id);
         self.names.insert((id.kind, id.hash.clone(), id.home.clone()));
         self.removed.remove(&id);
+        match record.state {
+            CutState::Round => drop(self.rounds.insert(id.clone())),
+            CutState::Sealed if id.home == self.pool => {
+                self.snapshots.extend(record.members.iter().map(|member| member.snapshot.clone()));
+            }
+            CutState::Sealed => {}
+        }
         self.cuts.insert(id, Arc::new(CutRecord { timeline: None, ..record.clone() }));
+    }
+
+    /// Takes a cut out of everything that is derived.
+    fn unlist(&mut self, id: &CutId) {
+        self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
+        self.rounds.remove(id);
+        if let Some(known) = self.cuts.get(id).filter(|known| known.state == CutState::Sealed) {
+            for member in known.members.iter().filter(|_| id.home == self.pool) {
+                self.snapshots.remove(&member.snapshot);
+            }
+        }
     }
 
     /// From now on the cut does not exist. The answer is what is known of it, until its trees are removed too
     /// ([`Index::forget_removed`]), also when it is asked again.
     pub(super) fn drop_cut(&mut self, id: &CutId) -> Option<Arc<CutRecord>> {
-        self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
+        self.unlist(id);
         if let Some(record) = self.cuts.remove(id) {
             self.removed.insert(id.clone(), record);
         }
@@ -62,6 +138,32 @@ impl Index {
 
     pub(super) fn forget_removed(&mut self, id: &CutId) {
         self.removed.remove(id);
+    }
+
+    /// The snapshots of a slice, of one volume or of all, ascending by id.
+    pub(super) fn snapshots_in(
+        &self,
+        slice: &Slice<SnapshotId>,
+        of: Option<&VolumeId>,
+    ) -> impl Iterator<Item = SnapshotEntry> {
+        let first = of.map(first_of);
+        let from = match (&slice.after, first) {
+            (Some(after), Some(first)) if *after < first => Bound::Included(first),
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(first)) => Bound::Included(first),
+            (None, None) => Bound::Unbounded,
+        };
+        self.snapshots
+            .range((from, Bound::Unbounded))
+            .take_while(move |id| of.is_none_or(|volume| id.volume == *volume))
+            .filter_map(|id| self.entry(id))
+            .take(slice.limit)
+    }
+
+    fn entry(&self, id: &SnapshotId) -> Option<SnapshotEntry> {
+        let cut = CutId { home: self.pool.clone(), kind: id.kind, hash: id.hash.clone() };
+        let record = self.cuts.get(&cut)?;
+        Some(record.entry_of(member_of(record, &id.volume)?))
     }
 
     /// Cuts of this name: one, unless its members changed between two attempts. Sealed ones first.
@@ -93,9 +195,30 @@ impl Index {
 
     /// An unsealed cut that has this volume as a member.
     pub(super) fn round_of(&self, volume: &VolumeId) -> Option<&CutId> {
-        self.cuts
-            .values()
-            .find(|cut| cut.state == CutState::Round && cut.members.iter().any(|m| m.volume == *volume))
-            .map(|cut| &cut.id)
+        self.rounds.iter().find(|id| {
+            self.cuts.get(id).is_some_and(|cut| cut.members.iter().any(|member| member.volume == *volume))
+        })
     }
 }
+
+/// What is behind a key.
+fn behind<K>(after: Option<&K>) -> (Bound<&K>, Bound<&K>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+/// Records are written with their members sorted; one that people have edited is still found.
+fn member_of<'a>(record: &'a CutRecord, volume: &VolumeId) -> Option<&'a CutMember> {
+    let members = &record.members;
+    match members.binary_search_by(|member| member.volume.cmp(volume)) {
+        Ok(at) => members.get(at),
+        Err(_) => members.iter().find(|member| member.volume == *volume),
+    }
+}
+
+/// No snapshot of the volume has a lower id.
+fn first_of(volume: &VolumeId) -> SnapshotId {
+    SnapshotId { volume: volume.clone(), kind: CutKind::Single, hash: NameHash::lowest() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ impl Operator {
         for member in &members {
             check_name("the name of a restored volume", &format!("{prefix}{}", member.volume_name))?;
         }
+        // Only these hosts: one that is away keeps nobody from what the others have.
+        let chosen: Vec<CutMember> = members.iter().map(|member| (*member).clone()).collect();
+        self.storage.roll_forward(&record, &chosen).await?;
         let mut restored = Vec::new();
         for member in members {
             let name = format!("{prefix}{}", member.volume_name);

@@ -28,10 +28,10 @@ value: flush-it
 /// Storage, commands and journal in memory; what happened is in `log`.
 #[derive(Default)]
 pub(crate) struct World {
-    log: Mutex<Vec<String>>,
+    pub(crate) log: Mutex<Vec<String>>,
     pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
-    restored: Mutex<Vec<String>>,
-    exit_code: i32,
+    pub(crate) restored: Mutex<Vec<String>>,
+    pub(crate) exit_code: i32,
     /// By which cuts are dated; the first second of 1970 without one.
     clock: Option<fn() -> Timestamp>,
     /// Commands do not end.
@@ -96,6 +96,9 @@ impl Storage for World {
             return Err(Fault::aborted("a copy reads it"));
         }
         self.cuts.lock().unwrap().remove(id);
+        Ok(())
+    }
+    async fn roll_forward(&self, _: &CutRecord, _: &[CutMember]) -> Result<(), Fault> {
         Ok(())
     }
     async fn restore(&self, member: &CutMember, name: &str, _: &HostName) -> Result<PlacedVolume, Fault> {
