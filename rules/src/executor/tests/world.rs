@@ -52,6 +52,8 @@ enum Act {
     RunNow,
     /// Deletes what is to be deleted.
     Clean,
+    /// Somebody deletes the newest cut by hand.
+    DeleteNewest,
 }
 
 struct Run {
@@ -136,6 +138,12 @@ impl World {
             Act::Resume => self.change(|book, job, now| book.skip_suspended(job, now).resume(now)),
             Act::RunNow => self.run_now(),
             Act::Clean => self.clean(),
+            Act::DeleteNewest => {
+                let own = self.cuts.iter().filter(|(name, _)| *name != FOREIGN);
+                if let Some(name) = own.max_by_key(|(_, taken)| **taken).map(|(name, _)| name.clone()) {
+                    self.cuts.remove(&name);
+                }
+            }
         }
         if self.process.is_none() {
             self.boot();
@@ -356,9 +364,23 @@ impl World {
             self.save(book);
         }
         let Some(process) = &self.process else { return };
-        let newest = process.book.last_good().map(|cut| cut.name.clone());
-        for cut in deletable(&self.job, &process.book.clone(), self.wall) {
-            assert!(Some(&cut.name) != newest.as_ref(), "the newest good one is deleted");
+        let mut book = process.book.clone();
+        while let Some(anchor) = anchor(&self.job, &book, self.wall) {
+            if self.cuts.contains_key(&anchor.name) {
+                break;
+            }
+            book = book.forget(&anchor.name);
+            if !self.save(book.clone()) {
+                return;
+            }
+        }
+        let good = |world: &Self| {
+            let exists =
+                |made: &&MadeCut| made.verdict == Verdict::Good && world.cuts.contains_key(&made.name);
+            book.made.iter().filter(exists).count()
+        };
+        let before = good(self);
+        for cut in deletable(&self.job, &book, self.wall) {
             assert_ne!(cut.name, FOREIGN);
             self.cuts.remove(&cut.name);
             self.deleted += 1;
@@ -366,6 +388,7 @@ impl World {
             let book = process.book.forget(&cut.name);
             self.save(book);
         }
+        assert!(before == 0 || good(self) > 0, "the last good one is deleted");
     }
 
     fn check(&self) {
@@ -410,6 +433,7 @@ fn acts(steps: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Resume),
         1 => Just(Act::RunNow),
         3 => Just(Act::Clean),
+        1 => Just(Act::DeleteNewest),
     ];
     proptest::collection::vec(act, 1..40)
 }
