@@ -115,7 +115,9 @@ fn protected(overview: &Overview) -> Result<(), Fault> {
         return Err(Fault::unavailable(format!("cannot tell whether everything is protected: {why}")));
     }
     let unknown = |one: &ScheduleReport| {
-        one.volumes_fault.as_ref().map(|why| format!("cannot tell what schedule {} protects: {why}", one.name))
+        one.volumes_fault
+            .as_ref()
+            .map(|why| format!("cannot tell what schedule {} protects: {why}", one.name))
     };
     overview.schedules.iter().find_map(unknown).map_or(Ok(()), |why| Err(Fault::precondition(why)))
 }
@@ -183,7 +185,9 @@ mod tests {
         assert!(matches!(parse(&["run", "a"]).unwrap().command, Some(ScheduleCommand::Run(_))));
         let plan = parse(&["plan", "a", "--next", "7"]).unwrap().command;
         assert!(matches!(plan, Some(ScheduleCommand::Plan { next: 7, .. })));
-        for wrong in [&["suspend"][..], &["a", "b"], &["plan", "a", "--next", "0"], &["plan", "a", "--next", "101"]] {
+        for wrong in
+            [&["suspend"][..], &["a", "b"], &["plan", "a", "--next", "0"], &["plan", "a", "--next", "101"]]
+        {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
         }
     }

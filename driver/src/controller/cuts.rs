@@ -249,10 +249,12 @@ impl Cuts {
         point("controller.uncut.begun");
         home.delete_cut(id, &record.attempt).await?;
         point("controller.uncut.home-gone");
-        for agent in self.agents_of(&record)?.iter().filter(|agent| agent.host() != home.host()) {
-            agent.delete_cut(id, &record.attempt).await?;
+        let mut others = JoinSet::new();
+        for agent in self.agents_of(&record)?.into_iter().filter(|agent| agent.host() != home.host()) {
+            let (id, attempt) = (id.clone(), record.attempt.clone());
+            others.spawn(async move { agent.delete_cut(&id, &attempt).await });
         }
-        Ok(())
+        others.join_all().await.into_iter().collect()
     }
 
     /// The home pool has no record, so what others have sealed is left of a deletion that was interrupted.
@@ -280,18 +282,25 @@ impl Cuts {
         let id = CutId::new(order.kind, &order.name, &order.volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
         let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
-        for volume in &order.volumes {
+        let mut asked = JoinSet::new();
+        for volume in order.volumes.clone() {
             let agent = self.fleet.agent_of_pool(&volume.pool).await?;
-            let record = agent.volume(volume).await?.record;
+            agents.insert(agent.host().clone(), agent.clone());
+            asked.spawn(async move {
+                let answer = agent.volume(&volume).await;
+                (volume, agent, answer)
+            });
+        }
+        for (volume, agent, answer) in asked.join_all().await {
+            let record = answer?.record;
             members.push(CutMember {
-                snapshot: SnapshotId::of(volume, &id),
-                volume: volume.clone(),
+                snapshot: SnapshotId::of(&volume, &id),
+                volume,
                 volume_name: record.name,
                 host: agent.host().clone(),
                 capacity: record.capacity,
                 filesystem: record.filesystem,
             });
-            agents.insert(agent.host().clone(), agent);
         }
         members.sort_by(|left, right| left.volume.cmp(&right.volume));
         Ok((members, agents))

@@ -166,7 +166,8 @@ impl RuledCuts {
         let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(RULE_ANNOTATION));
         let chosen = async {
             let annotation = annotation.map(String::as_str);
-            let seen = self.lookup.choice(&owner, annotation, volumes, asked.rule.as_deref()).await?;
+            let named = self.names(volumes).await;
+            let seen = self.lookup.choice(&owner, annotation, &named, asked.rule.as_deref()).await?;
             let Some(choice) = seen.choice.clone() else { return Ok(None) };
             let rule = self.lookup.rule(&owner.namespace, &choice).await?;
             Ok::<_, LookupError>(Some((seen, rule)))
@@ -181,6 +182,16 @@ impl RuledCuts {
                 Err(error.into())
             }
         }
+    }
+
+    /// The volumes by id, and by the names that they were made by as far as that is known now.
+    async fn names(&self, volumes: &[VolumeId]) -> Vec<(String, Option<String>)> {
+        let mut named = Vec::with_capacity(volumes.len());
+        for id in volumes {
+            let name = self.storage.volume(id).await.ok().map(|volume| volume.name);
+            named.push((id.to_string(), name));
+        }
+        named
     }
 
     async fn run(&self, order: Order) -> Result<CutRecord, Fault> {

@@ -309,4 +309,4 @@ fn tell(progress: &mpsc::Sender<String>, line: String) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,8 +14,8 @@ use crate::proto::operator::{
     CancelRequest, CancelResponse, CutDetail, CutSummary, DeleteCutRequest, DeleteCutResponse, GetCutRequest,
     ListCutsRequest, ListCutsResponse, ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest,
     ListSchedulesResponse, ListVolumesRequest, ListVolumesResponse, PlanResponse, PlanScheduleRequest,
-    PlanScheduleResponse, RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse, SnapshotProgress,
-    SnapshotRequest, list_volumes_response, restore_response,
+    PlanScheduleResponse, RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse,
+    SnapshotProgress, SnapshotRequest, list_volumes_response, restore_response,
 };
 use crate::wire::convert::Side;
 use crate::wire::status_of;
@@ -126,7 +126,8 @@ impl OperatorApi for Service {
     ) -> Result<Response<PlanScheduleResponse>, Status> {
         let PlanScheduleRequest { name, count } = request.into_inner();
         if count > PLANNED {
-            let fault = Fault::invalid(format!("{count} due instants are more than the {PLANNED} that are shown"));
+            let fault =
+                Fault::invalid(format!("{count} due instants are more than the {PLANNED} that are shown"));
             return Err(status_of(fault));
         }
         let count = usize::try_from(count).unwrap_or_default();

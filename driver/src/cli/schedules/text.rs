@@ -6,9 +6,7 @@ use stillpoint_rules::executor::{Entry, Event, OpenRun, Protection};
 use crate::observe::duration::human;
 use crate::observe::plain::shortened;
 use crate::observe::table::{right_align, with_header};
-use crate::standalone::schedules::report::{
-    Overview, PlanReport, ScheduleReport, Suspension, VolumeReport,
-};
+use crate::standalone::schedules::report::{Overview, PlanReport, ScheduleReport, Suspension, VolumeReport};
 
 /// Names of volumes in a line.
 const LISTED: usize = 8;
@@ -18,7 +16,8 @@ pub(super) fn overview(overview: &Overview) -> String {
     if overview.schedules.is_empty() {
         return "no schedules; `schedules:` in the controller's configuration makes them".to_owned();
     }
-    let mut table = with_header(&["NAME", "WHEN", "NEXT", "LAST GOOD", "LAST RUN", "KEPT", "VOLUMES", "STATE"]);
+    let mut table =
+        with_header(&["NAME", "WHEN", "NEXT", "LAST GOOD", "LAST RUN", "KEPT", "VOLUMES", "STATE"]);
     for one in &overview.schedules {
         table.add_row([
             shortened(&one.name, 40),
@@ -38,7 +37,9 @@ pub(super) fn overview(overview: &Overview) -> String {
     if !overview.unscheduled.is_empty() {
         lines.push(format!("in no schedule: {}", listed(overview.unscheduled.iter().map(String::as_str))));
     }
-    lines.extend(overview.silent.iter().map(|why| format!("not everything is known: {}", shortened(why, 400))));
+    lines.extend(
+        overview.silent.iter().map(|why| format!("not everything is known: {}", shortened(why, 400))),
+    );
     lines.join("\n")
 }
 
@@ -131,7 +132,8 @@ fn is_overdue(one: &ScheduleReport) -> bool {
 
 fn unprotected(one: &ScheduleReport, now: Timestamp) -> Option<String> {
     let age = |protection: &Protection| protection.newest_good.map_or("never".to_owned(), |at| ago(at, now));
-    let volume = |volume: &VolumeReport| format!("{} ({})", shortened(&volume.name, 40), age(&volume.protection));
+    let volume =
+        |volume: &VolumeReport| format!("{} ({})", shortened(&volume.name, 40), age(&volume.protection));
     let volumes: Vec<String> =
         one.volumes.iter().filter(|volume| volume.protection.overdue).map(volume).collect();
     is_overdue(one).then(|| match volumes.as_slice() {
@@ -145,8 +147,10 @@ fn unprotected(one: &ScheduleReport, now: Timestamp) -> Option<String> {
 fn faults(schedules: &[ScheduleReport]) -> impl Iterator<Item = String> {
     schedules.iter().flat_map(|one| {
         let volumes = one.volumes_fault.as_ref().map(|why| format!("{}: {}", one.name, shortened(why, 400)));
-        let retention =
-            one.retention_fault.as_ref().map(|why| format!("{}: retention: {}", one.name, shortened(why, 400)));
+        let retention = one
+            .retention_fault
+            .as_ref()
+            .map(|why| format!("{}: retention: {}", one.name, shortened(why, 400)));
         [volumes, retention].into_iter().flatten()
     })
 }
@@ -197,9 +201,10 @@ fn line(entry: &Entry) -> [String; 4] {
             (what, why.in_words().to_owned())
         }
         Event::Suspended | Event::Resumed => (String::new(), "by hand".to_owned()),
-        Event::ClockSetBack { from } => {
-            (from.map_or(String::new(), |from| format!("after {from}")), "due instants are counted anew".to_owned())
-        }
+        Event::ClockSetBack { from } => (
+            from.map_or(String::new(), |from| format!("after {from}")),
+            "due instants are counted anew".to_owned(),
+        ),
     };
     [entry.at.to_string(), word(&entry.event).to_owned(), shortened(&what, 90), shortened(&why, 300)]
 }

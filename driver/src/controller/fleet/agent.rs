@@ -153,8 +153,12 @@ impl Agent {
 
     /// Writes the sealed record on the host's member pools. Idempotent.
     pub async fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
+        self.seal_as(self.read(convert::record_to_proto(record))?).await
+    }
+
+    /// As [`Agent::seal`], with the text of the record, which is the same for all hosts.
+    pub async fn seal_as(&self, record: proto::CutRecord) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let record = self.read(convert::record_to_proto(record))?;
         let request = proto::SealRequest { record: Some(record) };
         self.ask(CHANGE_LIMIT, client.seal(request)).await.map(drop)
     }

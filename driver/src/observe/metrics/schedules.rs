@@ -57,19 +57,44 @@ static SCHEDULES: Shared<Schedules> = Shared::new(|| Schedules {
 
 pub(super) fn register(registry: &mut Registry) {
     let all = &*SCHEDULES;
-    let mut counters = |name, help, family: &Family<Of, Counter>| registry.register(name, help, family.clone());
+    let mut counters =
+        |name, help, family: &Family<Of, Counter>| registry.register(name, help, family.clone());
     counters("schedule_due", "Due instants of a schedule that were started or skipped", &all.due);
-    counters("schedule_started", "Runs that a schedule has started, also by hand and again after a restart", &all.started);
+    counters(
+        "schedule_started",
+        "Runs that a schedule has started, also by hand and again after a restart",
+        &all.started,
+    );
     counters("schedule_succeeded", "Runs of a schedule that made a good cut", &all.succeeded);
     counters("schedule_failed", "Runs of a schedule that did not", &all.failed);
     counters("schedule_cuts_deleted", "Cuts that the retention of a schedule has deleted", &all.deleted);
-    counters("schedule_delete_failures", "Cuts that the retention of a schedule could not delete, each try", &all.not_deleted);
-    counters("schedule_record_failures", "Records of a schedule that could not be written: nothing is started meanwhile", &all.not_saved);
-    registry.register("schedule_skipped", "Due instants of a schedule that were not made up for, by reason", all.skipped.clone());
-    registry.register("schedule_last_success_timestamp_seconds", "When the newest good cut of a schedule was taken, Unix time; 0: never", all.last_success.clone());
+    counters(
+        "schedule_delete_failures",
+        "Cuts that the retention of a schedule could not delete, each try",
+        &all.not_deleted,
+    );
+    counters(
+        "schedule_record_failures",
+        "Records of a schedule that could not be written: nothing is started meanwhile",
+        &all.not_saved,
+    );
+    registry.register(
+        "schedule_skipped",
+        "Due instants of a schedule that were not made up for, by reason",
+        all.skipped.clone(),
+    );
+    registry.register(
+        "schedule_last_success_timestamp_seconds",
+        "When the newest good cut of a schedule was taken, Unix time; 0: never",
+        all.last_success.clone(),
+    );
     registry.register("schedule_cuts", "Cuts that a schedule has made and that are kept", all.kept.clone());
     registry.register("schedule_suspended", "Whether a schedule is suspended", all.suspended.clone());
-    registry.register("schedule_lateness_seconds", "How much later than planned runs of schedules start", all.lateness.clone());
+    registry.register(
+        "schedule_lateness_seconds",
+        "How much later than planned runs of schedules start",
+        all.lateness.clone(),
+    );
     registry.register("schedule_runs_running", "Runs of schedules that are under way", all.running.clone());
 }
 
@@ -80,7 +105,9 @@ fn of(schedule: &str) -> Of {
 /// A schedule, so that its counters are there from the start.
 pub fn known(job: &Job, book: &Book) {
     let (all, schedule) = (&*SCHEDULES, job.name());
-    for family in [&all.due, &all.started, &all.succeeded, &all.failed, &all.deleted, &all.not_deleted, &all.not_saved] {
+    for family in
+        [&all.due, &all.started, &all.succeeded, &all.failed, &all.deleted, &all.not_deleted, &all.not_saved]
+    {
         drop(family.get_or_create(&of(schedule)));
     }
     for why in SkipReason::ALL {
@@ -115,7 +142,9 @@ pub fn changed(job: &Job, old: &Book, new: &Book) {
         Event::Skipped { missed, why, after, .. } => {
             let count = u64::from(missed.saturating_sub(counted(old, *why, *after)));
             all.due.get_or_create(&of(name)).inc_by(count);
-            all.skipped.get_or_create(&Skipped { schedule: name.to_owned(), reason: why.word() }).inc_by(count);
+            all.skipped
+                .get_or_create(&Skipped { schedule: name.to_owned(), reason: why.word() })
+                .inc_by(count);
         }
         Event::Suspended | Event::Resumed | Event::ClockSetBack { .. } => {}
     }

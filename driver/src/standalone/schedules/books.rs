@@ -89,7 +89,10 @@ impl Books {
     }
 
     fn failed(&self, what: &str, error: &std::io::Error) -> Fault {
-        Fault::internal(format!("records of schedules in {} cannot be {what}: {error}", self.directory.display()))
+        Fault::internal(format!(
+            "records of schedules in {} cannot be {what}: {error}",
+            self.directory.display()
+        ))
     }
 }
 

@@ -123,7 +123,11 @@ impl Chores {
             match self.delete(cut).await {
                 Ok(()) => {
                     metrics::schedules::deleted(&self.schedule);
-                    tracing::info!(schedule = self.schedule, cut = cut.name, "deleted a cut by its schedule's retention");
+                    tracing::info!(
+                        schedule = self.schedule,
+                        cut = cut.name,
+                        "deleted a cut by its schedule's retention"
+                    );
                     let report = Report::Deleted { schedule: self.schedule.clone(), cut: cut.name.clone() };
                     if reports.send(report).await.is_err() {
                         return;

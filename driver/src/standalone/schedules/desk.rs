@@ -133,11 +133,25 @@ impl Executor {
         }
         let (report, reports) = mpsc::channel(MESSAGES);
         let pace = Pace::new(now);
-        Ok(Self { operator, books, clock, watched_from: now, pace, desks, tasks: JoinSet::new(), reports, report })
+        Ok(Self {
+            operator,
+            books,
+            clock,
+            watched_from: now,
+            pace,
+            desks,
+            tasks: JoinSet::new(),
+            reports,
+            report,
+        })
     }
 
     /// Until it is told to stop; then what has been made is still recorded.
-    pub(super) async fn serve(mut self, mut commands: mpsc::Receiver<Command>, stopped: watch::Receiver<bool>) {
+    pub(super) async fn serve(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        stopped: watch::Receiver<bool>,
+    ) {
         let stop = until(stopped);
         tokio::pin!(stop);
         loop {
@@ -166,7 +180,10 @@ impl Executor {
         while let Some(report) = self.reports.recv().await {
             match &report {
                 Report::Ended { outcome: Outcome::Failed(_) | Outcome::Unknown(_), .. } => {}
-                Report::Ended { .. } | Report::Resolved { .. } | Report::Deleted { .. } | Report::Cleaned { .. } => {
+                Report::Ended { .. }
+                | Report::Resolved { .. }
+                | Report::Deleted { .. }
+                | Report::Cleaned { .. } => {
                     self.take_in(report).await;
                 }
             }
@@ -203,11 +220,17 @@ impl Executor {
             let facts = Facts { now, watched_from, live: desk.live.as_ref().map(LiveRun::fact), slots };
             match next(&desk.job, &desk.book, &facts) {
                 Next::Wait { until, within } => {
-                    let until = until.map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default());
+                    let until =
+                        until.map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default());
                     self.clean(name, now);
                     let cleaning = self.desks.get(name).and_then(|desk| desk.cleaning.wait());
                     let waits = [until, within, cleaning];
-                    return waits.into_iter().flatten().min().unwrap_or(LOOK_EVERY).max(Duration::from_millis(1));
+                    return waits
+                        .into_iter()
+                        .flatten()
+                        .min()
+                        .unwrap_or(LOOK_EVERY)
+                        .max(Duration::from_millis(1));
                 }
                 Next::Save(book, deed) => {
                     if !self.save(name, *book).await {
@@ -268,7 +291,11 @@ impl Executor {
             Deed::LetGo => {
                 let Some(desk) = self.desks.get_mut(name) else { return };
                 if let Some(live) = desk.live.take() {
-                    tracing::error!(schedule = name, cut = live.cut, "a run does not end; the schedule goes on without it");
+                    tracing::error!(
+                        schedule = name,
+                        cut = live.cut,
+                        "a run does not end; the schedule goes on without it"
+                    );
                     desk.let_go.insert(live.cut);
                 }
             }
@@ -281,8 +308,7 @@ impl Executor {
         let cut = run.cut.clone();
         tracing::info!(schedule = name, cut, due = ?run.due.map(|due| due.to_string()), ?mode, "a scheduled run begins");
         let (progress, waiter) = waiter.map(|waiter| (waiter.progress, waiter.ended)).unzip();
-        desk.live =
-            Some(LiveRun { cut: cut.clone(), began: Instant::now(), stopping: None, stop, waiter });
+        desk.live = Some(LiveRun { cut: cut.clone(), began: Instant::now(), stopping: None, stop, waiter });
         let work = Work {
             operator: Arc::clone(&self.operator),
             what: desk.job.cut.clone(),
@@ -318,8 +344,12 @@ impl Executor {
     async fn take_in(&mut self, report: Report) {
         let now = (self.clock)();
         let (name, book) = match &report {
-            Report::Ended { schedule, cut, outcome } => (schedule, self.book(schedule).map(|book| book.ended(cut, outcome.clone(), now))),
-            Report::Resolved { schedule, cut, found } => (schedule, self.book(schedule).map(|book| book.resolve(cut, found.clone()))),
+            Report::Ended { schedule, cut, outcome } => {
+                (schedule, self.book(schedule).map(|book| book.ended(cut, outcome.clone(), now)))
+            }
+            Report::Resolved { schedule, cut, found } => {
+                (schedule, self.book(schedule).map(|book| book.resolve(cut, found.clone())))
+            }
             Report::Deleted { schedule, cut } => (schedule, self.book(schedule).map(|book| book.forget(cut))),
             Report::Cleaned { schedule, fault } => {
                 if let Some(desk) = self.desks.get_mut(schedule) {
@@ -399,7 +429,9 @@ impl Executor {
             )));
         }
         let book = desk.book.claim_by_hand((self.clock)());
-        let Some(run) = book.open.clone() else { return Err(Fault::internal("a run was not claimed; this is a bug")) };
+        let Some(run) = book.open.clone() else {
+            return Err(Fault::internal("a run was not claimed; this is a bug"));
+        };
         self.save_for_somebody(name, book).await?;
         let (ended, answer) = oneshot::channel();
         self.perform(name, Deed::Take(run), Some(Waiter { progress, ended }));
@@ -461,15 +493,25 @@ impl Desk {
     /// What the new book has more than the old one, for the log.
     fn tell(&self, book: &Book) {
         let name = self.job.name();
-        let Some(entry) = book.history.last().filter(|entry| Some(*entry) != self.book.history.last()) else { return };
+        let Some(entry) = book.history.last().filter(|entry| Some(*entry) != self.book.history.last()) else {
+            return;
+        };
         match &entry.event {
             Event::Succeeded { run, level, remark } if remark.is_empty() => {
                 tracing::info!(schedule = name, cut = run.cut, level, "a scheduled run has made its cut");
             }
             Event::Succeeded { run, level, remark } => {
-                tracing::warn!(schedule = name, cut = run.cut, level, remark, "a scheduled run has made its cut");
+                tracing::warn!(
+                    schedule = name,
+                    cut = run.cut,
+                    level,
+                    remark,
+                    "a scheduled run has made its cut"
+                );
             }
-            Event::Failed { run, why } => tracing::warn!(schedule = name, cut = run.cut, why, "a scheduled run failed"),
+            Event::Failed { run, why } => {
+                tracing::warn!(schedule = name, cut = run.cut, why, "a scheduled run failed")
+            }
             Event::Skipped { through, missed, why, .. } => {
                 tracing::warn!(schedule = name, %through, missed, why = why.in_words(), "due runs are skipped");
             }

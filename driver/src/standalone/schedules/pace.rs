@@ -26,7 +26,8 @@ impl Pace {
     pub(super) fn look(&mut self, wall: Timestamp) -> Option<String> {
         let steady = Instant::now();
         let passed = steady.saturating_duration_since(self.steady);
-        let step = Duration::try_from(wall.duration_since(self.wall)).unwrap_or_default().saturating_sub(passed);
+        let step =
+            Duration::try_from(wall.duration_since(self.wall)).unwrap_or_default().saturating_sub(passed);
         (self.wall, self.steady) = (wall, steady);
         if step <= CLOCK_STEP {
             return None;

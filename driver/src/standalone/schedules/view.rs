@@ -8,9 +8,7 @@ use stillpoint_rules::retain::{Fate, Verdict};
 use stillpoint_rules::schedule::{Activity, Schedule, Span, When};
 
 use super::desk::Seen;
-use super::report::{
-    DueReport, FateReport, Overview, PlanReport, ScheduleReport, Suspension, VolumeReport,
-};
+use super::report::{DueReport, FateReport, Overview, PlanReport, ScheduleReport, Suspension, VolumeReport};
 use crate::domain::{Fault, VolumeId};
 use crate::standalone::operator::Operator;
 use crate::standalone::selection::Wanted;
@@ -24,12 +22,15 @@ pub(super) async fn overview(operator: &Operator, seen: &[Seen], now: Timestamp)
     };
     let members: BTreeMap<String, BTreeSet<VolumeId>> = cuts
         .into_iter()
-        .map(|cut| (cut.record.id.to_string(), cut.record.members.into_iter().map(|member| member.volume).collect()))
+        .map(|cut| {
+            (cut.record.id.to_string(), cut.record.members.into_iter().map(|member| member.volume).collect())
+        })
         .collect();
     let mut schedules = Vec::new();
     let mut scheduled = BTreeSet::new();
     for one in seen {
-        let wanted = Wanted { selectors: one.job.cut.selectors.clone(), volumes: one.job.cut.volumes.clone() };
+        let wanted =
+            Wanted { selectors: one.job.cut.selectors.clone(), volumes: one.job.cut.volumes.clone() };
         let chosen = operator.choose(&wanted, &one.job.cut.namespaces).await;
         if let Ok(volumes) = &chosen {
             scheduled.extend(volumes.iter().map(|volume| volume.id().clone()));

@@ -122,7 +122,8 @@ impl Work {
                 let _ = progress.as_ref().map(|progress| progress.try_send(line));
             }
         };
-        let stopping = stop_again_and_again(Arc::clone(&self.operator), self.run.cut.clone(), self.stop.clone());
+        let stopping =
+            stop_again_and_again(Arc::clone(&self.operator), self.run.cut.clone(), self.stop.clone());
         let taking = async { tokio::join!(self.operator.take(order, lines), forward).0 };
         let taken = tokio::select! {
             taken = taking => taken,
@@ -174,7 +175,10 @@ impl Work {
             };
             let stopped = tokio::time::timeout(LOOK_EVERY, self.stop.wait_for(Option::is_some)).await;
             if stopped.is_ok() {
-                return Err(format!("it could not be learned whether the cut {} exists: {fault}", self.run.cut));
+                return Err(format!(
+                    "it could not be learned whether the cut {} exists: {fault}",
+                    self.run.cut
+                ));
             }
         }
     }
@@ -199,7 +203,9 @@ pub(super) fn found_cut(cut: &CutAndRun, with_rule: bool) -> FoundCut {
     let whole = !with_rule || record.level == Level::Application;
     let (verdict, remark) = match &cut.run {
         None if whole => (Verdict::Good, String::new()),
-        None => (Verdict::Failed, format!("its run is not on record, and it is of level {} only", record.level)),
+        None => {
+            (Verdict::Failed, format!("its run is not on record, and it is of level {} only", record.level))
+        }
         Some(run) if run.succeeded() => (Verdict::Good, String::new()),
         Some(run) => {
             let good = only_afterwards(run) || (whole && only_interrupted(run));

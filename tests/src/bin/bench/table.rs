@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use stillpoint::observe::table::{right_align, with_header};
 
+use super::phases::{PARTS, Phases};
+
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Samples {
@@ -112,6 +114,14 @@ pub struct Row {
     pub plain_goals: Vec<Goal>,
     /// The other way, measured in the same run.
     pub other: Option<Samples>,
+    /// What windows are made of.
+    pub phases: Option<Phases>,
+    /// The same without expedited grace periods.
+    pub plain_phases: Option<Phases>,
+    /// What the kernel alone takes, in the same run.
+    pub floor: Option<Samples>,
+    /// The same without expedited grace periods.
+    pub plain_floor: Option<Samples>,
 }
 
 impl Row {
@@ -125,7 +135,33 @@ impl Row {
             plain: None,
             plain_goals: vec![],
             other: None,
+            phases: None,
+            plain_phases: None,
+            floor: None,
+            plain_floor: None,
         }
+    }
+
+    /// Lines of the table of phases: with expedited grace periods, and without.
+    pub fn phase_cells(&self) -> Vec<Vec<String>> {
+        let line = |title: String, own: &Samples, phases: &Phases, floor: Option<&Samples>| {
+            let floor_time = floor.map_or(String::new(), |floor| {
+                format!("{} / {}", time(floor.percentile(50)), time(floor.percentile(99)))
+            });
+            let ratio = floor.and_then(|floor| factor(floor, own));
+            let window = format!("{} / {}", time(own.percentile(50)), time(own.percentile(99)));
+            let first =
+                [title, window, floor_time, ratio.map_or(String::new(), |ratio| format!("{ratio:.2}x"))];
+            first.into_iter().chain(phases.cells()).collect()
+        };
+        let own = self
+            .phases
+            .as_ref()
+            .map(|phases| line(self.title.clone(), &self.own, phases, self.floor.as_ref()));
+        let plain = self.plain.as_ref().zip(self.plain_phases.as_ref()).map(|(plain, phases)| {
+            line(format!("{}, plain RCU", self.title), plain, phases, self.plain_floor.as_ref())
+        });
+        own.into_iter().chain(plain).collect()
     }
 
     /// The goals in words, each with whether it is met.
@@ -280,6 +316,17 @@ fn time(time: Option<Duration>) -> String {
     time.map_or(String::new(), |time| format!("{:.2}", ms(time)))
 }
 
+/// Heads of [`Row::phase_cells`].
+pub fn phase_header() -> Vec<&'static str> {
+    [["ms", "window p50 / p99", "kernel alone p50 / p99", "ratio p50"].as_slice(), &PARTS].concat()
+}
+
+/// What the columns of the table of phases mean.
+pub const PHASE_LEGEND: &str = "Parts of a window, one after another: p50 / p99 / that part of the longest window. \
+Each kind of work lasts from the first member that begins to the last one that ends; what is called after orders is \
+messages, threads, the guard and the state machines between two kinds of work. kernel alone: FIFREEZE, the btrfs snapshot \
+and FITHAW of the same volumes in this run, a thread per volume, without Stillpoint.";
+
 /// Everything that was measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
@@ -305,7 +352,14 @@ pub fn render(results: &Results) -> String {
         ways.add_row(way.cells());
     }
     right_align(&mut ways, 1..5);
-    format!("{rows}\n{LEGEND}\n{ways}")
+    let mut phases = with_header(&phase_header());
+    for row in &results.rows {
+        for cells in row.phase_cells() {
+            phases.add_row(cells);
+        }
+    }
+    right_align(&mut phases, 1..phase_header().len());
+    format!("{rows}\n{LEGEND}\n{phases}\n{PHASE_LEGEND}\n{ways}")
 }
 
 #[cfg(test)]
