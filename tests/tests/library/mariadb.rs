@@ -38,7 +38,8 @@ fn must_fail(what: &str, verdict: Result<mariadb::Checked>, words: &[&str]) -> R
         Ok(checked) => panic!("{what} passes: {checked:?}"),
         Err(error) => format!("{error:#}"),
     };
-    println!("mariadb: {what}: {}", verdict.lines().next().unwrap_or_default());
+    let said = verdict.lines().find(|line| line.contains("ERROR")).or_else(|| verdict.lines().next());
+    println!("mariadb: {what}: {}", said.unwrap_or_default());
     ensure!(words.iter().any(|word| verdict.contains(word)), "{what}: {verdict}");
     Ok(())
 }
