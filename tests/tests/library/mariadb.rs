@@ -68,6 +68,7 @@ async fn a_cut_of_mariadb_under_backup_stage_is_whole_in_every_engine() -> Resul
     server.process().check_alive()?;
     let required = load.acknowledged_before(cut.hold_began);
     println!("mariadb: longest wait {:?}", load.longest_stall(cut.asked, Instant::now()));
+    tokio::time::sleep(LOAD).await;
     let plain = scene.plain_cut("plain").await?;
     let required_plain = load.acknowledged_before(plain.hold_began);
 
