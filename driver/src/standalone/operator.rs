@@ -192,6 +192,11 @@ impl Operator {
         self.with_run(record).await
     }
 
+    /// The record of the cut with this id, where there is one.
+    pub async fn by_id(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        self.storage.cut(id).await
+    }
+
     /// The cut of this name, where there is one.
     pub async fn find(&self, name: &str) -> Result<Option<CutAndRun>, Fault> {
         match self.storage.find_cut(name).await? {
