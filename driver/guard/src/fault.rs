@@ -60,6 +60,18 @@ pub const POINTS: &[&str] = &[
     "agent.stage.attached",
     "agent.stage.mounted",
     "agent.stage.detached",
+    // Volumes that go from host to host.
+    "agent.copy.sending",
+    "agent.copy.writing",
+    "agent.copy.whole",
+    "agent.copy.published",
+    "agent.move.begun",
+    "agent.move.leaving",
+    "agent.move.kept",
+    "agent.move.checked",
+    "agent.move.left",
+    "agent.move.discarded",
+    "agent.move.gone",
     // The guard's side of a hold.
     "guard.hold.accepted",
     "guard.hold.checked",
@@ -83,6 +95,13 @@ pub const POINTS: &[&str] = &[
     "controller.create.placed",
     "controller.create.made",
     "controller.delete.deleted",
+    "controller.copy.granted",
+    "controller.copy.arrived",
+    "controller.move.begun",
+    "controller.move.arrived",
+    "controller.move.left",
+    "controller.move.adopted",
+    "controller.move.finished",
 ];
 
 /// Does what a test has armed here; nothing otherwise, and nothing at all in a release build.

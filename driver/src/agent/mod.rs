@@ -15,6 +15,7 @@ pub mod health;
 pub mod local;
 pub mod locks;
 pub mod mounts;
+pub mod moves;
 pub mod orphans;
 pub mod pool;
 pub mod pools;

@@ -179,10 +179,16 @@ impl Cuts {
         let order = CutOrder { kind, name: name.to_owned(), volumes: volumes.to_vec(), barrier: Barrier::Up };
         let _busy = self.wait_until_free(kind, name).await?;
         let hash = NameHash::of(name);
-        let pools: BTreeSet<_> = volumes.iter().map(|volume| &volume.pool).collect();
+        let mut pools: BTreeSet<_> = volumes.iter().map(|volume| volume.pool.clone()).collect();
+        for volume in volumes {
+            // It may have moved, and been cut where it is now.
+            if let Ok((_, info)) = self.fleet.locate(volume).await {
+                pools.insert(info.record.id.pool);
+            }
+        }
         for pool in pools {
             // A silent host must not pass for one that has nothing.
-            self.fleet.agent_of_pool(pool).await?.find_cut(kind, &hash).await?;
+            self.fleet.agent_of_pool(&pool).await?.find_cut(kind, &hash).await?;
         }
         self.settle_earlier(&order).await
     }
@@ -288,11 +294,12 @@ impl Cuts {
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
         let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
         for volume in &order.volumes {
-            let agent = self.fleet.agent_of_pool(&volume.pool).await?;
-            let record = agent.volume(volume).await?.record;
+            let (agent, info) = self.fleet.locate(volume).await?;
+            let record = info.record;
             members.push(CutMember {
-                snapshot: SnapshotId::of(volume, &id),
-                volume: volume.clone(),
+                snapshot: SnapshotId::of(&record.id, &id),
+                volume: record.id,
+                known_as: record.known_as,
                 volume_name: record.name,
                 host: agent.host().clone(),
                 capacity: record.capacity,
@@ -414,7 +421,7 @@ fn check_volumes(order: &CutOrder) -> Result<(), Fault> {
 
 fn same_members(order: &CutOrder, sealed: &CutRecord) -> Result<(), Fault> {
     let wanted: BTreeSet<&VolumeId> = order.volumes.iter().collect();
-    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(|member| &member.volume).collect();
+    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(CutMember::known_as).collect();
     if wanted == has {
         return Ok(());
     }

@@ -10,6 +10,7 @@
 //! [`Agent`] that was taken from the fleet keeps its connection when the fleet changes, so rounds go on.
 
 pub mod agent;
+mod locate;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

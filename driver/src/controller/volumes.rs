@@ -72,9 +72,9 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Its id.
+    /// The id by which orchestrators know it.
     pub fn id(&self) -> &VolumeId {
-        &self.info.record.id
+        self.info.record.known_as()
     }
 }
 
@@ -129,7 +129,8 @@ impl Volumes {
             copies: order.copies,
         };
         let spots = placement::rank(wish, &facts, &self.policy)?;
-        self.make(order, &name, filesystem, size, spots).await
+        let source = source.map(|source| source.pool);
+        self.make(order, &name, filesystem, size, source.as_ref(), spots).await
     }
 
     /// Tries one pool after the other as long as they refuse for want of space.
@@ -139,6 +140,7 @@ impl Volumes {
         name: &NameHash,
         filesystem: Option<Filesystem>,
         size: Bytes,
+        source: Option<&PoolId>,
         spots: Vec<Spot>,
     ) -> Result<Placed, Fault> {
         let mut spots = spots;
@@ -156,7 +158,7 @@ impl Volumes {
                 source: order.source.clone(),
             };
             point("controller.create.placed");
-            match self.make_there(&host, volume).await {
+            match self.make_there(&host, volume, source).await {
                 Ok(info) => {
                     point("controller.create.made");
                     self.settled(name);
@@ -174,15 +176,16 @@ impl Volumes {
     }
 
     /// Makes a volume in its pool: at once where its source is in that pool too, else by copying all data.
-    async fn make_there(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {
-        match volume.source.clone() {
-            Some(Source::Snapshot(from)) if from.volume.pool != volume.id.pool => {
-                self.hosts.copy(host, volume, &from).await
-            }
-            Some(Source::Volume(from)) if from.pool != volume.id.pool => {
-                self.clone_there(host, volume, &from).await
-            }
-            Some(Source::Snapshot(_) | Source::Volume(_)) | None => self.hosts.create(host, volume).await,
+    async fn make_there(
+        &self,
+        host: &HostName,
+        volume: NewVolume,
+        source: Option<&PoolId>,
+    ) -> Result<VolumeInfo, Fault> {
+        match volume.source.clone().filter(|_| source != Some(&volume.id.pool)) {
+            Some(Source::Snapshot(from)) => self.hosts.copy(host, volume, &from).await,
+            Some(Source::Volume(from)) => self.clone_there(host, volume, &from).await,
+            None => self.hosts.create(host, volume).await,
         }
     }
 
@@ -219,7 +222,13 @@ impl Volumes {
                 Err(fault) => tracing::warn!(%host, %fault, "cannot ask for a volume by name"),
             }
         }
-        Ok(found)
+        match found.as_ref().and_then(|found| found.info.moved.as_ref()) {
+            Some(departure) => Err(Fault::unavailable(format!(
+                "the volume has moved to {}, whose host cannot be asked now; ask again when it is back",
+                departure.to
+            ))),
+            None => Ok(found),
+        }
     }
 
     fn doubted(&self, name: &NameHash) -> Option<HostName> {
@@ -249,8 +258,8 @@ impl Volumes {
             }
             Some(Source::Volume(id)) => {
                 let volume = self.hosts.volume(id).await?.map(|placed| placed.info.record);
-                let facts = volume.map(|record| (record.capacity, record.filesystem));
-                (id.to_string(), facts.map(|facts| (id.pool.clone(), facts)))
+                let facts = volume.map(|record| (record.id.pool, (record.capacity, record.filesystem)));
+                (id.to_string(), facts)
             }
         };
         match facts {

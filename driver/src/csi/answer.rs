@@ -32,7 +32,7 @@ pub fn volume(placed: &Placed) -> v1::Volume {
     let record = &placed.info.record;
     v1::Volume {
         capacity_bytes: bytes(record.capacity),
-        volume_id: record.id.to_string(),
+        volume_id: record.known_as().to_string(),
         volume_context: HashMap::new(),
         content_source: record.source.as_ref().map(source),
         accessible_topology: vec![topology(&placed.host)],
@@ -57,7 +57,7 @@ pub fn snapshot(cut: &CutRecord, member: &CutMember) -> v1::Snapshot {
     v1::Snapshot {
         size_bytes: bytes(member.capacity),
         snapshot_id: member.snapshot.to_string(),
-        source_volume_id: member.volume.to_string(),
+        source_volume_id: member.known_as().to_string(),
         creation_time: Some(time(cut.cut_at)),
         ready_to_use: true,
         group_snapshot_id: match cut.id.kind {

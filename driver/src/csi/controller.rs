@@ -219,14 +219,16 @@ impl Controller {
     async fn matching(&self, filter: &SnapshotFilter) -> Result<Vec<(Arc<CutRecord>, CutMember)>, Fault> {
         match filter {
             SnapshotFilter::Nothing => Ok(vec![]),
-            SnapshotFilter::One(id, volume) if volume.as_ref().is_some_and(|volume| *volume != id.volume) => {
-                Ok(vec![])
+            SnapshotFilter::One(id, volume) => {
+                let found = snapshots::one(&*self.cuts, id).await?.into_iter();
+                let is_of =
+                    |member: &CutMember| volume.as_ref().is_none_or(|volume| volume == member.known_as());
+                Ok(found.filter(|(_, member)| is_of(member)).collect())
             }
-            SnapshotFilter::One(id, _) => Ok(snapshots::one(&*self.cuts, id).await?.into_iter().collect()),
             SnapshotFilter::All => snapshots::all(&*self.cuts).await,
             SnapshotFilter::Of(volume) => {
                 let mut found = snapshots::all(&*self.cuts).await?;
-                found.retain(|(_, member)| member.volume == *volume);
+                found.retain(|(_, member)| member.known_as() == volume);
                 Ok(found)
             }
         }

@@ -21,7 +21,7 @@ pub async fn take(
         Err(fault) if fault.code == Code::NotFound => {
             let earlier = cuts.find(kind, name).await?;
             let same = |cut: &CutRecord| {
-                cut.members.iter().map(|member| member.volume.clone()).collect::<BTreeSet<_>>() == wanted
+                cut.members.iter().map(|member| member.known_as().clone()).collect::<BTreeSet<_>>() == wanted
             };
             earlier.filter(same).ok_or(fault)
         }

@@ -20,6 +20,7 @@ use stillpoint_rules::standalone::FileJournal;
 use stillpoint_rules::text;
 use tokio::sync::{mpsc, watch};
 
+use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
@@ -240,6 +241,22 @@ impl Operator {
             restored.push((member.clone(), volume));
         }
         Ok(restored)
+    }
+
+    /// Moves the volume of this id or name to a host, under its own id. Idempotent.
+    pub async fn relocate(&self, id_or_name: &str, to: &HostName) -> Result<Relocated, Fault> {
+        let volumes = self.storage.volumes().await;
+        let id = match selection::find(id_or_name, &volumes) {
+            Ok(volume) => volume.id().clone(),
+            // One whose move is not settled is in no list.
+            Err(fault) => id_or_name.parse().map_err(|_| fault)?,
+        };
+        self.storage.relocate(&id, to).await
+    }
+
+    /// Cancels the copy of a volume from host to host and removes what has arrived; says to which hosts it went.
+    pub async fn cancel_copy(&self, name_or_id: &str) -> Result<Vec<HostName>, Fault> {
+        self.storage.cancel_copy(name_or_id).await
     }
 
     /// Copies between hosts that are under way.

@@ -125,9 +125,13 @@ impl Controller {
                 .map_err(|error| ended("CSI", &error))
         });
         parts.spawn(serve_operator(operator_listener, Arc::clone(&self.operator), stopped.clone()));
-        parts.spawn(sweep(self.cuts.clone(), stopped.clone()));
+        parts.spawn(sweep(self.fleet.clone(), self.cuts.clone(), stopped.clone()));
         if let Some(listener) = scrapes {
-            let served = metrics::serve::serve(listener, metrics::of_controller(), until(stopped.clone()));
+            let served = metrics::serve::serve(
+                listener,
+                metrics::of_controller(Arc::clone(self.fleet.transfers())),
+                until(stopped.clone()),
+            );
             parts.spawn(async move {
                 served.await;
                 Ok(())

@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::domain::record::{CutMember, CutRecord, CutState, VolumeRecord};
+use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, VolumeRecord};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
     volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Volumes that came from other pools, by the id that they had there first.
+    known_as: BTreeMap<VolumeId, VolumeId>,
+    moves: BTreeMap<VolumeId, MoveRecord>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
     /// Cuts whose records are gone, but not all of their trees.
     removed: BTreeMap<CutId, Arc<CutRecord>>,
@@ -27,11 +30,40 @@ impl Index {
     }
 
     pub(super) fn put_volume(&mut self, record: VolumeRecord) {
+        if let Some(known_as) = &record.known_as {
+            self.known_as.insert(known_as.clone(), record.id.clone());
+        }
         self.volumes.insert(record.id.clone(), record);
     }
 
     pub(super) fn drop_volume(&mut self, id: &VolumeId) {
-        self.volumes.remove(id);
+        if let Some(known_as) = self.volumes.remove(id).and_then(|record| record.known_as) {
+            self.known_as.remove(&known_as);
+        }
+    }
+
+    /// The id here of the volume that orchestrators know by this id.
+    pub(super) fn own_id(&self, known_as: &VolumeId) -> Option<&VolumeId> {
+        match self.volumes.get(known_as) {
+            Some(record) if record.known_as.is_none() => Some(&record.id),
+            Some(_) | None => self.known_as.get(known_as),
+        }
+    }
+
+    pub(super) fn a_move(&self, id: &VolumeId) -> Option<&MoveRecord> {
+        self.moves.get(id)
+    }
+
+    pub(super) fn moves(&self) -> impl Iterator<Item = &MoveRecord> {
+        self.moves.values()
+    }
+
+    pub(super) fn put_move(&mut self, record: MoveRecord) {
+        self.moves.insert(record.volume.id.clone(), record);
+    }
+
+    pub(super) fn drop_move(&mut self, id: &VolumeId) {
+        self.moves.remove(id);
     }
 
     /// Sum of all capacities.

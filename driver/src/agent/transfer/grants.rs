@@ -1,10 +1,11 @@
 //! Who may fetch what from this host. Grants live in memory: with the agent they end, and the controller grants anew.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::agent::pool::SnapshotImage;
+use crate::agent::pool::{Content, LeavingImage, SnapshotImage};
 use crate::domain::{Fault, HostName};
 
 /// A grant that nobody uses for so long ends: the snapshot may be deleted again.
@@ -14,13 +15,40 @@ const GRANTS_MAX: usize = 256;
 /// Length of a ticket: 128 random bits in hex.
 pub const TICKET_LENGTH: usize = 32;
 
-/// A snapshot that one peer may fetch; it cannot be deleted while this lives.
+/// What one peer may fetch; it cannot be deleted while this lives.
+#[derive(Debug)]
+pub enum GrantedImage {
+    /// A snapshot.
+    Snapshot(SnapshotImage),
+    /// A volume that leaves.
+    Leaving(LeavingImage),
+}
+
+impl GrantedImage {
+    /// The image.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Snapshot(snapshot) => &snapshot.image,
+            Self::Leaving(volume) => &volume.image,
+        }
+    }
+
+    /// What is in it.
+    pub fn content(&self) -> &Content {
+        match self {
+            Self::Snapshot(snapshot) => &snapshot.content,
+            Self::Leaving(volume) => &volume.content,
+        }
+    }
+}
+
+/// A snapshot or volume that one peer may fetch.
 #[derive(Debug)]
 pub struct Grant {
     /// The host that may.
     pub peer: HostName,
     /// What.
-    pub snapshot: SnapshotImage,
+    pub image: GrantedImage,
     used_at: Mutex<Instant>,
 }
 
@@ -41,8 +69,8 @@ impl Grant {
 pub struct Grants(Mutex<BTreeMap<String, Arc<Grant>>>);
 
 impl Grants {
-    /// Lets `peer` fetch the snapshot under this ticket. The same ticket again replaces its grant.
-    pub fn add(&self, ticket: &str, peer: HostName, snapshot: SnapshotImage) -> Result<(), Fault> {
+    /// Lets `peer` fetch the image under this ticket. The same ticket again replaces its grant.
+    pub fn add(&self, ticket: &str, peer: HostName, image: GrantedImage) -> Result<(), Fault> {
         let is_ticket = ticket.len() == TICKET_LENGTH && ticket.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_ticket {
             return Err(Fault::invalid("ticket: it must be 32 hex digits"));
@@ -54,7 +82,7 @@ impl Grants {
                 "{GRANTS_MAX} transfers are granted already; ask again later"
             )));
         }
-        let grant = Grant { peer, snapshot, used_at: Mutex::new(Instant::now()) };
+        let grant = Grant { peer, image, used_at: Mutex::new(Instant::now()) };
         grants.insert(ticket.to_owned(), Arc::new(grant));
         Ok(())
     }

@@ -9,12 +9,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::grants::GrantedImage;
 use super::receive::{Progress, ReceiveOrder};
 use super::{Transfers, blocking, export};
 use crate::agent::blocks::WalkStream;
 use crate::agent::pool::Content;
 use crate::agent::run::RunError;
-use crate::domain::{Bytes, Fault, SnapshotId};
+use crate::domain::{Bytes, Fault, SnapshotId, VolumeId};
 use crate::identity::tls::calling_agent;
 use crate::proto::agent::blocks_server::Blocks;
 use crate::proto::agent::peer_server::Peer;
@@ -33,11 +34,17 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl Transfers {
     async fn grant_snapshot(&self, request: proto::GrantRequest) -> Result<proto::GrantResponse, Fault> {
-        let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
         let peer = Side::Caller.parse("peer", &request.peer)?;
-        let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
-        let image = blocking(move || Ok(pool.open_snapshot(&snapshot)?)).await?;
-        let Content { id, size, allocated } = image.content.clone();
+        let image = if request.leaving_volume_id.is_empty() {
+            let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
+            let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
+            blocking(move || Ok(GrantedImage::Snapshot(pool.open_snapshot(&snapshot)?))).await?
+        } else {
+            let volume: VolumeId = Side::Caller.parse("leaving_volume_id", &request.leaving_volume_id)?;
+            let pool = Arc::clone(self.pools.get(&volume.pool)?);
+            blocking(move || Ok(GrantedImage::Leaving(pool.open_leaving(&volume)?))).await?
+        };
+        let Content { id, size, allocated } = image.content().clone();
         self.grants.add(&request.ticket, peer, image)?;
         Ok(proto::GrantResponse { content: id, size_bytes: size.0, allocated_bytes: allocated.0 })
     }
@@ -77,6 +84,7 @@ fn receive_order(request: proto::ReceiveRequest) -> Result<ReceiveOrder, Fault> 
     Ok(ReceiveOrder {
         volume: convert::new_volume_from_proto(request.volume.ok_or_else(|| missing("volume"))?)?,
         ticket: request.ticket,
+        moved: request.moved.as_ref().map(convert::moved_from_proto).transpose()?,
         from: Side::Caller.parse("from_host", &request.from_host)?,
         address: request.from_address,
         content: Content {

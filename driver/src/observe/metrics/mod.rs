@@ -14,6 +14,7 @@ pub mod rpcs;
 pub mod runs;
 pub mod serve;
 pub mod sweeps;
+pub mod transfers;
 
 use std::sync::{Arc, LazyLock};
 
@@ -22,6 +23,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::agent::pools::Pools;
+use crate::agent::transfer::counters::Counters;
+use crate::controller::transfers::Transfers;
 
 /// Every name begins with this.
 const PREFIX: &str = "stillpoint";
@@ -45,24 +48,26 @@ impl Exposition {
 }
 
 /// What an agent exports.
-pub fn of_agent(pools: Pools) -> Exposition {
+pub fn of_agent(pools: Pools, copies: Arc<Counters>) -> Exposition {
     let mut registry = Registry::with_prefix(PREFIX);
     rpcs::register(&mut registry);
     holds::register(&mut registry);
     rounds::register(&mut registry);
     health::register(&mut registry);
     pools::register(&mut registry, pools);
+    transfers::register_agent(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }
 }
 
 /// What a controller exports.
-pub fn of_controller() -> Exposition {
+pub fn of_controller(copies: Arc<Transfers>) -> Exposition {
     let mut registry = Registry::with_prefix(PREFIX);
     rpcs::register(&mut registry);
     holds::register(&mut registry);
     cuts::register(&mut registry);
     runs::register(&mut registry);
     sweeps::register(&mut registry);
+    transfers::register_controller(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }
 }
 
