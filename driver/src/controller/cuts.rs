@@ -27,6 +27,7 @@ use super::round::{Part, Round};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::round::Limits;
 use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
+use crate::observe::request::carried;
 
 pub use open::{OpenCut, Taken};
 pub use sweep::Swept;
@@ -239,7 +240,7 @@ impl Cuts {
     pub async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
         let mut answers = JoinSet::new();
         for agent in self.fleet.agents() {
-            answers.spawn(async move { (agent.host().clone(), agent.cuts().await) });
+            answers.spawn(carried(async move { (agent.host().clone(), agent.cuts().await) }));
         }
         let mut cuts = BTreeMap::new();
         for (host, answer) in answers.join_all().await {
@@ -371,7 +372,7 @@ impl Cuts {
         let mut answers = JoinSet::new();
         for agent in self.fleet.agents() {
             let hash = hash.clone();
-            answers.spawn(async move { agent.find_cut(kind, &hash).await });
+            answers.spawn(carried(async move { agent.find_cut(kind, &hash).await }));
         }
         let mut records = BTreeMap::new();
         for answer in answers.join_all().await {

@@ -24,6 +24,7 @@ use crate::domain::{
     Bytes, Code, CutKind, Fault, HostName, Moved, NameHash, NewVolume, SnapshotId, VolumeId, VolumeInfo,
 };
 use crate::observe::plain::shortened;
+use crate::observe::request::carried;
 use crate::proto::agent::ReceiveRequest;
 use crate::wire::{convert, fault_of};
 
@@ -190,11 +191,11 @@ impl Drop for Granted {
         if ticket.is_empty() {
             return;
         }
-        tokio::spawn(async move {
+        tokio::spawn(carried(async move {
             if let Err(fault) = source.withdraw(&ticket).await {
                 tracing::info!(%fault, "a grant could not be taken back; it ends by itself");
             }
-        });
+        }));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::controller::transfers::{self, Transfer, is_temporary};
 use crate::controller::volumes::Volumes as VolumeCases;
 use crate::domain::record::{CutMember, CutRecord, Source};
 use crate::domain::{CutId, CutKind, Fault, HostName, VolumeId};
+use crate::observe::request::carried;
 
 use super::storage::{PlacedVolume, Storage, Volumes};
 
@@ -31,7 +32,7 @@ impl Storage for FleetStorage {
     async fn volumes(&self) -> Volumes {
         let mut asked = JoinSet::new();
         for agent in self.fleet.agents() {
-            asked.spawn(async move { (agent.host().clone(), agent.volumes().await) });
+            asked.spawn(carried(async move { (agent.host().clone(), agent.volumes().await) }));
         }
         let mut found = Volumes::default();
         for (host, answer) in asked.join_all().await {

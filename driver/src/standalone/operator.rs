@@ -25,8 +25,8 @@ use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault, HostName};
-use crate::observe::metrics;
 use crate::observe::plain::shortened;
+use crate::observe::{metrics, request};
 
 use super::selection::{self, Wanted, check_name};
 use super::storage::{PlacedVolume, Storage, Volumes};
@@ -162,6 +162,7 @@ impl Operator {
             return self.with_run(record).await;
         }
         let control = Control { progress: Some(progress.clone()), stop: Some(stop) };
+        let _known = request::known_by(&request.name);
         let run = self.engines.of(order.order).run(request, control).await;
         metrics::runs::ended(&run);
         self.count_debts().await;

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::domain::Fault;
+use crate::observe::request::carried;
 use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
     CancelCopyRequest, CancelCopyResponse, CancelRequest, CancelResponse, CutDetail, CutSummary,
@@ -58,7 +59,7 @@ impl OperatorApi for Service {
         let order = order(request.into_inner());
         let operator = Arc::clone(&self.operator);
         let (answers, stream) = mpsc::channel(LINES);
-        tokio::spawn(async move {
+        tokio::spawn(carried(async move {
             let (lines, mut told) = mpsc::channel::<String>(LINES);
             let forward = async {
                 while let Some(line) = told.recv().await {
@@ -70,7 +71,7 @@ impl OperatorApi for Service {
             let last = outcome.map_err(status_of);
             let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
             let _ = answers.send(last).await;
-        });
+        }));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

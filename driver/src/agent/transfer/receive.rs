@@ -15,6 +15,7 @@ use crate::agent::pool::{Begun, Content, Pool};
 use crate::domain::record::VolumeRecord;
 use crate::domain::transfer::Chain;
 use crate::domain::{Bytes, Code, Fault, HostName, Moved, NewVolume, VolumeInfo};
+use crate::observe::request::carrier;
 use crate::proto::agent::ExportRequest;
 use crate::proto::agent::peer_client::PeerClient;
 use crate::wire::{fault_of, transport_fault};
@@ -250,7 +251,7 @@ impl Transfers {
         progress: &Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Broken> {
-        let mut client = PeerClient::new(self.connect(order).await?).max_decoding_message_size(
+        let mut client = PeerClient::new(carrier(self.connect(order).await?)).max_decoding_message_size(
             2 * usize::try_from(crate::domain::transfer::CHUNK).unwrap_or_default(),
         );
         let have_until = part.durable.until;

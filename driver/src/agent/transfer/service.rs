@@ -17,6 +17,7 @@ use crate::agent::pool::Content;
 use crate::agent::run::RunError;
 use crate::domain::{Bytes, Fault, SnapshotId, VolumeId};
 use crate::identity::tls::calling_agent;
+use crate::observe::request::carried;
 use crate::proto::agent::blocks_server::Blocks;
 use crate::proto::agent::peer_server::Peer;
 use crate::proto::agent::{self as proto, ExportChunk, ReceiveProgress};
@@ -118,7 +119,7 @@ impl Blocks for Transfers {
         let order = receive_order(request.into_inner()).map_err(status_of)?;
         let (told, progress) = mpsc::channel(TOLD);
         let this = self.clone();
-        tokio::spawn(async move { this.receive_and_tell(order, told).await });
+        tokio::spawn(carried(async move { this.receive_and_tell(order, told).await }));
         Ok(Response::new(ReceiverStream::new(progress)))
     }
 }

@@ -15,6 +15,7 @@ use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
 use crate::domain::{Fault, Level};
 use crate::observe::metrics;
+use crate::observe::request::carried;
 
 /// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
 /// one host may not have come to the next before that is cut, and the check that is to fail would pass.
@@ -141,7 +142,7 @@ impl Drop for OpenCut {
         };
         metrics::cuts::void(metrics::cuts::Reason::given_up);
         let record = self.record.clone();
-        runtime.spawn(async move { live.give_up(&record, given_up()).await });
+        runtime.spawn(carried(async move { live.give_up(&record, given_up()).await }));
     }
 }
 
@@ -158,7 +159,7 @@ impl Live {
         let mut others = JoinSet::new();
         for agent in self.agents.iter().filter(|agent| agent.host() != home.host()) {
             let (agent, record) = (agent.clone(), record.clone());
-            others.spawn(async move { agent.seal(&record).await });
+            others.spawn(carried(async move { agent.seal(&record).await }));
         }
         for answer in others.join_all().await {
             answer.map_err(|fault| unknown_fate(&fault))?;
@@ -174,7 +175,7 @@ impl Live {
         let mut voids = JoinSet::new();
         for agent in self.agents {
             let (id, attempt) = (record.id.clone(), record.attempt.clone());
-            voids.spawn(async move { agent.void(&id, &attempt).await });
+            voids.spawn(carried(async move { agent.void(&id, &attempt).await }));
         }
         let left: Vec<String> =
             voids.join_all().await.into_iter().filter_map(Result::err).map(|fault| fault.message).collect();

@@ -15,6 +15,7 @@ use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, Move, NameHash, NewVolume, SnapshotId, VolumeId,
     VolumeInfo, Waiting,
 };
+use crate::observe::request::{Carrier, carrier};
 use crate::proto::agent::agent_client::AgentClient;
 use crate::proto::agent::blocks_client::BlocksClient;
 use crate::proto::agent::moves_client::MovesClient;
@@ -41,14 +42,15 @@ pub enum Granting {
 #[derive(Debug, Clone)]
 pub struct Agent {
     host: HostName,
-    client: AgentClient<Channel>,
-    blocks: BlocksClient<Channel>,
-    moves: MovesClient<Channel>,
+    client: AgentClient<Carrier>,
+    blocks: BlocksClient<Carrier>,
+    moves: MovesClient<Carrier>,
     homes: Homes,
 }
 
 impl Agent {
     pub(super) fn new(host: HostName, channel: Channel, homes: Homes) -> Self {
+        let channel = carrier(channel);
         let blocks = BlocksClient::new(channel.clone());
         let moves = MovesClient::new(channel.clone());
         let client = AgentClient::new(channel).max_decoding_message_size(ANSWER_LIMIT_BYTES);

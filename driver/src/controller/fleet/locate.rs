@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Agent, Fleet};
 use crate::domain::{Code, Departure, Fault, NameHash, VolumeId, VolumeInfo};
+use crate::observe::request::carried;
 
 impl Fleet {
     /// The volume that orchestrators know by this id, and the agent of its host; its record has the id that this agent
@@ -81,10 +82,10 @@ impl Fleet {
         let mut asked = JoinSet::new();
         for agent in self.agents() {
             let name = name.clone();
-            asked.spawn(async move {
+            asked.spawn(carried(async move {
                 let answer = agent.find_volume(&name).await;
                 (agent, answer)
-            });
+            }));
         }
         asked.join_all().await
     }

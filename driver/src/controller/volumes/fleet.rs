@@ -12,6 +12,7 @@ use crate::controller::transfers;
 use crate::domain::{
     Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, SnapshotId, VolumeId, VolumeInfo,
 };
+use crate::observe::request::carried;
 
 #[async_trait]
 impl Hosts for Fleet {
@@ -97,7 +98,7 @@ where
     for agent in fleet.agents() {
         let host = agent.host().clone();
         let answer = ask(agent);
-        asked.spawn(async move { (host, answer.await) });
+        asked.spawn(carried(async move { (host, answer.await) }));
     }
     let mut answers = asked.join_all().await;
     answers.sort_by(|(left, _), (right, _)| left.cmp(right));
