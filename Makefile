@@ -55,7 +55,7 @@ soak: setup  ## Long tests, one after another, each SOAK=60 minutes long. SEED=n
 	$(CARGO) build --locked --workspace --bins
 	$(AS_ROOT) env SEED="$(SEED)" target/debug/stillpoint-soak matrix --minutes $(SOAK)
 	$(AS_ROOT) env SEED="$(SEED)" target/debug/stillpoint-soak thrasher --minutes $(if $(filter 60,$(SOAK)),10,$(SOAK))
-	MINUTES=$(SOAK) EPISODES=50 $(CARGO) test --locked --release -p stillpoint --test simulation -- --nocapture whatever_goes_wrong
+	MINUTES=$(SOAK) EPISODES=1000 $(CARGO) test --locked --release -p stillpoint --test simulation -- --nocapture whatever_goes_wrong
 
 e2e: setup  ## Stillpoint in a real Kubernetes that is made for it and gone afterwards. TESTS=name for some of them.
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins

@@ -178,21 +178,14 @@ impl FakeHost {
     #[must_use]
     pub fn crash(&self, style: Crash) -> Self {
         let mut world = self.world().clone();
-        world.mounts.retain(|mount| mount.at_boot);
-        world.loops.clear();
-        world.shelved.clear();
-        world.frozen.clear();
-        world.throttles = throttle::Throttles::default();
-        world.shut_down.clear();
-        world.lost_writing.clear();
-        world.locked.clear();
-        world.lies.clear();
-        let kept: BTreeSet<u64> = world.mounts.iter().map(|mount| mount.device).collect();
-        world.disks.retain(|device, _| kept.contains(device));
-        for disk in world.disks.values_mut() {
-            disk.crash(style);
-        }
+        world.lose_power(style);
         Self { world: Arc::new(Mutex::new(world)), plan: Arc::default() }
+    }
+
+    /// As [`FakeHost::crash`], of this host itself: everybody who has it sees what is left. Calls that are to fail still
+    /// will.
+    pub fn lose_power(&self, style: Crash) {
+        self.world().lose_power(style);
     }
 
     /// Mounts the filesystem at `dir` read-only, or writable again.
@@ -213,9 +206,22 @@ impl FakeHost {
 
     /// Writes one 4 KiB block of a loop device (or of an image file); `content` stands for what is in it.
     pub fn write_block(&self, path: &Path, block: u64, content: u64) -> Result<()> {
+        self.put_block(path, block, content).map(drop)
+    }
+
+    /// As [`FakeHost::write_block`], and after it the block survives a power failure.
+    pub fn write_block_synced(&self, path: &Path, block: u64, content: u64) -> Result<()> {
+        let (disk, inode) = self.put_block(path, block, content)?;
+        if let Some(disk) = self.world().disks.get_mut(&disk) {
+            disk.sync(inode);
+        }
+        Ok(())
+    }
+
+    fn put_block(&self, path: &Path, block: u64, content: u64) -> Result<(u64, u64)> {
         let fail = |errno| HostError::new("write", path.display(), io::Error::from_raw_os_error(errno));
         let mut world = self.world();
-        let (disk, inode) = world.image_behind(path).ok_or_else(|| fail(libc::ENOENT))?;
+        let (number, inode) = world.image_behind(path).ok_or_else(|| fail(libc::ENOENT))?;
         let device = world.loop_number(path);
         if device.is_some_and(|device| world.frozen.contains(&device) || world.throttles.hold(device)) {
             return Err(fail(libc::EAGAIN));
@@ -226,8 +232,9 @@ impl FakeHost {
             }
             used.writes += 1;
         }
-        let disk = world.disks.get_mut(&disk).ok_or_else(|| fail(libc::ENXIO))?;
-        disk.write_block(inode, block, content).map_err(fail)
+        let disk = world.disks.get_mut(&number).ok_or_else(|| fail(libc::ENXIO))?;
+        disk.write_block(inode, block, content).map_err(fail)?;
+        Ok((number, inode))
     }
 
     /// What is in a block of a loop device (or of an image file); zero where nothing was written.
@@ -312,7 +319,10 @@ impl FakeHost {
     ) -> Result<T> {
         let fail = |error: io::Error| HostError::new(name, object.display(), error);
         self.plan.enter(name, object).map_err(fail)?;
-        run(&mut self.world()).map_err(|errno| fail(io::Error::from_raw_os_error(errno)))
+        let mut world = self.world();
+        let outcome = run(&mut world);
+        world.forget_unused(object);
+        outcome.map_err(|errno| fail(io::Error::from_raw_os_error(errno)))
     }
 }
 
@@ -323,6 +333,23 @@ impl Host for FakeHost {
 }
 
 impl World {
+    fn lose_power(&mut self, style: Crash) {
+        self.mounts.retain(|mount| mount.at_boot);
+        self.loops.clear();
+        self.shelved.clear();
+        self.frozen.clear();
+        self.throttles = throttle::Throttles::default();
+        self.shut_down.clear();
+        self.lost_writing.clear();
+        self.locked.clear();
+        self.lies.clear();
+        let kept: BTreeSet<u64> = self.mounts.iter().map(|mount| mount.device).collect();
+        self.disks.retain(|device, _| kept.contains(device));
+        for disk in self.disks.values_mut() {
+            disk.crash(style);
+        }
+    }
+
     /// Follows the mounts: the last one made with the longest target wins.
     fn locate(&self, path: &Path) -> Option<Place> {
         let mut best: Option<&FakeMount> = None;
@@ -352,6 +379,15 @@ impl World {
             return Err(libc::EROFS);
         }
         Ok((disk, place.path))
+    }
+
+    /// Room for names that were removed: their nodes are forgotten once no loop device uses them.
+    fn forget_unused(&mut self, path: &Path) {
+        let Some(device) = self.locate(path).map(|place| place.device) else { return };
+        let used = self.loops.values().filter(|used| used.image.0 == device).map(|used| used.image.1);
+        if let Some(disk) = self.disks.get_mut(&device) {
+            disk.collect(used);
+        }
     }
 
     fn disk_at(&mut self, path: &Path) -> Option<&mut Disk> {

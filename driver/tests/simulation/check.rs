@@ -32,8 +32,8 @@ pub fn check(machines: &[Machine], chains: &[Chain]) -> Result<BTreeMap<CutId, C
 }
 
 pub fn nothing_is_frozen(machines: &[Machine]) -> Result<(), String> {
-    match machines.iter().find(|machine| !machine.host.frozen_devices().is_empty()) {
-        Some(machine) => Err(format!("something on host {} is frozen", machine.name)),
+    match machines.iter().find(|machine| machine.holds_something()) {
+        Some(machine) => Err(format!("something on host {} is held", machine.name)),
         None => Ok(()),
     }
 }

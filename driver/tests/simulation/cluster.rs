@@ -15,6 +15,8 @@ use super::machine::Machine;
 
 pub const HOSTS: [&str; 3] = ["a", "b", "c"];
 pub const CONTROLLERS: [&str; 2] = ["controller-0", "controller-1"];
+/// The host that has a raw volume.
+const WITH_RAW: &str = "c";
 const VOLUMES: usize = 2;
 const CHAINS: usize = 2;
 /// Two milliseconds of the world at a time: fine enough for messages and kernel calls of up to a dozen.
@@ -28,7 +30,7 @@ pub struct Cluster {
     pub dice: Dice,
     pub barrier: Barrier,
     trace: String,
-    /// By host: for how many milliseconds something has been frozen, and for how many of them without an agent.
+    /// By host: for how many milliseconds something has been held, and for how many of them without an agent.
     frozen: [(u64, u64); 3],
     /// The first hold that lasted too long.
     wrong: Option<String>,
@@ -49,7 +51,8 @@ impl Cluster {
             .max_message_latency(Duration::from_millis(12))
             .tcp_capacity(4096)
             .build();
-        let machines: Vec<_> = HOSTS.iter().map(|name| Machine::new(name, VOLUMES, dice.split())).collect();
+        let machine = |name: &&str| Machine::new(name, VOLUMES, *name == WITH_RAW, dice.split());
+        let machines: Vec<_> = HOSTS.iter().map(machine).collect();
         for machine in &machines {
             let machine = machine.clone();
             sim.host(machine.name.to_string(), move || machine.clone().agent());
@@ -101,7 +104,7 @@ impl Cluster {
             let machine = &self.machines[host];
             let alone = machine.guard.is_alive() && !self.sim.is_host_running(*name);
             let (frozen, without_agent) = &mut self.frozen[host];
-            if machine.host.frozen_devices().is_empty() {
+            if !machine.holds_something() {
                 (*frozen, *without_agent) = (0, 0);
                 continue;
             }
@@ -110,7 +113,7 @@ impl Cluster {
             *without_agent = if alone { *without_agent + tick } else { 0 };
             if *frozen > LONGEST_HOLD_MS || *without_agent > LONGEST_WITHOUT_AGENT_MS {
                 self.wrong.get_or_insert(format!(
-                    "something on host {name} is frozen for {frozen} ms, {without_agent} ms of it without an agent"
+                    "something on host {name} is held for {frozen} ms, {without_agent} ms of it without an agent"
                 ));
             }
         }
@@ -194,7 +197,8 @@ impl Cluster {
     }
 
     pub fn start(&mut self, process: &str) {
-        if !self.is_running(process) {
+        let without_power = |machine: &Machine| machine.name.to_string() == process && !machine.has_power();
+        if !self.is_running(process) && !self.machines.iter().any(without_power) {
             self.note(&format!("{process} starts"));
             self.sim.bounce(process.to_owned());
         }
@@ -237,6 +241,7 @@ fn told(news: &News) -> String {
             format!("{name} is settled: {}", if found.is_some() { "it exists" } else { "nothing" })
         }
         News::Settled(name, Err(fault)) => format!("{name} is not settled: {fault}"),
-        News::Swept(left) => format!("swept, {left} left"),
+        News::Swept(left) if left.is_empty() => "swept".into(),
+        News::Swept(left) => format!("swept, left: {}", left.join("; ")),
     }
 }

@@ -36,8 +36,8 @@ pub enum News {
     Waits,
     Deleted(String, Result<(), Fault>),
     Settled(String, Result<Option<CutRecord>, Fault>),
-    /// How many cuts could not be settled.
-    Swept(usize),
+    /// What could not be settled, and why.
+    Swept(Vec<String>),
 }
 
 /// Between one controller and whoever watches it. What is on it survives the controller.
@@ -111,7 +111,10 @@ async fn work(cuts: Cuts, board: Arc<Board>, job: Job) {
             let settled = cuts.settle(CutKind::Group, &name, &volumes).await;
             News::Settled(name, settled)
         }
-        Job::Sweep(grace) => News::Swept(cuts.sweep(grace).await.left.len()),
+        Job::Sweep(grace) => {
+            let left = cuts.sweep(grace).await.left;
+            News::Swept(left.into_iter().map(|(id, fault)| format!("{id}: {fault}")).collect())
+        }
     };
     board.tell(news);
 }

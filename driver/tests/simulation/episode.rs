@@ -10,6 +10,7 @@ use super::check::{check, nothing_is_frozen};
 use super::cluster::{CONTROLLERS, Cluster, HOSTS, TICK};
 use super::controller::{Job, News};
 use super::faults::Fault;
+use super::ledger::Chain;
 
 /// Every call of a controller ends within its limits.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -38,6 +39,7 @@ impl Told {
 
 /// One episode. The error says what is wrong.
 pub fn episode(cluster: &mut Cluster, told: &mut Told) -> Result<(), String> {
+    let before: Vec<usize> = cluster.chains.iter().map(Chain::len).collect();
     let mut waiting = ask(cluster, told);
     let count = cluster.dice.below(4);
     let mut plan: Vec<(Duration, Fault)> = Vec::new();
@@ -52,7 +54,12 @@ pub fn episode(cluster: &mut Cluster, told: &mut Told) -> Result<(), String> {
         waiting.is_empty().then_some(())
     });
     calm.ok_or_else(|| format!("{} calls were not answered within {PATIENCE:?}", waiting.len()))?;
-    settle(cluster, told)
+    settle(cluster, told)?;
+    // A chain that stands still would pass every check.
+    match cluster.chains.iter().zip(before).position(|(chain, before)| chain.len() == before) {
+        Some(chain) => Err(format!("the writer of chain {chain} could write nothing in this episode")),
+        None => Ok(()),
+    }
 }
 
 /// One to three cuts, sometimes of the same name at both controllers.
@@ -166,7 +173,7 @@ fn sweep(cluster: &mut Cluster) -> Result<(), String> {
         match left {
             None => return Err(format!("a sweep did not end within {PATIENCE:?}")),
             // It may have asked a host that it could not reach, and does not say so.
-            Some(0) if reaches_all(cluster) => return Ok(()),
+            Some(left) if left.is_empty() && reaches_all(cluster) => return Ok(()),
             Some(_) => cluster.run(Duration::from_millis(500)),
         }
     }
@@ -188,7 +195,7 @@ fn reaches_all(cluster: &mut Cluster) -> bool {
         // All are reached now, so one more sweep sees everything.
         cluster.ask(0, Job::Sweep(Duration::ZERO));
         let swept = |cluster: &mut Cluster| {
-            cluster.news().into_iter().find(|(_, news)| matches!(news, News::Swept(0)))
+            cluster.news().into_iter().find(|(_, news)| matches!(news, News::Swept(left) if left.is_empty()))
         };
         return cluster.until(PATIENCE, swept).is_some();
     }

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use stillpoint::domain::Bytes;
-use stillpoint::host::fake::When;
+use stillpoint::host::fake::{Crash, When};
 
 use super::cluster::{CONTROLLERS, Cluster, HOSTS};
-use super::machine::POOL;
+use super::machine::{Access, POOL};
 
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
@@ -21,6 +21,9 @@ pub enum Fault {
     CallFails(usize, &'static str, u64, i32),
     PoolFull(usize),
     Thief(usize, usize),
+    PowerFails(usize, Crash),
+    /// The kernel writes out what somebody has written to a raw device through the page cache.
+    WrittenBack(usize),
 }
 
 /// Kernel calls of a cut, a void and a seal, and what they may fail with.
@@ -40,7 +43,7 @@ impl Fault {
     pub fn any(cluster: &mut Cluster) -> Self {
         let dice = &mut cluster.dice;
         let (host, controller) = (dice.below(HOSTS.len()), dice.below(CONTROLLERS.len()));
-        match dice.below(16) {
+        match dice.below(19) {
             0..=2 => Self::AgentDies(host),
             3 => Self::GuardDies(host),
             4 => Self::BothDie(host),
@@ -53,6 +56,11 @@ impl Fault {
                 Self::CallFails(host, call, 1 + dice.next() % 3, errno)
             }
             14 => Self::PoolFull(host),
+            15 | 16 => {
+                let style = *dice.among(&[Crash::OnlySynced, Crash::NamesWithoutContents]);
+                Self::PowerFails(host, style)
+            }
+            17 => Self::WrittenBack(host),
             _ => Self::Thief(host, dice.below(2)),
         }
     }
@@ -85,8 +93,23 @@ impl Fault {
             }
             Self::Thief(host, volume) => {
                 cluster.note(&format!("somebody thaws volume {volume} of {}", HOSTS[host]));
-                let target = cluster.machines[host].volumes[volume].target.clone();
-                cluster.machines[host].host.thaw_behind_our_back(&target);
+                let machine = &cluster.machines[host];
+                match &machine.volumes[volume].access {
+                    Access::Mounted(target) => machine.host.thaw_behind_our_back(target),
+                    Access::Raw => machine.host.lift_behind_our_back(machine.volumes[volume].device.device),
+                }
+            }
+            Self::PowerFails(host, style) => {
+                cluster.note(&format!("{} loses power, {style:?} is left", HOSTS[host]));
+                cluster.kill(HOSTS[host]);
+                cluster.machines[host].lose_power(style);
+            }
+            Self::WrittenBack(host) => {
+                cluster.note(&format!("the kernel of {} writes to its raw devices", HOSTS[host]));
+                let machine = &cluster.machines[host];
+                for used in machine.volumes.iter().filter(|used| matches!(used.access, Access::Raw)) {
+                    machine.host.write_back(&used.device);
+                }
             }
         }
     }
@@ -114,7 +137,13 @@ impl Fault {
             Self::Slow(host) => cluster.machines[host].pace().longest_ms = 8,
             Self::CallFails(host, ..) => cluster.machines[host].host.forgive(),
             Self::PoolFull(host) => cluster.machines[host].host.leave_free(Path::new(POOL), Bytes::gib(60)),
-            Self::Thief(..) => {}
+            Self::PowerFails(host, _) => {
+                cluster.note(&format!("{} has power again", HOSTS[host]));
+                cluster.machines[host].boot();
+                cluster.machines[host].guard.start();
+                cluster.start(HOSTS[host]);
+            }
+            Self::Thief(..) | Self::WrittenBack(_) => {}
         }
     }
 }

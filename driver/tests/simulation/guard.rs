@@ -24,6 +24,7 @@ pub struct SimGuard {
 
 struct State {
     alive: bool,
+    powered: bool,
     /// It died with holds; until the next one nobody but an agent lets go.
     failed: bool,
     duty: Duty,
@@ -32,7 +33,10 @@ struct State {
 }
 
 struct Hold {
+    /// Of frozen filesystems.
     devices: Vec<u64>,
+    /// Raw ones, whose writers are limited.
+    raw: Vec<u64>,
     limit_us: u64,
     fired: bool,
     /// The agent's end of the connection is gone.
@@ -47,7 +51,14 @@ struct Line {
 
 impl SimGuard {
     pub fn of(host: FakeHost) -> Self {
-        let state = State { alive: true, failed: false, duty: Duty::Does, holds: BTreeMap::new(), next: 0 };
+        let state = State {
+            alive: true,
+            powered: true,
+            failed: false,
+            duty: Duty::Does,
+            holds: BTreeMap::new(),
+            next: 0,
+        };
         Self { host, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -63,8 +74,24 @@ impl SimGuard {
         state.holds.clear();
     }
 
+    /// Without power nothing starts.
     pub fn start(&self) {
-        self.state().alive = true;
+        let mut state = self.state();
+        state.alive = state.powered;
+    }
+
+    /// The machine is without power: nothing is held any more, so nothing of it is left to do.
+    pub fn lose_power(&self) {
+        let mut state = self.state();
+        *state = State { alive: false, powered: false, failed: false, holds: BTreeMap::new(), ..*state };
+    }
+
+    pub fn has_power(&self) -> bool {
+        self.state().powered
+    }
+
+    pub fn power_is_back(&self) {
+        self.state().powered = true;
     }
 
     /// Alive, and it was so when the present holds began.
@@ -87,6 +114,9 @@ impl SimGuard {
                 for device in &hold.devices {
                     self.host.thaw_device(*device);
                 }
+                for device in &hold.raw {
+                    self.host.lift_behind_our_back(*device);
+                }
             }
             !hold.ended
         });
@@ -108,7 +138,8 @@ impl Watchdog for SimGuard {
         state.next += 1;
         state.failed = false;
         let devices = charge.mounts.iter().map(|mount| mount.device()).collect();
-        state.holds.insert(hold, Hold { devices, limit_us, fired: false, ended: false });
+        let raw = charge.throttles.iter().map(|throttle| throttle.device()).collect();
+        state.holds.insert(hold, Hold { devices, raw, limit_us, fired: false, ended: false });
         Ok(Box::new(Line { guard: self.clone(), hold }))
     }
 }

@@ -30,18 +30,24 @@ impl Chain {
         Self { block: index as u64 + 1, dice, written: Vec::new(), next: 0 }
     }
 
-    /// Writes on until a volume does not let it: a writer of a frozen filesystem waits.
+    /// Writes on, each entry synced before the next, until a volume does not let it: a writer of a frozen filesystem waits.
     pub fn write(&mut self, machines: &[Machine]) {
         let count = machines.len() * machines[0].volumes.len();
         for _ in 0..AT_ONCE {
             let (machine, index) = place(machines, self.next);
             let entry = self.written.len() as u64 + 1;
-            if machine.host.write_block(&machine.volumes[index].device, self.block, entry).is_err() {
+            let device = &machine.volumes[index].device.path;
+            if machine.host.write_block_synced(device, self.block, entry).is_err() {
                 return;
             }
             self.written.push(self.next);
             self.next = self.dice.below(count);
         }
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.written.len()
     }
 
     /// Whether these images, by volume number, have every entry before the last one that any of them has.

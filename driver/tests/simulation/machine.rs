@@ -16,8 +16,8 @@ use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::record::PoolRecord;
 use stillpoint::domain::{Bytes, Fault, Filesystem, HostName, NewVolume, PoolId, VolumeId};
-use stillpoint::host::fake::FakeHost;
-use stillpoint::host::{Files, Host, Loops, MountRequest, Mounts};
+use stillpoint::host::fake::{Crash, FakeHost};
+use stillpoint::host::{Files, Host, LoopDevice, Loops, MountRequest, Mounts};
 use stillpoint::proto::agent::agent_server::AgentServer;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,16 +45,30 @@ pub struct Machine {
     dice: Arc<Mutex<Dice>>,
 }
 
-/// A volume that is mounted and written.
+/// A volume that is in use and written.
 #[derive(Debug, Clone)]
 pub struct Used {
     pub id: VolumeId,
-    pub device: PathBuf,
-    pub target: PathBuf,
+    pub device: LoopDevice,
+    pub access: Access,
 }
 
+/// How a volume is used.
+#[derive(Debug, Clone)]
+pub enum Access {
+    Mounted(PathBuf),
+    /// As a block device, by the processes of a cgroup.
+    Raw,
+}
+
+/// Where raw devices are published.
+const RAW: &str = "/raw";
+/// Whose processes have raw devices open.
+const POD: &str = "/pod";
+
 impl Machine {
-    pub fn new(name: &str, volumes: usize, dice: Dice) -> Self {
+    /// A host with so many volumes, of which the last is a raw one if there is one.
+    pub fn new(name: &str, volumes: usize, raw: bool, dice: Dice) -> Self {
         let host = FakeHost::with_disk("memory", Bytes::gib(64), Path::new(POOL));
         let mut machine = Self {
             name: name.parse().expect("a host's name"),
@@ -67,7 +81,12 @@ impl Machine {
         machine.make_pool();
         let pool = Pool::open(Arc::new(machine.host.clone()), Path::new(POOL)).expect("a new pool opens").0;
         for index in 0..volumes {
-            machine.add_volume(&pool, index);
+            let access = if raw && index + 1 == volumes {
+                Access::Raw
+            } else {
+                Access::Mounted(PathBuf::from(format!("/mnt/{index}")))
+            };
+            machine.add_volume(&pool, index, access);
         }
         machine
     }
@@ -84,25 +103,73 @@ impl Machine {
         self.host.write_synced(&path, &text).expect("written");
     }
 
-    fn add_volume(&mut self, pool: &Pool, index: usize) {
+    fn add_volume(&mut self, pool: &Pool, index: usize, access: Access) {
         let name = format!("{}-{index}", self.name);
         let id = VolumeId::new(pool.id().clone(), &name);
-        let filesystem = Some(Filesystem::Ext4);
+        let filesystem = match access {
+            Access::Mounted(_) => Some(Filesystem::Ext4),
+            Access::Raw => None,
+        };
         let new = NewVolume { id: id.clone(), name, capacity: Bytes::mib(64), filesystem, source: None };
         pool.create_volume(&new).expect("a volume");
-        let image = pool.image(&id).expect("its image");
-        let device = self.host.attach(&image, false).expect("a loop device").path;
-        let target = PathBuf::from(format!("/mnt/{index}"));
-        self.host.make_all(&target);
-        let mount = MountRequest {
-            device: &device,
-            target: &target,
-            filesystem: Filesystem::Ext4,
-            read_only: false,
-            options: &[],
-        };
-        self.host.mount(&mount).expect("mounted");
-        self.volumes.push(Used { id, device, target });
+        let device = self.put_to_use(&id, &access);
+        self.volumes.push(Used { id, device, access });
+    }
+
+    /// Attaches a volume's image and does with it what its user does.
+    fn put_to_use(&self, id: &VolumeId, access: &Access) -> LoopDevice {
+        let image = Path::new(POOL).join("volumes").join(id.to_string()).join("disk.img");
+        let device = self.host.attach(&image, false).expect("a loop device");
+        match access {
+            Access::Raw => {
+                let node = Path::new(RAW).join(id.to_string());
+                self.host.make_all(Path::new(RAW));
+                self.host.make_file(&node).expect("a file to bind to");
+                self.host.bind(&device.path, &node, false).expect("published as a block device");
+                self.host.open_device(&device, POD);
+            }
+            Access::Mounted(target) => {
+                self.host.make_all(target);
+                let mount = MountRequest {
+                    device: &device.path,
+                    target,
+                    filesystem: Filesystem::Ext4,
+                    read_only: false,
+                    options: &[],
+                };
+                self.host.mount(&mount).expect("mounted");
+            }
+        }
+        device
+    }
+
+    /// What has not reached the disk is gone, and so is everything that was attached.
+    pub fn lose_power(&self, style: Crash) {
+        self.guard.lose_power();
+        self.host.lose_power(style);
+    }
+
+    /// The machine is up again, and those who used its volumes have come back. The guard and the agent start after it.
+    pub fn boot(&mut self) {
+        if self.has_power() {
+            return;
+        }
+        self.guard.power_is_back();
+        self.host.forgive();
+        for index in 0..self.volumes.len() {
+            let used = &self.volumes[index];
+            let device = self.put_to_use(&used.id, &used.access);
+            self.volumes[index].device = device;
+        }
+    }
+
+    pub fn has_power(&self) -> bool {
+        self.guard.has_power()
+    }
+
+    /// Whether anybody waits for a hold to end.
+    pub fn holds_something(&self) -> bool {
+        !self.host.frozen_devices().is_empty() || !self.host.throttled_devices().is_empty()
     }
 
     pub fn pace(&self) -> MutexGuard<'_, Pace> {
@@ -119,6 +186,7 @@ impl Machine {
         let local =
             LocalHost::new(self.name.clone(), Arc::clone(&kernel), pools.clone(), locks.clone(), node);
         local.thaw_leftovers()?;
+        local.lift_leftovers()?;
         let rounds = RoundContext {
             host: kernel,
             pools: pools.by_id().clone(),

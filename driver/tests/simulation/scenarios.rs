@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stillpoint::domain::Fault;
 use stillpoint::domain::record::CutRecord;
+use stillpoint::host::fake::When;
 
 use super::check::check;
 use super::cluster::{CONTROLLERS, Cluster, HOSTS};
@@ -178,4 +179,28 @@ fn a_host_that_does_not_answer_keeps_a_cut_from_being_called_settled() {
     cluster.run(Duration::from_secs(12));
     assert_eq!(settle(&mut cluster, 1, "nightly"), Ok(None), "{}", cluster.trace());
     assert!(sealed(&cluster).is_empty());
+}
+
+#[test]
+fn a_seal_that_fails_halfway_at_home_is_settled_by_the_sweep_alone() {
+    for call in ["fsync", "rename", "write"] {
+        for number in 1..=4 {
+            let mut cluster = cluster(1);
+            take_up_to_the_seal(&mut cluster, 0, "nightly");
+            let pool = |host: &usize| cluster.machines[*host].volumes[0].id.pool.clone();
+            let home = (0..HOSTS.len()).min_by_key(pool).unwrap_or_default();
+            cluster.machines[home].host.fail(When::NthOf(call, number), libc::EIO);
+            cluster.boards[0].go_on();
+            taken(&mut cluster, 1);
+            cluster.machines[home].host.forgive();
+            cluster.ask(1, Job::Sweep(Duration::ZERO));
+            let swept = cluster.until(PATIENCE, |cluster| {
+                let mut news = cluster.news().into_iter();
+                news.find_map(|(_, news)| if let News::Swept(left) = news { Some(left) } else { None })
+            });
+            let trace = cluster.trace();
+            assert_eq!(swept, Some(vec![]), "{call} number {number} fails: {trace}");
+            sealed(&cluster);
+        }
+    }
 }

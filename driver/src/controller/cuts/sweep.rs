@@ -62,7 +62,16 @@ impl Cuts {
                 Verdict::RollForward(hosts) => {
                     (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, &answered).await)
                 }
-                Verdict::Remove => (&mut swept.voided, self.remove_unsealed(any).await),
+                Verdict::Remove => match self.get(&id).await {
+                    // The list does not know: a seal was written, and the call failed before it was durable. Sealing it
+                    // again makes it so, on every host.
+                    Ok(Some(_)) => {
+                        let hosts = any.members.iter().map(|member| member.host.clone()).collect();
+                        (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, &answered).await)
+                    }
+                    Ok(None) => (&mut swept.voided, self.remove_unsealed(any).await),
+                    Err(fault) => (&mut swept.voided, Err(fault)),
+                },
                 Verdict::Unknown => {
                     let why = "the host of its home pool does not answer, so nobody knows whether it exists";
                     swept.left.push((id, Fault::unavailable(why)));

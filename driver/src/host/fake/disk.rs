@@ -11,6 +11,8 @@ use crate::domain::Bytes;
 pub(super) type Errno = i32;
 
 const ROOT: u64 = 1;
+/// Fewer nodes than this are not worth a look.
+const COLLECT_AT: usize = 256;
 /// Contents of images are kept per block.
 pub(super) const BLOCK: u64 = 4096;
 pub(super) const BLOCK_LENGTH: usize = 4096;
@@ -25,6 +27,10 @@ pub(super) struct Disk {
     durable: Nodes,
     next_inode: u64,
     next_block: u64,
+    /// At least what all files take when shared blocks are counted each time; counted anew when it matters.
+    at_most: u64,
+    /// With so many nodes it is time to look for ones that nobody can reach any more.
+    collect_at: usize,
 }
 
 type Nodes = BTreeMap<u64, Node>;
@@ -130,6 +136,8 @@ impl Disk {
             live: nodes,
             next_inode: ROOT + 1,
             next_block: 1,
+            at_most: 0,
+            collect_at: COLLECT_AT,
         }
     }
 
@@ -192,6 +200,7 @@ impl Disk {
         }
         parent.entries.insert(name, inode);
         self.next_inode += 1;
+        self.at_most += node.allocated();
         self.live.insert(inode, node);
         Ok(inode)
     }
@@ -202,6 +211,7 @@ impl Disk {
         match self.find(path) {
             Some(inode) => {
                 self.file(path)?;
+                self.at_most += content.allocated();
                 self.live.insert(inode, Node::File(content));
                 Ok(inode)
             }
@@ -241,6 +251,7 @@ impl Disk {
             let copy = self.live.get(inode).cloned().ok_or(libc::EIO)?;
             *inode = self.next_inode;
             self.next_inode += 1;
+            self.at_most += copy.allocated();
             self.durable.insert(*inode, copy.clone());
             self.live.insert(*inode, copy);
         }
@@ -280,18 +291,17 @@ impl Disk {
         content: u64,
         bytes: Option<Arc<[u8]>>,
     ) -> Result<(), Errno> {
-        let shared = match self.live.get(&inode) {
+        let there = match self.live.get(&inode) {
             Some(Node::File(file)) if (block + 1) * BLOCK > file.size => return Err(libc::EIO),
-            Some(Node::File(file)) => {
-                file.blocks.get(&block).is_none_or(|old| self.is_shared(inode, block, old.id))
-            }
+            Some(Node::File(file)) => file.blocks.get(&block).map(|old| old.id),
             _ => return Err(libc::ENOENT),
         };
-        if shared {
+        if !self.has_plenty(BLOCK) && there.is_none_or(|id| self.is_shared(inode, block, id)) {
             self.check_room(BLOCK)?;
         }
         let id = self.next_block;
         self.next_block += 1;
+        self.at_most += if there.is_none() { BLOCK } else { 0 };
         if let Some(Node::File(file)) = self.live.get_mut(&inode) {
             file.blocks.insert(block, Block { content, bytes, id });
         }
@@ -338,10 +348,17 @@ impl Disk {
         self.ballast = self.capacity.saturating_sub(Bytes(self.used() + free.0)).0;
     }
 
-    fn check_room(&self, more: u64) -> Result<(), Errno> {
-        // Shared blocks counted twice: as long as that fits, counting properly is not needed.
-        let most: u64 = self.live.values().map(Node::allocated).sum();
-        if most + self.ballast + more <= self.capacity.0 {
+    /// Shared blocks counted each time: as long as that fits, counting properly is not needed.
+    fn has_plenty(&self, more: u64) -> bool {
+        self.at_most + self.ballast + more <= self.capacity.0
+    }
+
+    fn check_room(&mut self, more: u64) -> Result<(), Errno> {
+        if self.has_plenty(more) {
+            return Ok(());
+        }
+        self.at_most = self.live.values().map(Node::allocated).sum();
+        if self.has_plenty(more) {
             return Ok(());
         }
         if self.free().0 < more { Err(libc::ENOSPC) } else { Ok(()) }
@@ -357,6 +374,19 @@ impl Disk {
             }
         }
         blocks.len() as u64 * BLOCK + bytes
+    }
+
+    /// Forgets nodes without a name, now and after any power failure, that are not among these, which somebody uses.
+    pub(super) fn collect(&mut self, used: impl IntoIterator<Item = u64>) {
+        if self.live.len() + self.durable.len() < self.collect_at {
+            return;
+        }
+        let mut kept = reachable(&self.live);
+        kept.extend(reachable(&self.durable));
+        kept.extend(used);
+        self.live.retain(|inode, _| kept.contains(inode));
+        self.durable.retain(|inode, _| kept.contains(inode));
+        self.collect_at = COLLECT_AT.max(2 * (self.live.len() + self.durable.len()));
     }
 
     // ---- durability -----------------------------------------------------------------------------
@@ -393,9 +423,18 @@ impl Disk {
                 })
                 .collect(),
         };
+        // Device nodes are the kernel's, and it begins anew.
+        let devices = |(inode, node): (&u64, &Node)| matches!(node, Node::Device(_)).then_some(*inode);
+        let devices: BTreeSet<u64> = self.live.iter().filter_map(devices).collect();
+        for node in self.live.values_mut() {
+            if let Node::Directory(directory) = node {
+                directory.entries.retain(|_, inode| !devices.contains(inode));
+            }
+        }
         let kept = reachable(&self.live);
         self.live.retain(|inode, _| kept.contains(inode));
         self.durable = self.live.clone();
+        self.at_most = self.live.values().map(Node::allocated).sum();
     }
 }
 
