@@ -247,7 +247,7 @@ pub async fn bring(
         Fault::unavailable(format!("host {} has just left the fleet; ask again", source.host()))
     })?;
     let ticket = ticket()?;
-    let granted = source.grant(&ticket, target.host(), &what).await?;
+    let granted = source.grant(&ticket, target.host(), &what, &volume.id).await?;
     let grant = Granted { source: source.clone(), ticket };
     point("controller.copy.granted");
     let mut running = fleet.transfers().begin(Transfer {

@@ -88,7 +88,9 @@ impl Export {
             .unwrap_or_else(|why| Err(Fault::internal(format!("looking for data broke off: {why}"))))?;
         let whole = chain.whole(self.grant.image.content().size).to_vec();
         let last = ExportChunk { last: true, whole, ..ExportChunk::default() };
-        out.send(Ok(last)).await.map_err(|_| Fault::aborted("the other host went away"))
+        out.send(Ok(last)).await.map_err(|_| Fault::aborted("the other host went away"))?;
+        self.grant.sent();
+        Ok(())
     }
 
     fn message(&self, read: Read) -> ExportChunk {

@@ -27,7 +27,7 @@ use crate::wire::status_of;
 /// How often the controller is told how far a transfer is; it also shows that this agent lives.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// How often grants that nobody uses are looked for.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// Progress that a slow controller has not taken yet.
 const TOLD: usize = 4;
 
@@ -36,6 +36,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Transfers {
     async fn grant_snapshot(&self, request: proto::GrantRequest) -> Result<proto::GrantResponse, Fault> {
         let peer = Side::Caller.parse("peer", &request.peer)?;
+        let makes = Side::Caller.parse("for_volume_id", &request.for_volume_id)?;
         let image = if request.leaving_volume_id.is_empty() {
             let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
             let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
@@ -46,7 +47,7 @@ impl Transfers {
             blocking(move || Ok(GrantedImage::Leaving(pool.open_leaving(&volume)?))).await?
         };
         let Content { id, size, allocated } = image.content().clone();
-        self.grants.add(&request.ticket, peer, image)?;
+        self.grants.add(&request.ticket, peer, image, makes)?;
         Ok(proto::GrantResponse { content: id, size_bytes: size.0, allocated_bytes: allocated.0 })
     }
 

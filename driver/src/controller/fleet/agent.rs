@@ -201,12 +201,13 @@ impl Agent {
         self.ask(LOOK_LIMIT, client.walk(convert::walk_order_to_proto(order))).await
     }
 
-    /// Keeps a snapshot, or a volume that leaves, for one other host to fetch.
+    /// Keeps a snapshot, or a volume that leaves, for one other host to fetch and make this volume of it.
     pub async fn grant(
         &self,
         ticket: &str,
         peer: &HostName,
         what: &Granting,
+        makes: &VolumeId,
     ) -> Result<proto::GrantResponse, Fault> {
         let mut client = self.blocks.clone();
         let (ticket, peer) = (ticket.to_owned(), peer.to_string());
@@ -214,7 +215,8 @@ impl Agent {
             Granting::Snapshot(id) => (id.to_string(), String::new()),
             Granting::Leaving(id) => (String::new(), id.to_string()),
         };
-        let request = proto::GrantRequest { ticket, peer, snapshot_id, leaving_volume_id };
+        let for_volume_id = makes.to_string();
+        let request = proto::GrantRequest { ticket, peer, snapshot_id, leaving_volume_id, for_volume_id };
         self.ask(CHANGE_LIMIT, client.grant(request)).await
     }
 

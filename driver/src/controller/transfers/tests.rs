@@ -163,8 +163,21 @@ async fn a_snapshot_that_is_granted_stays_until_the_grant_is_taken_back() {
     let snapshot = world.snapshot(&volume).await;
     let source = world.fleet.agent(&"a".parse().unwrap()).unwrap();
     let ticket = ticket().unwrap();
-    source.grant(&ticket, &"b".parse().unwrap(), &Granting::Snapshot(snapshot.clone())).await.unwrap();
+    source
+        .grant(&ticket, &"b".parse().unwrap(), &Granting::Snapshot(snapshot.clone()), &volume)
+        .await
+        .unwrap();
     let cut = CutId::new(CutKind::Single, "nightly", [&volume]).unwrap();
+    assert_eq!(world.cuts.delete(&cut).await.unwrap_err().code, Code::Aborted);
+    // The next controller's takes the place of one that a dead controller has left, and not of another volume's.
+    let (peer, granting) = ("b".parse().unwrap(), Granting::Snapshot(snapshot.clone()));
+    let (again, other) = (super::ticket().unwrap(), super::ticket().unwrap());
+    source.grant(&again, &peer, &granting, &volume).await.unwrap();
+    source.withdraw(&again).await.unwrap();
+    source.grant(&ticket, &peer, &granting, &volume).await.unwrap();
+    let elsewhere = VolumeId::new(volume.pool.clone(), "other");
+    source.grant(&other, &peer, &granting, &elsewhere).await.unwrap();
+    source.withdraw(&other).await.unwrap();
     assert_eq!(world.cuts.delete(&cut).await.unwrap_err().code, Code::Aborted);
     source.withdraw(&ticket).await.unwrap();
     source.withdraw(&ticket).await.unwrap();
@@ -179,7 +192,10 @@ async fn only_the_agent_that_was_granted_a_snapshot_may_fetch_it_and_nothing_els
     let source = world.fleet.agent(&"a".parse().unwrap()).unwrap();
     let ticket = ticket().unwrap();
     // Granted to b; a itself (another agent's certificate) and the controller come with the right ticket.
-    source.grant(&ticket, &"b".parse().unwrap(), &Granting::Snapshot(snapshot.clone())).await.unwrap();
+    source
+        .grant(&ticket, &"b".parse().unwrap(), &Granting::Snapshot(snapshot.clone()), &volume)
+        .await
+        .unwrap();
     let export = |name: &'static str| {
         let (dir, ticket, address) = (world.dir.path().to_owned(), ticket.clone(), world.a.address);
         async move {
