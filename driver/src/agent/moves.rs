@@ -153,3 +153,6 @@ impl moves_server::Moves for Service {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

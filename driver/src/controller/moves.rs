@@ -27,7 +27,7 @@ use super::transfers;
 use super::volumes::Placed;
 use crate::backend::BackendKind;
 use crate::domain::record::VolumeRecord;
-use crate::domain::{Code, Fault, HostName, Moved, NewVolume, PoolId, VolumeId, VolumeInfo};
+use crate::domain::{Code, Fault, HostName, Move, Moved, NewVolume, PoolId, VolumeId, VolumeInfo, Waiting};
 
 /// How often, and how far apart, the source is asked to let go of what the copy has just stopped reading.
 const LET_GO_TRIES: u32 = 20;
@@ -161,30 +161,42 @@ impl Fleet {
 }
 
 /// Settles moves that dead controllers have left: those that were committed are finished, and what waits for a move that
-/// has ended is removed.
+/// has ended is removed. What cannot be settled now is left to the next sweep; the first reason is told.
 pub async fn sweep(fleet: &Fleet) -> Result<(), Fault> {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut outcome) = (Vec::new(), Ok(()));
     for agent in fleet.agents() {
         let Ok((moves, here)) = agent.moves().await else { continue };
         for left in moves.into_iter().filter(|left| left.has_left) {
             let id = left.volume.record.id;
-            fleet.settle_move(&agent, &id).await?;
-            tracing::info!(volume = %id, "finished a move that a dead controller had left");
+            match fleet.settle_move(&agent, &id).await {
+                Ok(_) => tracing::info!(volume = %id, "finished a move that a dead controller had left"),
+                Err(fault) => outcome = outcome.and(Err(fault)),
+            }
         }
         waiting.extend(here.into_iter().map(|waiting| (agent.clone(), waiting)));
     }
     for (agent, waiting) in waiting {
-        // Asked after it was seen waiting; a source that does not answer decides nothing.
-        let source = fleet.agent_of_pool(&waiting.from.pool).await?;
-        let is_wanted =
-            source.moves().await?.0.iter().any(|leaving| {
-                leaving.volume.record.id == waiting.from && leaving.content == waiting.content
-            });
-        if !is_wanted && agent.abandon(&waiting.volume, Some(&waiting.content)).await? {
-            tracing::info!(volume = %waiting.volume, "removed what had arrived for a move that was given up");
+        match remove_unwanted(fleet, &agent, &waiting).await {
+            Ok(true) => {
+                tracing::info!(volume = %waiting.volume, "removed what had arrived for a move that was given up");
+            }
+            Ok(false) => {}
+            Err(fault) => outcome = outcome.and(Err(fault)),
         }
     }
-    Ok(())
+    outcome
+}
+
+/// Removes what waits, unless its source still knows of the move. Asked after it was seen waiting; a source that does not
+/// answer decides nothing.
+async fn remove_unwanted(fleet: &Fleet, agent: &Agent, waiting: &Waiting) -> Result<bool, Fault> {
+    let source = fleet.agent_of_pool(&waiting.from.pool).await?;
+    let is_meant =
+        |leaving: &Move| leaving.volume.record.id == waiting.from && leaving.content == waiting.content;
+    if source.moves().await?.0.iter().any(is_meant) {
+        return Ok(false);
+    }
+    agent.abandon(&waiting.volume, Some(&waiting.content)).await
 }
 
 #[cfg(test)]

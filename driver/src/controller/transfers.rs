@@ -6,15 +6,12 @@
 //! the source lets the snapshot go after ten minutes.
 
 mod figures;
+mod running;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use stillpoint_guard::fault::point;
-use tokio::sync::watch as flag;
 use tokio::time::{Instant, timeout};
 
 use super::cuts::Cuts;
@@ -29,6 +26,8 @@ use crate::proto::agent::ReceiveRequest;
 use crate::wire::{convert, fault_of};
 
 pub use figures::{Failure, TransferFigures};
+use running::Running;
+pub use running::{Transfer, Transfers};
 
 /// A target that says nothing for so long has died; it speaks twice a second.
 const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
@@ -39,135 +38,6 @@ const DROP_PAUSE: Duration = Duration::from_millis(50);
 const TEMPORARY: &str = "stillpoint.dev/transfer/";
 /// A temporary snapshot that is older and not being read was left by a controller that died.
 const TEMPORARY_KEPT: SignedDuration = SignedDuration::from_hours(1);
-
-/// One copy that is under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transfer {
-    /// The volume that is made.
-    pub volume: VolumeId,
-    /// Its name.
-    pub name: String,
-    /// Host of the source.
-    pub from: HostName,
-    /// Host of the new volume.
-    pub to: HostName,
-    /// Data that has arrived.
-    pub done: Bytes,
-    /// About how much there is.
-    pub total: Bytes,
-    /// Since when this call has been copying.
-    pub began_at: Timestamp,
-}
-
-/// Copies that are under way, and figures of all since this process started.
-#[derive(Debug, Default)]
-pub struct Transfers {
-    running: Mutex<BTreeMap<VolumeId, UnderWay>>,
-    copied_bytes: AtomicU64,
-    arrived: AtomicU64,
-    failed: [AtomicU64; Failure::ALL.len()],
-}
-
-/// A copy, and how to stop it.
-#[derive(Debug)]
-struct UnderWay {
-    transfer: Transfer,
-    cancel: flag::Sender<bool>,
-}
-
-impl Transfers {
-    /// Those under way, sorted by volume.
-    pub fn running(&self) -> Vec<Transfer> {
-        self.table().values().map(|under_way| under_way.transfer.clone()).collect()
-    }
-
-    /// Figures now.
-    pub fn figures(&self) -> TransferFigures {
-        TransferFigures {
-            running: self.table().len(),
-            copied_bytes: self.copied_bytes.load(Ordering::Relaxed),
-            arrived: self.arrived.load(Ordering::Relaxed),
-            failed: Failure::ALL.map(|failure| self.failed[failure as usize].load(Ordering::Relaxed)),
-        }
-    }
-
-    /// Tells the copies of volumes of this name to stop; says to which hosts they go.
-    fn cancel(&self, name: &NameHash) -> Vec<HostName> {
-        let table = self.table();
-        let meant = table.values().filter(|under_way| under_way.transfer.volume.hash == *name);
-        meant
-            .map(|under_way| {
-                under_way.cancel.send_replace(true);
-                under_way.transfer.to.clone()
-            })
-            .collect()
-    }
-
-    fn is_running(&self, name: &NameHash) -> bool {
-        self.table().keys().any(|volume| volume.hash == *name)
-    }
-
-    fn table(&self) -> MutexGuard<'_, BTreeMap<VolumeId, UnderWay>> {
-        // Whole between any two statements.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(self: &Arc<Self>, transfer: Transfer) -> Running {
-        let (cancel, cancelled) = flag::channel(false);
-        let running = Running {
-            transfers: Arc::clone(self),
-            volume: transfer.volume.clone(),
-            cancelled,
-            has_arrived: false,
-            failure: None,
-        };
-        self.table().insert(transfer.volume.clone(), UnderWay { transfer, cancel });
-        running
-    }
-}
-
-/// Shown as under way while this lives.
-struct Running {
-    transfers: Arc<Transfers>,
-    volume: VolumeId,
-    cancelled: flag::Receiver<bool>,
-    has_arrived: bool,
-    /// `None` with nothing arrived: nobody waits for it any more.
-    failure: Option<Failure>,
-}
-
-impl Running {
-    /// Done when somebody has cancelled the copy.
-    fn cancelled(&self) -> impl Future<Output = ()> + use<> {
-        let mut cancelled = self.cancelled.clone();
-        async move {
-            if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-                // Another call for the same volume has taken the place of this one; it can be cancelled.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    fn update(&self, done: Bytes) {
-        if let Some(UnderWay { transfer, .. }) = self.transfers.table().get_mut(&self.volume) {
-            // What an earlier call copied was counted then.
-            let more = if transfer.done.0 == 0 { 0 } else { done.saturating_sub(transfer.done).0 };
-            self.transfers.copied_bytes.fetch_add(more, Ordering::Relaxed);
-            transfer.done = done;
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.transfers.table().remove(&self.volume);
-        let figure = match (self.has_arrived, self.failure) {
-            (true, _) => &self.transfers.arrived,
-            (false, failure) => &self.transfers.failed[failure.unwrap_or(Failure::Dropped) as usize],
-        };
-        figure.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A grant at the source; taken back when this is dropped.
 struct Granted {

@@ -423,7 +423,7 @@ fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {
 
 fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
     let wanted: BTreeSet<_> = request.volumes.iter().map(|volume| volume.id.clone()).collect();
-    let has: BTreeSet<_> = record.members.iter().map(|member| member.volume.to_string()).collect();
+    let has: BTreeSet<_> = record.members.iter().map(|member| member.known_as().to_string()).collect();
     if wanted == has {
         return Ok(());
     }
@@ -443,8 +443,11 @@ fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a 
         return Ok(members);
     }
     let named = |text: &String| {
-        record.members.iter().find(|m| m.volume_name == *text || m.volume.to_string() == *text).ok_or_else(
-            || {
+        record
+            .members
+            .iter()
+            .find(|m| m.volume_name == *text || m.known_as().to_string() == *text)
+            .ok_or_else(|| {
                 let names =
                     record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>();
                 Fault::not_found(format!(
@@ -453,8 +456,7 @@ fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a 
                     shortened(text, 80),
                     names.join(", ")
                 ))
-            },
-        )
+            })
     };
     let chosen: BTreeSet<&String> = only.iter().collect();
     chosen.into_iter().map(named).collect()

@@ -256,7 +256,15 @@ impl Transfers {
         );
         let have_until = part.durable.until;
         let request = ExportRequest { ticket: order.ticket.clone(), have_until };
-        let answer = client.export(request).await.map_err(|status| fault_of(status).context(&order.from))?;
+        let answer = client.export(request).await.map_err(|status| {
+            let fault = fault_of(status).context(&order.from);
+            if fault.code == Code::Denied {
+                // Its agent was started anew and knows no grants. The controller grants again when it is asked again.
+                Broken::For(Fault::unavailable(fault.message))
+            } else {
+                Broken::from(fault)
+            }
+        })?;
         let mut messages = answer.into_inner();
         // What is there already, as the source proves it, until it is compared.
         let mut proven = Some(Chain::default());
