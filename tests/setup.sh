@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 # tool that must exist : package that has it
 wanted="mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs losetup:mount nft:nftables ip:iproute2 java:openjdk-17-jre-headless mvn:maven"
+# Servers whose rules are proven (tests/tests/library). These packages have no service of their own that would start.
+wanted="$wanted mariadb-install-db:mariadb-server-core mariadb:mariadb-client-core redis-check-rdb:redis-tools"
 
 missing=""
 for pair in $wanted; do
@@ -35,6 +37,20 @@ if [ -n "$missing" ]; then
             exit 1
         fi
         rm -f "$log"
+    fi
+fi
+
+# etcd's package would start a service, so it is unpacked where its test looks for it, and not installed.
+etcd=target/tools/etcd
+if [ ! -x $etcd/usr/bin/etcd ] || [ ! -x $etcd/usr/bin/etcdctl ]; then
+    if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+        echo "setup: unpacking Debian's etcd into $etcd"
+        mkdir -p $etcd
+        (cd $etcd && apt-get -o APT::Sandbox::User=root download etcd-server etcd-client >/dev/null &&
+            for package in etcd-*.deb; do dpkg-deb -x "$package" . && rm "$package"; done) ||
+            echo "setup: etcd could not be fetched; its test will say that it is skipped"
+    else
+        echo "setup: no etcd, because this is not Debian; its test will say that it is skipped"
     fi
 fi
 

@@ -6,6 +6,7 @@ use clap::{Args as Group, Parser, Subcommand};
 
 use crate::cli::output::{Format, TimelineFormat};
 use crate::cli::pool::PoolCommand;
+use crate::cli::schedules::SchedulesArgs;
 use crate::domain::HostName;
 use crate::kube::agent::NodeAgentArgs;
 use crate::kube::controller::ControllerArgs;
@@ -75,6 +76,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Stop the run of a cut that is being taken; what it did to applications is undone.
     Cancel(CancelArgs),
+    /// Show schedules, when they run next, and whether volumes are protected as they say (exit code 1 where not).
+    Schedules(SchedulesArgs),
     /// List runs that are over but still owe something to their application.
     Overdue(ListArgs),
     /// Show what happened when during a cut.
@@ -313,6 +316,7 @@ impl Command {
             | Self::Delete(_)
             | Self::Cancel(_)
             | Self::Overdue(_)
+            | Self::Schedules(_)
             | Self::Timeline(_)
             | Self::Rule(_) => "warn",
         }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use stillpoint::agent;
 use stillpoint::args::{Args, Command};
-use stillpoint::cli::{cuts, exit, pki, pool, rule, runs, snapshot, volumes};
+use stillpoint::cli::{cuts, exit, pki, pool, rule, runs, schedules, snapshot, volumes};
 use stillpoint::domain::Fault;
 use stillpoint::kube;
 use stillpoint::observe::log;
@@ -55,6 +55,7 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
         Command::Timeline(args) => cuts::timeline(args).await,
         Command::Cancel(args) => runs::cancel(args).await,
         Command::Overdue(args) => runs::overdue(args).await,
+        Command::Schedules(args) => schedules::run(args).await,
         Command::Rule(command) => rule::run(command).await,
     }
 }

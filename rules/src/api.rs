@@ -40,6 +40,11 @@ pub mod limits {
     pub const SHORTEST: Duration = Duration::from_millis(10);
     /// Most output kept per command; a run's record stays readable and below the API server's object limit.
     pub const OUTPUT_BYTES: u32 = 256 * 1024;
+    /// Most output kept of one run; beyond it only a little of each command that succeeds. A record is kept in memory,
+    /// written to disk several times, and read whenever runs are listed.
+    pub const RUN_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
+    /// That little.
+    pub const SCANT_OUTPUT_BYTES: usize = 1024;
     /// The kernel's limit on a single argument is 128 KiB; all together stay below it.
     pub const ARGV_BYTES: usize = 64 * 1024;
     /// Arguments in one command.
@@ -54,6 +59,8 @@ pub mod limits {
     pub const PARAMS: usize = 64;
     /// Patterns of text that is not shown.
     pub const PATTERNS: usize = 16;
+    /// Pods of one step at the same time: each is a connection or a process of this controller.
+    pub const PARALLEL_PODS: u32 = 1000;
     /// How often something is tried again.
     pub const RETRIES: u32 = 10;
     /// A secret is a password or a certificate, not a file of data.
@@ -202,6 +209,10 @@ pub struct PodSet {
     /// Fewer matching pods than this fail the run; 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<u32>,
+    /// At most so many are worked with at the same time; 64 when absent.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1000)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
     /// How many of them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pick: Pick,

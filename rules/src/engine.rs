@@ -1,10 +1,13 @@
 //! Carries out a run: feeds what happened to the [`Machine`] and does what it orders, over the [`crate::ports`].
 //!
-//! The shell has no policy. It bounds every wait, keeps the [`Run`] record, and makes sure that a run which was
+//! The shell has no policy. It bounds every wait (`budget`), keeps the [`Run`] record, and makes sure that a run which was
 //! begun comes to its end even when the one who asked for it goes away: each run is a task of its own.
 
 mod attempt;
+mod budget;
 mod conduct;
+#[cfg(test)]
+mod hooks;
 mod overdue;
 mod pods;
 mod rehearsal;
@@ -19,6 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::api::{Rule, params};
 use crate::failure::{Failure, FailureKind};
@@ -27,6 +31,7 @@ use crate::plan::{CutVolume, Plan, PlanError, plan};
 use crate::ports::{Cutter, Inventory, InventoryError, Journal, JournalError, PodExec, Secrets};
 use crate::run::{DebtState, Run};
 
+use budget::{Budget, Closing, allowance};
 use conduct::{Conductor, Over};
 use overdue::OverdueRuns;
 pub use rehearsal::NothingCut;
@@ -91,7 +96,7 @@ pub struct RunRequest {
     pub volumes: Vec<CutVolume>,
     /// Where pods are looked for; everywhere when empty.
     pub namespaces: Vec<String>,
-    /// The run is stopped and undone when it has not cut by then.
+    /// The run is stopped and undone when it has not cut by then. Undoing has a time of its own: what its `after`s may take.
     pub budget: Duration,
     /// Values of the rule's parameters.
     pub params: BTreeMap<String, String>,
@@ -122,11 +127,15 @@ pub enum PlanningError {
     Plan(#[from] PlanError),
 }
 
+/// How long after its grace a run may still write down where it stands.
+const CLOSING_WRITES: Duration = Duration::from_secs(4);
+
 /// The rules engine.
 pub struct Engine {
     ports: Ports,
     limits: Limits,
     shutdown: watch::Sender<Option<String>>,
+    closing: watch::Sender<Option<Instant>>,
     active: watch::Sender<usize>,
     overdue: OverdueRuns,
 }
@@ -138,6 +147,7 @@ impl Engine {
             ports,
             limits,
             shutdown: watch::Sender::new(None),
+            closing: watch::Sender::new(None),
             active: watch::Sender::new(0),
             overdue: OverdueRuns::default(),
         }
@@ -153,9 +163,10 @@ impl Engine {
     pub async fn run(&self, request: RunRequest, control: Control) -> Run {
         let rule = request.rule.as_ref().map(|rule| rule.metadata.name.clone());
         let run = Run::new(&request.name, rule.as_deref(), jiff::Timestamp::now());
-        let stop = Stop::new(self.shutdown.subscribe(), control.stop, request.budget);
-        let conductor =
-            Conductor::new(self.ports.clone(), self.limits.clone(), run.clone(), stop, control.progress);
+        let budget = Budget::of_run(request.budget, self.closing());
+        let stop = Stop::new(self.shutdown.subscribe(), control.stop, &budget);
+        let (ports, limits) = (self.ports.clone(), self.limits.clone());
+        let conductor = Conductor::new(ports, limits, run.clone(), stop, budget, control.progress);
         let busy = Busy::new(self.active.clone());
         let overdue = self.overdue.clone();
         let task = tokio::spawn(async move {
@@ -171,7 +182,7 @@ impl Engine {
         let mut tasks = JoinSet::new();
         for (over, pause) in self.overdue.due() {
             let Over { run, machine, redactor } = over;
-            let conductor = Conductor::new(self.ports.clone(), self.limits.clone(), run, Stop::never(), None);
+            let conductor = self.undoing(run);
             let (busy, overdue) = (Busy::new(self.active.clone()), self.overdue.clone());
             tasks.spawn(async move {
                 let _busy = busy;
@@ -202,13 +213,14 @@ impl Engine {
     /// Pays what runs of a dead process owe, all at the same time, and ends them. Their cuts are not continued.
     /// To be called once, before the first run.
     pub async fn recover(&self) -> Result<Vec<Run>, JournalError> {
-        let runs = self.ports.journal.unfinished().await?;
+        let reading = timeout(self.limits.plan, self.ports.journal.unfinished()).await;
+        let late = |_| JournalError(format!("it was not read within {:?}", self.limits.plan));
+        let runs = reading.map_err(late)??;
         let mut tasks = JoinSet::new();
         for mut run in runs {
-            let stop = Stop::never();
             doubt(&mut run);
             let (machine, orders) = orphaned(&run);
-            let conductor = Conductor::new(self.ports.clone(), self.limits.clone(), run, stop, None);
+            let conductor = self.undoing(run);
             let (busy, overdue) = (Busy::new(self.active.clone()), self.overdue.clone());
             tasks.spawn(async move {
                 let _busy = busy;
@@ -227,12 +239,25 @@ impl Engine {
         Ok(settled)
     }
 
-    /// Stops every run and waits until each is undone. No run begins afterwards.
-    pub async fn shutdown(&self, why: &str) {
+    /// Stops every run and waits until each is undone, at most about `grace`. What could not be undone by then is on
+    /// record, and the next process goes on with it. No run begins afterwards. Gives how many runs have not ended.
+    pub async fn shutdown(&self, why: &str, grace: Duration) -> usize {
+        self.closing.send_replace(Some(Instant::now() + grace));
         self.shutdown.send_replace(Some(why.to_owned()));
         let mut active = self.active.subscribe();
-        // An error means that the sender is gone, and with it every run.
-        let _ = active.wait_for(|count| *count == 0).await;
+        // Late, or the sender is gone and with it every run: the count tells.
+        let _ = timeout(grace + CLOSING_WRITES, active.wait_for(|count| *count == 0)).await;
+        *self.active.borrow()
+    }
+
+    fn closing(&self) -> Option<Closing> {
+        Some(self.closing.subscribe())
+    }
+
+    /// A conductor that only undoes.
+    fn undoing(&self, run: Run) -> Conductor {
+        let budget = Budget::of_undoing(allowance(&run, &self.limits), self.closing());
+        Conductor::new(self.ports.clone(), self.limits.clone(), run, Stop::never(), budget, None)
     }
 }
 
@@ -259,7 +284,7 @@ async fn make_plan(ports: &Ports, limits: &Limits, request: &RunRequest) -> Resu
         None => request.namespaces.clone(),
     };
     let pods = match rule {
-        Some(_) => tokio::time::timeout(limits.plan, ports.inventory.pods(&namespaces))
+        Some(_) => timeout(limits.plan, ports.inventory.pods(&namespaces))
             .await
             .map_err(|_| PlanningError::TooSlow(limits.plan))??,
         None => Vec::new(),
@@ -271,6 +296,10 @@ async fn make_plan(ports: &Ports, limits: &Limits, request: &RunRequest) -> Resu
 
 /// An `after` that may have been under way and may not be repeated is not repeated.
 fn doubt(run: &mut Run) {
+    #[cfg(test)]
+    if hooks::is(hooks::Broken::NeverDoubts) {
+        return;
+    }
     let Phase::Undoing(step) = run.phase else { return };
     for debt in run.debts.iter_mut().filter(|debt| debt.step == step && debt.state.is_collectable()) {
         if !debt.command.retry.idempotent {

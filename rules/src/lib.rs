@@ -10,7 +10,8 @@
 //!    commands, then sessions, then the cut, then the seal, then every `after` that is owed, whatever happened.
 //! 4. [`engine`] is the thin shell that carries the orders out over the [`ports`] and bounds every wait.
 //! 5. [`run`] is the record that a run leaves: who ran what, when, how it ended, what is still owed.
-//! 6. [`schedule`] says when runs are due and [`retain`] which cuts are kept; both pure, and nothing calls them yet.
+//! 6. [`schedule`] says when runs are due and [`retain`] which cuts are kept; [`executor`] decides with both what is
+//!    started, skipped, given up and deleted. All three are pure; standalone mode does what they say.
 //!
 //! ```text
 //! text ─► api ─► plan ─► machine ◄─► engine ─► ports ◄─ standalone | kube | tests
@@ -20,11 +21,12 @@
 //! doing starts; an `after` runs for every step that was started, also on failure, cancel and restart; a cut is
 //! never continued by a process that did not see its own quiesce.
 //!
-//! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`], [`schedule`], [`retain`]) does no I/O and knows no clock.
+//! The core ([`api`], [`text`], [`select`], [`plan`], [`machine`], [`run`], [`schedule`], [`retain`], [`executor`]) does no I/O and knows no clock.
 //! Adapters live in [`standalone`] and, with the feature `kube`, in `kube`; the storage's side of the ports lives in the driver.
 
 pub mod api;
 pub mod engine;
+pub mod executor;
 pub mod failure;
 mod http;
 #[cfg(feature = "kube")]

@@ -71,6 +71,9 @@ pub struct PlannedStep {
     pub pick: Pick,
     /// Asked in every target before anything else; `None` once answered or when there is nothing to ask.
     pub question: Option<PlannedCommand>,
+    /// At most so many of them at the same time; the engine's own bound when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
     /// Sorted by namespace and name.
     pub targets: Vec<Target>,
     /// Pods that one might expect here, with the reason why they are not.
@@ -112,6 +115,18 @@ pub enum Action {
     Hold,
     /// The command after the cut.
     After,
+}
+
+impl Action {
+    /// As it is written in rules and records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Where => "where",
+            Self::Before => "before",
+            Self::Hold => "hold",
+            Self::After => "after",
+        }
+    }
 }
 
 /// A pod that is not worked with.
@@ -199,6 +214,7 @@ fn plan_step(
         name: step.name.clone(),
         pick: step.pods.pick,
         question,
+        parallel: step.pods.parallel,
         targets,
         left_out,
         before: step.before.as_ref().map(|c| PlannedCommand::of(c, Action::Before)),

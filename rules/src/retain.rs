@@ -3,7 +3,8 @@
 //! A good cut is kept when at least one count of the policy has a place for it and it is not older than `maxAge`.
 //! Counts of a period (`hourly` … `yearly`) keep the newest good cut in each of the newest so many periods that have
 //! one, in the schedule's time zone. Failed cuts have a count of their own and take no place of a good one. Pinned
-//! cuts are kept and take no place either.
+//! cuts are kept and take no place either. Cuts that lie in the future were dated by a clock that was wrong: they are
+//! kept and take no place until their time has come, so that they never push out those that are dated right.
 //!
 //! Guarantees: the newest good cut is never deleted; an empty policy keeps everything; applied again to what it kept,
 //! a policy keeps all of it; a newer cut never brings back one that was to be deleted.
@@ -15,9 +16,9 @@ mod reason;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::schedule::{Zone, between};
+use crate::schedule::{self, Zone, between, later};
 use crate::text::{self, TextError};
 
 pub use form::RetentionForm;
@@ -65,7 +66,8 @@ pub struct Cut {
 }
 
 /// Whether a cut can be restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It reached what was asked for.
     Good,
@@ -104,7 +106,11 @@ impl Retention {
         let mut good = places::Good::new(self, zone);
         let mut failed = 0;
         let mut last_good = None;
+        let believable = later(now, schedule::limits::CLOCK_STEP);
         let rule = |cut: &'a Cut| {
+            if cut.at > believable && cut.pin == Pin::Free {
+                return Ruling { cut, fate: Fate::Keep(vec![KeepReason::Ahead]) };
+            }
             let newest_good = cut.verdict == Verdict::Good && last_good.is_none();
             if newest_good {
                 last_good = Some(cut);
@@ -152,7 +158,7 @@ impl Retention {
 
 /// Reads one policy.
 pub fn parse(text: &str) -> Result<Retention, TextError> {
-    text::decode(text, crate::schedule::limits::TEXT_BYTES, read)
+    text::decode(text, schedule::limits::TEXT_BYTES, read)
 }
 
 /// Writes what [`parse`] reads.

@@ -8,7 +8,8 @@
 //! Guarantees: `next_due` is strictly later than what it is given; stepping with it leaves out no due instant; the
 //! start of a run is never later than the next due instant; at most one run of a schedule is to be alive at a time.
 //!
-//! What is kept afterwards is decided by [`crate::retain`].
+//! [`crate::executor`] asks this for every schedule and keeps the records; what is kept afterwards is decided by
+//! [`crate::retain`].
 
 mod calendar;
 mod decide;
@@ -24,9 +25,9 @@ use serde::Serialize;
 use crate::text::{self, TextError};
 
 pub use calendar::{Clock, Cron, DayOfMonth, Every, Weekday, When};
-pub use decide::{Decision, Facts, Prior, Running, SkipReason, WaitReason, decide};
+pub use decide::{Decision, Facts, SkipReason, WaitReason, Way, decide};
 pub use form::ScheduleForm;
-pub(crate) use form::read;
+pub(crate) use form::{read, read_from};
 pub use span::Span;
 pub(crate) use span::read as read_span;
 pub use zone::Zone;
@@ -37,8 +38,8 @@ pub mod limits {
 
     /// Text of one schedule or policy: a few lines.
     pub const TEXT_BYTES: usize = 16 * 1024;
-    /// Shortest interval: cuts stop writes, and history must stay readable.
-    pub const SHORTEST_EVERY: Duration = Duration::from_mins(1);
+    /// Shortest interval: a cut takes about that long, with everything before and after the hold.
+    pub const SHORTEST_EVERY: Duration = Duration::from_secs(1);
     /// Longest interval: beyond it a monthly schedule is meant.
     pub const LONGEST_EVERY: Duration = Duration::from_hours(30 * 24);
     /// Longest jitter. It is bounded by the interval as well.
@@ -51,8 +52,8 @@ pub mod limits {
     pub const CRON_BYTES: usize = 128;
     /// Missed runs are counted up to here: the number serves people, and counting costs time.
     pub const MISSED: u32 = 1_000;
-    /// A recorded due instant this far in the future was written by a clock that was wrong.
-    pub const CLOCK_STEP: Duration = Duration::from_hours(24);
+    /// What was recorded as done and lies further in the future than this was recorded by a clock that was wrong.
+    pub const CLOCK_STEP: Duration = Duration::from_hours(1);
 }
 
 /// What applies where a schedule says nothing.

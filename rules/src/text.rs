@@ -27,7 +27,7 @@ use serde_json::Value;
 use crate::api::{API_VERSION, Metadata, Rule, RuleSpec, limits};
 
 pub(crate) use locate::Segment as PathPart;
-pub(crate) use node::{Node, Sink};
+pub(crate) use node::{Fields, Node, Sink};
 pub use problem::{Problem, TextError};
 pub(crate) use words::clip;
 #[cfg(feature = "kube")]

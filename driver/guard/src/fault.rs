@@ -102,6 +102,9 @@ pub const POINTS: &[&str] = &[
     "controller.move.left",
     "controller.move.adopted",
     "controller.move.finished",
+    // A run of a schedule: it is on record; its cut was made, and that is not on record.
+    "controller.schedule.recorded",
+    "controller.schedule.cut",
 ];
 
 /// Does what a test has armed here; nothing otherwise, and nothing at all in a release build.

@@ -112,23 +112,6 @@ impl LocalHost {
         self.info(pool, record, &self.mounts()?)
     }
 
-    /// All volumes, sorted by id.
-    pub fn volumes(&self) -> Result<Vec<VolumeInfo>, Fault> {
-        let mounts = self.mounts()?;
-        let mut volumes = Vec::new();
-        for pool in self.pools.iter() {
-            for record in pool.volumes() {
-                match self.info(pool, record, &mounts) {
-                    Ok(volume) => volumes.push(volume),
-                    // Deleted while the list was made.
-                    Err(fault) if fault.code == Code::NotFound => {}
-                    Err(fault) => return Err(fault),
-                }
-            }
-        }
-        Ok(volumes)
-    }
-
     /// Makes a volume at least this large; its filesystem follows when it is staged or grown on its host.
     pub fn expand_volume(&self, id: &VolumeId, capacity: Bytes) -> Result<VolumeInfo, Fault> {
         let pool = self.pools.get(&id.pool)?;
@@ -194,18 +177,6 @@ impl LocalHost {
         }
     }
 
-    /// All cuts, one record each, without their timelines, sorted by id.
-    pub fn cuts(&self) -> Vec<CutRecord> {
-        let mut all = std::collections::BTreeMap::new();
-        for pool in self.pools.iter() {
-            for record in pool.cuts() {
-                let best = all.entry(record.id.clone()).or_insert(None);
-                keep_better(best, Standing::of(pool, &record), CutRecord::clone(&record));
-            }
-        }
-        all.into_values().flatten().map(|(_, record)| record).collect()
-    }
-
     /// Removes this host's part of a sealed cut, its home first: without that the cut does not exist any more.
     pub fn delete_cut(&self, id: &CutId, fence: &Fence) -> Result<(), Fault> {
         let mut pools: Vec<_> = self.pools.iter().collect();
@@ -246,11 +217,16 @@ impl LocalHost {
         if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
     }
 
-    fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {
+    pub(super) fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {
         self.host.mounts().map(Arc::from).map_err(kernel)
     }
 
-    fn info(&self, pool: &Pool, record: VolumeRecord, mounts: &Arc<[Mounted]>) -> Result<VolumeInfo, Fault> {
+    pub(super) fn info(
+        &self,
+        pool: &Pool,
+        record: VolumeRecord,
+        mounts: &Arc<[Mounted]>,
+    ) -> Result<VolumeInfo, Fault> {
         let image = pool.image(&record.id)?;
         let backend = pool.kind().to_string();
         if self.host.stat(&image).map_err(kernel)?.is_none() {
@@ -294,14 +270,14 @@ impl LocalHost {
 /// How much a record counts where several pools have one of the same cut: the home's decides, and elsewhere a
 /// sealed one is newer than an unsealed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+pub(super) enum Standing {
     Unsealed,
     Sealed,
     Home,
 }
 
 impl Standing {
-    fn of(pool: &Pool, record: &CutRecord) -> Self {
+    pub(super) fn of(pool: &Pool, record: &CutRecord) -> Self {
         if *pool.id() == record.id.home {
             return Self::Home;
         }

@@ -3,8 +3,8 @@
 //! [`config`] is what its file says, [`pool`] what is on disk, [`pools`] all of them together, [`creation`] makes one,
 //! [`health`] what is wrong with them, [`orphans`] what nobody owns, [`locks`] keeps operations on one volume apart,
 //! [`mounts`] looks at the kernel and [`volumes`] changes what it sees, [`round`] cuts, [`blocks`] tells which blocks
-//! changed, [`transfer`] copies volumes from host to host. [`local`] is what a controller may ask of it, [`service`] the API in front of it, [`run`] the process
-//! around it.
+//! changed, [`transfer`] copies volumes from host to host. [`local`] is what a controller may ask of it, `listing` its lists in
+//! pieces, [`service`] the API in front of it, [`run`] the process around it.
 
 pub mod blocks;
 pub mod config;
@@ -12,6 +12,7 @@ pub mod creation;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod health;
+mod listing;
 pub mod local;
 pub mod locks;
 pub mod mounts;

@@ -41,12 +41,14 @@ use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::csi;
 use crate::csi::socket::{self, SocketError};
+use crate::domain::round::LONGEST_HOLD;
 use crate::domain::{Bytes, Fault, HostName};
 use crate::host::Host;
 use crate::host::fake::FakeHost;
 use crate::host::linux::LinuxHost;
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
+use crate::observe::holds;
 use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
@@ -61,6 +63,8 @@ const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
 /// How often conditions and orphans are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether a hold has ended.
+const HELD_POLL: Duration = Duration::from_millis(50);
 /// Size that a pool in memory pretends to have.
 const MEMORY_POOL: Bytes = Bytes::gib(64);
 /// A cut record with a thousand members fits.
@@ -383,6 +387,7 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
             () = &mut stop => return Ok(()),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+        until_nothing_is_held().await;
         let local = Arc::clone(&local);
         let look = move || {
             health::report(&local, &mut watch);
@@ -393,6 +398,14 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         };
         (watch, suspects) =
             tokio::task::spawn_blocking(look).await.map_err(|why| server("look-out", &why))?;
+    }
+}
+
+/// Looking around reads the pools, which would disturb a cut. Does not wait longer than a hold may last.
+async fn until_nothing_is_held() {
+    let end = Instant::now() + LONGEST_HOLD;
+    while holds::process().count() > 0 && Instant::now() < end {
+        tokio::time::sleep(HELD_POLL).await;
     }
 }
 

@@ -89,11 +89,13 @@ impl agent_server::Agent for Service {
 
     async fn list_volumes(
         &self,
-        _: Request<proto::ListVolumesRequest>,
+        request: Request<proto::ListVolumesRequest>,
     ) -> Answer<proto::ListVolumesResponse> {
+        let slice = convert::slice_from_proto(request.into_inner().slice).map_err(status_of)?;
         self.call(|local| {
-            let volumes = local.volumes()?.iter().map(convert::volume_to_proto).collect();
-            Ok(proto::ListVolumesResponse { volumes })
+            let piece = local.volumes_in(slice)?;
+            let volumes = piece.entries.iter().map(convert::volume_to_proto).collect();
+            Ok(proto::ListVolumesResponse { volumes, more: piece.more })
         })
         .await
     }
@@ -136,10 +138,28 @@ impl agent_server::Agent for Service {
         .await
     }
 
-    async fn list_cuts(&self, _: Request<proto::ListCutsRequest>) -> Answer<proto::ListCutsResponse> {
-        self.call(|local| {
-            let cuts = local.cuts().iter().map(convert::cut_to_proto).collect::<Result<_, _>>()?;
-            Ok(proto::ListCutsResponse { cuts })
+    async fn list_cuts(&self, request: Request<proto::ListCutsRequest>) -> Answer<proto::ListCutsResponse> {
+        let (slice, filter) = convert::cuts_wanted(request.into_inner()).map_err(status_of)?;
+        self.call(move |local| {
+            let piece = local.cuts_in(slice, &filter);
+            let cuts = piece.entries.iter().map(convert::cut_to_proto).collect::<Result<_, _>>()?;
+            Ok(proto::ListCutsResponse { cuts, more: piece.more })
+        })
+        .await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<proto::ListSnapshotsRequest>,
+    ) -> Answer<proto::ListSnapshotsResponse> {
+        let request = request.into_inner();
+        let slice = convert::slice_from_proto(request.slice).map_err(status_of)?;
+        let of =
+            (!request.volume_id.is_empty()).then(|| parse("volume_id", &request.volume_id)).transpose()?;
+        self.call(move |local| {
+            let piece = local.snapshots_in(slice, of.as_ref());
+            let snapshots = piece.entries.iter().map(convert::snapshot_to_proto).collect();
+            Ok(proto::ListSnapshotsResponse { snapshots, more: piece.more })
         })
         .await
     }

@@ -11,5 +11,6 @@ pub mod pool;
 mod rehearsal;
 pub mod rule;
 pub mod runs;
+pub mod schedules;
 pub mod snapshot;
 pub mod volumes;

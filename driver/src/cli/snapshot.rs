@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use stillpoint_rules::run::Run;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::args::SnapshotArgs;
 use crate::domain::Fault;
 use crate::observe::timeline::text;
 use crate::proto::operator::operator_client::OperatorClient;
-use crate::proto::operator::{CutDetail, SnapshotRequest};
+use crate::proto::operator::{CutDetail, SnapshotProgress, SnapshotRequest};
 use crate::text_file;
 use crate::wire::status::fault_of;
 
@@ -48,7 +49,11 @@ async fn followed(
     client: &mut OperatorClient<Channel>,
     request: SnapshotRequest,
 ) -> Result<Option<CutDetail>, Fault> {
-    let mut stream = client.snapshot(request).await.map_err(fault_of)?.into_inner();
+    progressed(client.snapshot(request).await.map_err(fault_of)?.into_inner()).await
+}
+
+/// Tells the progress of a run, and gives what it made.
+pub(super) async fn progressed(mut stream: Streaming<SnapshotProgress>) -> Result<Option<CutDetail>, Fault> {
     let mut done = None;
     while let Some(message) = stream.message().await.map_err(fault_of)? {
         if !message.line.is_empty() {
@@ -86,7 +91,7 @@ pub(super) async fn rehearse(args: SnapshotArgs) -> Result<(), Fault> {
 
 /// A cut can exist although its run failed after it: an `after` command owes the application something. The cut is
 /// shown, and the command fails.
-fn aftermath(detail: &CutDetail) -> Result<(), Fault> {
+pub(super) fn aftermath(detail: &CutDetail) -> Result<(), Fault> {
     if detail.run_json.is_empty() {
         return Ok(());
     }
@@ -102,7 +107,7 @@ fn aftermath(detail: &CutDetail) -> Result<(), Fault> {
     )))
 }
 
-fn show(detail: &CutDetail, output: Format) -> Result<(), Fault> {
+pub(super) fn show(detail: &CutDetail, output: Format) -> Result<(), Fault> {
     match output {
         Format::Text => print(&text::render(&picture(detail)?)),
         Format::Json => {

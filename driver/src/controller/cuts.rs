@@ -10,6 +10,7 @@
 //! A failed attempt is voided on all hosts before the error is given back. Where a host could not be asked to, the
 //! code is UNAVAILABLE, never a final one, because something may be left behind; a retry under the same name cleans up.
 
+mod list;
 mod open;
 mod sweep;
 
@@ -26,7 +27,7 @@ use super::fleet::{Agent, Fleet};
 use super::round::{Part, Round};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::round::Limits;
-use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
+use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, PoolId, SnapshotId, VolumeId};
 use crate::observe::request::carried;
 
 pub use open::{OpenCut, Taken};
@@ -235,21 +236,13 @@ impl Cuts {
         Ok(found.filter(|record| record.members.iter().any(|member| member.snapshot == *snapshot)))
     }
 
-    /// All sealed cuts, oldest first. A host that does not answer makes this UNAVAILABLE: a list with holes would be
-    /// taken for the truth.
-    pub async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        let mut answers = JoinSet::new();
-        for agent in self.fleet.agents() {
-            answers.spawn(carried(async move { (agent.host().clone(), agent.cuts().await) }));
+    /// Tells the hosts of these members that their cut is sealed: a controller that died between two seals has not.
+    pub async fn roll_forward(&self, sealed: &CutRecord, members: &[CutMember]) -> Result<(), Fault> {
+        let hosts: BTreeSet<&HostName> = members.iter().map(|member| &member.host).collect();
+        for host in hosts {
+            self.fleet.agent(host)?.seal(sealed).await?;
         }
-        let mut cuts = BTreeMap::new();
-        for (host, answer) in answers.join_all().await {
-            let exists = |record: &CutRecord| is_sealed(record) && is_home(record, &host);
-            cuts.extend(answer?.into_iter().filter(exists).map(|record| (record.id.clone(), record)));
-        }
-        let mut cuts: Vec<_> = cuts.into_values().collect();
-        cuts.sort_by(|left, right| (left.cut_at, &left.id).cmp(&(right.cut_at, &right.id)));
-        Ok(cuts)
+        Ok(())
     }
 
     /// Deletes a cut with all its snapshots. Unknown ids are fine.
@@ -263,10 +256,12 @@ impl Cuts {
         point("controller.uncut.begun");
         home.delete_cut(id, &record.attempt).await?;
         point("controller.uncut.home-gone");
-        for agent in self.agents_of(&record)?.iter().filter(|agent| agent.host() != home.host()) {
-            agent.delete_cut(id, &record.attempt).await?;
+        let mut others = JoinSet::new();
+        for agent in self.agents_of(&record)?.into_iter().filter(|agent| agent.host() != home.host()) {
+            let (id, attempt) = (id.clone(), record.attempt.clone());
+            others.spawn(carried(async move { agent.delete_cut(&id, &attempt).await }));
         }
-        Ok(())
+        others.join_all().await.into_iter().collect()
     }
 
     /// The home pool has no record, so what others have sealed is left of a deletion that was interrupted.
@@ -294,8 +289,18 @@ impl Cuts {
         let id = CutId::new(order.kind, &order.name, &order.volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
         let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
-        for volume in &order.volumes {
-            let (agent, info) = self.fleet.locate(volume).await?;
+        let pools: BTreeSet<&PoolId> = order.volumes.iter().map(|volume| &volume.pool).collect();
+        for pool in pools {
+            // So that not every volume asks all hosts at once; one that has moved may come from a pool that is gone.
+            let _ = self.fleet.agent_of_pool(pool).await;
+        }
+        let mut asked = JoinSet::new();
+        for volume in order.volumes.clone() {
+            let fleet = self.fleet.clone();
+            asked.spawn(carried(async move { fleet.locate(&volume).await }));
+        }
+        for found in asked.join_all().await {
+            let (agent, info) = found?;
             let record = info.record;
             members.push(CutMember {
                 snapshot: SnapshotId::of(&record.id, &id),
@@ -319,9 +324,7 @@ impl Cuts {
             match self.get(&record.id).await? {
                 Some(sealed) => {
                     same_members(order, &sealed)?;
-                    for agent in self.agents_of(&sealed)? {
-                        agent.seal(&sealed).await?;
-                    }
+                    self.roll_forward(&sealed, &sealed.members).await?;
                     return Ok(Some(sealed));
                 }
                 None => self.remove_unsealed(&record).await?,

@@ -103,6 +103,15 @@ impl Homes {
     }
 }
 
+/// All agents at one moment.
+#[derive(Debug, Clone)]
+pub struct Everybody {
+    /// Sorted by host.
+    pub agents: Vec<Agent>,
+    /// Another one when the agents have changed.
+    pub generation: u64,
+}
+
 /// How the set of agents came to be: what the fleet may conclude from it, and what people should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
@@ -283,6 +292,21 @@ impl Fleet {
             )));
         }
         self.agent(&home?)
+    }
+
+    /// All agents, for whoever asks each of them and concludes something from all their answers together: afterwards
+    /// [`Fleet::is_still`] must hold. UNAVAILABLE while no agent is known.
+    pub fn everybody(&self) -> Result<Everybody, Fault> {
+        let generation = self.generation()?;
+        Ok(Everybody { agents: self.agents(), generation })
+    }
+
+    /// UNAVAILABLE when the set of agents has changed since.
+    pub fn is_still(&self, everybody: &Everybody) -> Result<(), Fault> {
+        if self.generation()? == everybody.generation {
+            return Ok(());
+        }
+        Err(Fault::unavailable("the set of hosts changed while all were asked; ask again"))
     }
 
     fn generation(&self) -> Result<u64, Fault> {

@@ -24,6 +24,19 @@ const SWEEP_EVERY: Duration = Duration::from_mins(1);
 const SWEEP_GRACE: Duration = Duration::from_mins(5);
 /// How long calls under way may take after the controller was told to end.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(20);
+/// How much of that runs of rules have to undo what they did. What is still owed then is on record, and the next
+/// controller goes on with it; Kubernetes gives a pod 30 s.
+pub const UNDO_GRACE: Duration = Duration::from_secs(12);
+
+/// Why runs are stopped then.
+pub const STOPPED: &str = "the controller was told to stop";
+
+/// Says how many runs the next controller has to go on with.
+pub fn handed_over(runs: usize) {
+    if runs > 0 {
+        tracing::warn!(runs, "runs could not be undone in time; what they owe is paid at the next start");
+    }
+}
 
 /// Runs what `serve` makes until SIGTERM or SIGINT; then tells it to stop and gives it [`GOODBYE_LIMIT`].
 pub async fn until_signal<F>(serve: impl FnOnce(watch::Receiver<bool>) -> F) -> Result<(), Fault>

@@ -23,7 +23,7 @@ use crate::domain::{Code, Fault, HostName};
 use crate::observe::holds::{self, Held};
 use crate::observe::metrics::{self, cuts::Reason};
 use crate::observe::request::carried;
-use crate::proto::agent::{Member, RoundOrder, RoundReport, round_order, round_report};
+use crate::proto::agent::{self as proto, Member, RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
 /// Orders of one round: four.
@@ -89,9 +89,10 @@ impl Round {
     ) -> Result<Self, Fault> {
         let (sender, seen) = mpsc::channel(ORDERS * parts.len().max(1));
         let mut hosts = Vec::new();
+        let text = wire::convert::record_to_proto(record)?;
         for (index, part) in parts.into_iter().enumerate() {
             let (orders, queue) = mpsc::channel(ORDERS);
-            let open = open_order(record, &part.members, limits)?;
+            let open = open_order(record, text.clone(), &part.members, limits);
             tokio::spawn(carried(listen(index, part.agent.clone(), queue, sender.clone(), base)));
             // The channel is new and has room.
             let _ = orders.try_send(open);
@@ -359,22 +360,28 @@ fn us_since(base: Instant) -> u64 {
     u64::try_from(base.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn open_order(record: &CutRecord, members: &[CutMember], limits: Limits) -> Result<RoundOrder, Fault> {
+/// The record's text is the same for all hosts.
+fn open_order(
+    record: &CutRecord,
+    text: proto::CutRecord,
+    members: &[CutMember],
+    limits: Limits,
+) -> RoundOrder {
     let ms = |limit: Duration| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
     let member = |member: &CutMember| Member {
         volume_id: member.volume.to_string(),
         snapshot_id: member.snapshot.to_string(),
     };
-    Ok(RoundOrder {
+    RoundOrder {
         order: Some(round_order::Order::Open(round_order::Open {
             cut_id: record.id.to_string(),
             attempt: record.attempt.clone(),
             members: members.iter().map(member).collect(),
             soft_limit_ms: ms(limits.soft),
             hard_limit_ms: ms(limits.hard),
-            record: Some(wire::convert::record_to_proto(record)?),
+            record: Some(text),
         })),
-    })
+    }
 }
 
 /// Carries one host's reports until its stream ends.

@@ -254,7 +254,7 @@ pub fn is_temporary(kind: CutKind, name: &str) -> bool {
 /// Removes temporary snapshots that dead controllers have left. One that is being read stays.
 pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
     let oldest = Timestamp::now() - TEMPORARY_KEPT;
-    for cut in cuts.list().await? {
+    for cut in cuts.named(TEMPORARY).await? {
         if !is_temporary(cut.id.kind, &cut.name) || cut.cut_at > oldest {
             continue;
         }

@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use stillpoint_guard::fault::point;
 
+use super::merge::HostList;
 use super::orders::{CapacityQuery, Content, DEFAULT_SIZE, Place, SMALLEST_DEVICE, SizeRange, VolumeOrder};
+use super::paging::{Page, PageRequest, page};
 use super::placement::{self, HostFacts, Policy, Spot, Wish};
 use super::transfers;
 use crate::backend::BackendKind;
+use crate::domain::listing::{Keyed, Piece, Slice};
 use crate::domain::record::{CutMember, Source, VolumeRecord};
 use crate::domain::{
     Bytes, Code, Fault, Filesystem, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
@@ -33,8 +36,10 @@ pub trait Hosts: Send + Sync + 'static {
     async fn survey(&self) -> Vec<HostFacts>;
     /// Every host's answer to: which volume of yours has a name with this hash?
     async fn find(&self, name: &NameHash) -> Vec<(HostName, Result<Option<VolumeInfo>, Fault>)>;
-    /// Every host's volumes.
-    async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)>;
+    /// All hosts now, for lists.
+    fn everybody(&self) -> Result<Roll, Fault>;
+    /// A piece of one host's volumes.
+    async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault>;
     /// Makes a volume on this host.
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault>;
     /// Makes a volume on this host out of a snapshot of another pool; goes on with what an earlier call copied.
@@ -45,6 +50,15 @@ pub trait Hosts: Send + Sync + 'static {
     async fn delete(&self, id: &VolumeId) -> Result<(), Fault>;
     /// Grows a volume.
     async fn expand(&self, id: &VolumeId, to: Bytes) -> Result<Placed, Fault>;
+}
+
+/// The hosts at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roll {
+    /// Sorted.
+    pub hosts: Vec<HostName>,
+    /// Another one when the hosts have changed.
+    pub generation: u64,
 }
 
 /// Looks snapshots up, for restoring.
@@ -75,6 +89,14 @@ impl Placed {
     /// The id by which orchestrators know it.
     pub fn id(&self) -> &VolumeId {
         self.info.record.known_as()
+    }
+}
+
+impl Keyed for Placed {
+    type Key = VolumeId;
+    /// By the id in its pool, as its host lists it.
+    fn key(&self) -> VolumeId {
+        self.info.record.id.clone()
     }
 }
 
@@ -283,17 +305,24 @@ impl Volumes {
         found.ok_or_else(|| Fault::not_found(format!("volume {id} does not exist on any host")))
     }
 
-    /// All volumes of all hosts. A host that is silent makes it UNAVAILABLE: a list with holes would look like
-    /// deleted volumes.
-    pub async fn list(&self) -> Result<Vec<Placed>, Fault> {
-        let mut all = Vec::new();
-        for (host, answer) in self.hosts.volumes().await {
-            let volumes = answer.map_err(|fault| {
-                Fault::unavailable(format!("the list would be incomplete without host {host}: {fault}"))
-            })?;
-            all.extend(volumes.into_iter().map(|info| Placed { host: host.clone(), info }));
+    /// A page of the volumes of all hosts that are wanted, sorted by id. A host that is silent makes it UNAVAILABLE: a
+    /// list with holes would look like deleted volumes.
+    pub async fn page(
+        &self,
+        request: &PageRequest,
+        is_wanted: impl Fn(&VolumeInfo) -> bool,
+    ) -> Result<Page<Placed>, Fault> {
+        let roll = self.hosts.everybody()?;
+        let source = |host: &HostName| {
+            let source = VolumesOf { hosts: Arc::clone(&self.hosts), host: host.clone() };
+            Arc::new(source) as Arc<dyn HostList<Placed>>
+        };
+        let sources = roll.hosts.iter().map(source).collect();
+        let page = page(sources, request, |placed: &Placed| is_wanted(&placed.info)).await?;
+        if self.hosts.everybody()?.generation != roll.generation {
+            return Err(Fault::unavailable("the set of hosts changed while all were asked; ask again"));
         }
-        Ok(all)
+        Ok(page)
     }
 
     /// Makes a volume as large as asked for; one that is large enough stays as it is.
@@ -325,6 +354,25 @@ impl Volumes {
             available: Bytes(free().fold(0, u64::saturating_add)),
             largest: Bytes(free().max().unwrap_or(0)),
         })
+    }
+}
+
+/// The volumes of one host.
+struct VolumesOf {
+    hosts: Arc<dyn Hosts>,
+    host: HostName,
+}
+
+#[async_trait]
+impl HostList<Placed> for VolumesOf {
+    fn host(&self) -> &HostName {
+        &self.host
+    }
+
+    async fn piece(&self, slice: &Slice<VolumeId>) -> Result<Piece<Placed>, Fault> {
+        let Piece { entries, more } = self.hosts.volumes(&self.host, slice).await?;
+        let placed = entries.into_iter().map(|info| Placed { host: self.host.clone(), info });
+        Ok(Piece { entries: placed.collect(), more })
     }
 }
 

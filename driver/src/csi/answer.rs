@@ -9,6 +9,7 @@ use v1::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource
 use super::parse::TOPOLOGY_KEY;
 use crate::controller::volumes::Placed;
 use crate::domain::health::{Ailment, Severity};
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::node::Usage;
 use crate::domain::record::{CutMember, CutRecord, Source};
 use crate::domain::{Bytes, CutKind, HostName, VolumeId};
@@ -52,17 +53,22 @@ pub fn used_on(placed: &Placed) -> Vec<String> {
     placed.info.published_at.iter().map(|_| placed.host.to_string()).collect()
 }
 
-/// One member of a cut. A cut exists only when it is sealed, so it is always ready.
+/// One member of a cut.
 pub fn snapshot(cut: &CutRecord, member: &CutMember) -> v1::Snapshot {
+    listed(&cut.entry_of(member))
+}
+
+/// A snapshot. A cut exists only when it is sealed, so it is always ready.
+pub fn listed(entry: &SnapshotEntry) -> v1::Snapshot {
     v1::Snapshot {
-        size_bytes: bytes(member.capacity),
-        snapshot_id: member.snapshot.to_string(),
-        source_volume_id: member.known_as().to_string(),
-        creation_time: Some(time(cut.cut_at)),
+        size_bytes: bytes(entry.capacity),
+        snapshot_id: entry.id.to_string(),
+        source_volume_id: entry.known_as().to_string(),
+        creation_time: Some(time(entry.cut_at)),
         ready_to_use: true,
-        group_snapshot_id: match cut.id.kind {
+        group_snapshot_id: match entry.kind() {
             CutKind::Single => String::new(),
-            CutKind::Group => cut.id.to_string(),
+            CutKind::Group => entry.cut.to_string(),
         },
         // Only for plugins that announce snapshot topology.
         accessible_topology: vec![],

@@ -7,13 +7,13 @@ use tonic::{Request, Response, Status};
 use v1::controller_service_capability::rpc::Type as Rpc;
 
 use super::inflight::Inflight;
-use super::parse::{self, SnapshotFilter, SnapshotOrder};
+use super::parse::{self, SnapshotOrder};
 use super::ports::Cutting;
 use super::{answer, reply, snapshots, validate};
 use crate::controller::orders::{SizeRange, VolumeOrder};
-use crate::controller::paging::{PageRequest, page};
+use crate::controller::paging::PageRequest;
 use crate::controller::volumes::{Placed, Volumes};
-use crate::domain::record::{CutMember, CutRecord};
+use crate::domain::record::CutRecord;
 use crate::domain::{CutKind, Fault, SnapshotId, VolumeId};
 
 /// What this service offers.
@@ -98,7 +98,7 @@ impl Controller {
 
     async fn list(&self, request: &v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, Fault> {
         let wanted = PageRequest::new(request.max_entries, &request.starting_token)?;
-        let page = page(self.volumes.list().await?, |placed| placed.id().clone(), &wanted)?;
+        let page = self.volumes.page(&wanted, |_| true).await?;
         let entry = |placed: &Placed| v1::list_volumes_response::Entry {
             volume: Some(answer::volume(placed)),
             status: Some(v1::list_volumes_response::VolumeStatus {
@@ -136,9 +136,7 @@ impl Controller {
         request: &v1::ControllerListVolumeHealthRequest,
     ) -> Result<v1::ControllerListVolumeHealthResponse, Fault> {
         let wanted = PageRequest::new(request.max_entries, &request.starting_token)?;
-        let mut all = self.volumes.list().await?;
-        all.retain(|placed| !placed.info.conditions.is_empty());
-        let page = page(all, |placed| placed.id().clone(), &wanted)?;
+        let page = self.volumes.page(&wanted, |volume| !volume.conditions.is_empty()).await?;
         let entry = |placed: &Placed| answer::health(placed.id(), &placed.info.conditions);
         Ok(v1::ControllerListVolumeHealthResponse {
             entries: page.entries.iter().map(entry).collect(),
@@ -205,33 +203,12 @@ impl Controller {
         request: &v1::ListSnapshotsRequest,
     ) -> Result<v1::ListSnapshotsResponse, Fault> {
         let wanted = PageRequest::new(request.max_entries, &request.starting_token)?;
-        let found = self.matching(&parse::snapshot_filter(request)).await?;
-        let page = page(found, |(_, member)| member.snapshot.clone(), &wanted)?;
-        let entry = |(cut, member): &(Arc<CutRecord>, CutMember)| v1::list_snapshots_response::Entry {
-            snapshot: Some(answer::snapshot(cut, member)),
-        };
+        let page = snapshots::page(&*self.cuts, &parse::snapshot_filter(request), &wanted).await?;
+        let entry = |found| v1::list_snapshots_response::Entry { snapshot: Some(answer::listed(found)) };
         Ok(v1::ListSnapshotsResponse {
             entries: page.entries.iter().map(entry).collect(),
             next_token: page.next,
         })
-    }
-
-    async fn matching(&self, filter: &SnapshotFilter) -> Result<Vec<(Arc<CutRecord>, CutMember)>, Fault> {
-        match filter {
-            SnapshotFilter::Nothing => Ok(vec![]),
-            SnapshotFilter::One(id, volume) => {
-                let found = snapshots::one(&*self.cuts, id).await?.into_iter();
-                let is_of =
-                    |member: &CutMember| volume.as_ref().is_none_or(|volume| volume == member.known_as());
-                Ok(found.filter(|(_, member)| is_of(member)).collect())
-            }
-            SnapshotFilter::All => snapshots::all(&*self.cuts).await,
-            SnapshotFilter::Of(volume) => {
-                let mut found = snapshots::all(&*self.cuts).await?;
-                found.retain(|(_, member)| member.known_as() == volume);
-                Ok(found)
-            }
-        }
     }
 }
 

@@ -7,8 +7,10 @@ use async_trait::async_trait;
 
 use crate::agent::volumes::NodeVolumes;
 use crate::controller::cuts::{Barrier, CutOrder, Cuts};
+use crate::controller::paging::{Page, PageRequest};
 use crate::controller::volumes::Snapshots;
 use crate::domain::health::Ailment;
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
@@ -48,8 +50,12 @@ pub trait Cutting: Snapshots {
     async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
     /// The sealed cut that this snapshot is a member of.
     async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault>;
-    /// All sealed cuts.
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault>;
+    /// A page of the snapshots, of one volume or of all.
+    async fn snapshots(
+        &self,
+        volume: Option<&VolumeId>,
+        request: &PageRequest,
+    ) -> Result<Page<SnapshotEntry>, Fault>;
     /// Deletes a cut with its snapshots; unknown ids are fine.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
 }
@@ -85,8 +91,12 @@ impl Cutting for Cuts {
         Self::of_snapshot(self, snapshot).await
     }
 
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        Self::list(self).await
+    async fn snapshots(
+        &self,
+        volume: Option<&VolumeId>,
+        request: &PageRequest,
+    ) -> Result<Page<SnapshotEntry>, Fault> {
+        Self::snapshots(self, volume, request).await
     }
 
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {

@@ -1,10 +1,11 @@
 //! Snapshots as CSI sees them: single ones, and members of groups that can only go as a whole.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
+use super::parse::SnapshotFilter;
 use super::ports::{Asked, Cutting};
-use crate::controller::transfers::is_temporary;
+use crate::controller::paging::{Page, PageRequest};
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutKind, Fault, SnapshotId, VolumeId};
 
@@ -30,23 +31,29 @@ pub async fn take(
 }
 
 /// One snapshot with its cut.
-pub async fn one(cuts: &dyn Cutting, id: &SnapshotId) -> Result<Option<(Arc<CutRecord>, CutMember)>, Fault> {
+pub async fn one(cuts: &dyn Cutting, id: &SnapshotId) -> Result<Option<(CutRecord, CutMember)>, Fault> {
     let Some(cut) = cuts.of_snapshot(id).await? else { return Ok(None) };
     let member = cut.members.iter().find(|member| member.snapshot == *id).cloned();
-    Ok(member.map(|member| (Arc::new(cut), member)))
+    Ok(member.map(|member| (cut, member)))
 }
 
-/// All snapshots with their cuts.
-pub async fn all(cuts: &dyn Cutting) -> Result<Vec<(Arc<CutRecord>, CutMember)>, Fault> {
-    let mut found = Vec::new();
-    for cut in cuts.list().await? {
-        if is_temporary(cut.id.kind, &cut.name) {
-            continue;
+/// A page of the snapshots that are asked for.
+pub async fn page(
+    cuts: &dyn Cutting,
+    filter: &SnapshotFilter,
+    request: &PageRequest,
+) -> Result<Page<SnapshotEntry>, Fault> {
+    match filter {
+        SnapshotFilter::Nothing => Ok(Page::empty()),
+        SnapshotFilter::One(id, volume) => {
+            let is_of =
+                |entry: &SnapshotEntry| volume.as_ref().is_none_or(|volume| volume == entry.known_as());
+            let entries = one(cuts, id).await?.map(|(cut, member)| cut.entry_of(&member)).filter(is_of);
+            Ok(Page { entries: entries.into_iter().collect(), next: String::new() })
         }
-        let cut = Arc::new(cut);
-        found.extend(cut.members.iter().map(|member| (Arc::clone(&cut), member.clone())));
+        SnapshotFilter::All => cuts.snapshots(None, request).await,
+        SnapshotFilter::Of(volume) => cuts.snapshots(Some(volume), request).await,
     }
-    Ok(found)
 }
 
 /// Deletes a snapshot that was taken alone; one that does not exist is fine. A member of a group goes only with its

@@ -78,6 +78,11 @@ impl NameHash {
         Self(blake3::hash(name.as_bytes()).to_hex().chars().take(HASH_HEX).collect())
     }
 
+    /// No hash is lower: where ranges of ids begin.
+    pub fn lowest() -> Self {
+        Self("0".repeat(HASH_HEX))
+    }
+
     /// The hash as text.
     pub fn as_str(&self) -> &str {
         &self.0

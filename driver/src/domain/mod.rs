@@ -9,6 +9,7 @@ pub mod health;
 pub mod ids;
 pub mod inventory;
 pub mod level;
+pub mod listing;
 pub mod node;
 pub mod record;
 pub mod round;

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::listing::SnapshotEntry;
 use super::timeline::Timeline;
 use super::{Bytes, CutId, Filesystem, HostName, Level, PoolId, SnapshotId, VolumeId};
 
@@ -122,6 +123,20 @@ pub struct CutRecord {
     pub reasons: Vec<String>,
     /// What happened when; `None` until sealed.
     pub timeline: Option<Timeline>,
+}
+
+impl CutRecord {
+    /// A member as lists show it.
+    pub fn entry_of(&self, member: &CutMember) -> SnapshotEntry {
+        SnapshotEntry {
+            id: member.snapshot.clone(),
+            known_as: member.known_as.clone(),
+            cut: self.id.clone(),
+            cut_name: self.name.clone(),
+            cut_at: self.cut_at,
+            capacity: member.capacity,
+        }
+    }
 }
 
 /// One volume in a cut.

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 pub use plan::{Call, Hang, HostDied, When};
 
@@ -86,6 +87,8 @@ struct World {
     locked: BTreeSet<PathBuf>,
     latency_sensitive: bool,
     clock_us: u64,
+    /// The clock runs since then; else only when it is moved.
+    runs_since: Option<Instant>,
     lies: BTreeSet<Lie>,
 }
 
@@ -256,6 +259,11 @@ impl FakeHost {
         self.world().clock_us += us;
     }
 
+    /// Lets the monotonic clock run with the machine's, for measuring what is around the kernel.
+    pub fn let_the_clock_run(&self) {
+        self.world().runs_since.get_or_insert_with(Instant::now);
+    }
+
     /// Whether the filesystem mounted at `target` is frozen.
     pub fn is_frozen(&self, target: &Path) -> bool {
         let world = self.world();
@@ -328,7 +336,14 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn monotonic_us(&self) -> u64 {
-        self.world().clock_us
+        let world = self.world();
+        match world.runs_since {
+            None => world.clock_us,
+            Some(since) => {
+                let running = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                world.clock_us.saturating_add(running)
+            }
+        }
     }
 }
 

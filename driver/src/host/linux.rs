@@ -2,7 +2,7 @@
 //!
 //! What one has to know about the kernel to read this is beside each call: a frozen filesystem has no owner, a
 //! detach of a mounted loop device only happens at its unmount, `statfs` lies on btrfs.
-#![allow(unsafe_code, reason = "ioctls; every unsafe block says why it is sound")]
+#![allow(unsafe_code, reason = "ioctls and the allocator; every unsafe block says why it is sound")]
 
 mod blocks;
 mod commands;
@@ -11,6 +11,7 @@ mod freezing;
 mod images;
 mod ioctls;
 mod loops;
+pub mod memory;
 mod mounts;
 mod subvolumes;
 mod throttle;

@@ -27,7 +27,9 @@ use super::tokens::{AgentAccount, ClusterTokens};
 use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
-use crate::controller::process::{self, bind, ended, sweep, together, until};
+use crate::controller::process::{
+    self, STOPPED, UNDO_GRACE, bind, ended, handed_over, sweep, together, until,
+};
 use crate::controller::volumes::Volumes;
 use crate::csi;
 use crate::domain::round::Limits;
@@ -308,7 +310,7 @@ async fn settle_runs(ruled: Arc<RuledCuts>, stopped: watch::Receiver<bool>) -> R
         () = until(stopped) => {}
         () = async { tokio::join!(paying, collecting); } => {}
     }
-    ruled.shutdown("the controller was told to stop").await;
+    handed_over(ruled.shutdown(STOPPED, UNDO_GRACE).await);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use stillpoint_rules::kube::{KubeError, KubePods, ObjectRef};
 use stillpoint_rules::text;
 
 use crate::csi::ports::{Asked, SnapshotObject};
-use crate::domain::{CutKind, Fault, VolumeId};
+use crate::domain::{CutKind, Fault};
 
 /// Claims that a message names.
 const NAMED: usize = 5;
@@ -268,16 +268,15 @@ impl Lookup {
         }
     }
 
-    /// Which rule is meant for this snapshot.
+    /// Which rule is meant for this snapshot of these volumes, each by its id and, where it is known, its name.
     pub async fn choice(
         &self,
         object: &ObjectRef,
         annotation: Option<&str>,
-        volumes: &[VolumeId],
+        volumes: &[(String, Option<String>)],
         class: Option<&str>,
     ) -> Result<Seen, LookupError> {
-        let mut names = self.pods.claims().await?;
-        names.retain(|volume, _| volumes.iter().any(|wanted| wanted.to_string() == *volume));
+        let names = self.pods.claims_of(volumes).await?;
         let mut claims = Vec::new();
         if annotation.is_none() {
             for (namespace, name) in names.values() {

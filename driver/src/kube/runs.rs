@@ -37,10 +37,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::controller::cuts::Cuts;
+use crate::controller::paging::{Page, PageRequest};
 use crate::controller::volumes::{Snapshots, Volumes};
 use crate::csi::DRIVER_NAME;
 use crate::csi::ports::{Asked, Cutting};
 use crate::cutter::run_fault;
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
@@ -165,7 +167,8 @@ impl RuledCuts {
         let annotation = object.metadata.annotations.as_ref().and_then(|all| all.get(RULE_ANNOTATION));
         let chosen = async {
             let annotation = annotation.map(String::as_str);
-            let seen = self.lookup.choice(&owner, annotation, volumes, asked.rule.as_deref()).await?;
+            let named = self.names(volumes).await;
+            let seen = self.lookup.choice(&owner, annotation, &named, asked.rule.as_deref()).await?;
             let Some(choice) = seen.choice.clone() else { return Ok(None) };
             let rule = self.lookup.rule(&owner.namespace, &choice).await?;
             Ok::<_, LookupError>(Some((seen, rule)))
@@ -180,6 +183,16 @@ impl RuledCuts {
                 Err(error.into())
             }
         }
+    }
+
+    /// The volumes by id, and by the names that they were made by as far as that is known now.
+    async fn names(&self, volumes: &[VolumeId]) -> Vec<(String, Option<String>)> {
+        let mut named = Vec::with_capacity(volumes.len());
+        for id in volumes {
+            let name = self.storage.volume(id).await.ok().map(|volume| volume.name);
+            named.push((id.to_string(), name));
+        }
+        named
     }
 
     async fn run(&self, order: Order) -> Result<CutRecord, Fault> {
@@ -408,8 +421,12 @@ impl Cutting for RuledCuts {
         self.storage.plain().of_snapshot(snapshot).await
     }
 
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        self.storage.plain().list().await
+    async fn snapshots(
+        &self,
+        volume: Option<&VolumeId>,
+        request: &PageRequest,
+    ) -> Result<Page<SnapshotEntry>, Fault> {
+        self.storage.plain().snapshots(volume, request).await
     }
 
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_yaml::Value;
+use stillpoint_rules::executor::{self, Job};
 use stillpoint_rules::standalone::{PodDefinition, pods_from_value};
 use stillpoint_rules::text::{Problem, TextError};
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub secrets: Option<PathBuf>,
     /// Where metrics are served; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// What is cut by itself, and when.
+    pub schedules: Vec<Job>,
 }
 
 /// Where the inventory is.
@@ -111,7 +114,7 @@ impl Config {
     pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<String>> {
         let root = reader::parse(text).map_err(|problem| vec![problem])?;
         let mut problems = Problems::default();
-        let config = Self::from_root(&root, base, &mut problems);
+        let config = Self::from_root(&root, text, base, &mut problems);
         match (config, problems.into_list()) {
             (Some(config), list) if list.is_empty() => Ok(config),
             (_, list) => Err(list),
@@ -119,7 +122,7 @@ impl Config {
     }
 
     /// `None` only where a problem was noted.
-    fn from_root(root: &Value, base: &Path, problems: &mut Problems) -> Option<Self> {
+    fn from_root(root: &Value, text: &str, base: &Path, problems: &mut Problems) -> Option<Self> {
         let fields = [
             "csiSocket",
             "operatorSocket",
@@ -132,6 +135,7 @@ impl Config {
             "inventory",
             "pods",
             "secrets",
+            "schedules",
         ];
         let root = Section::of("", root, &fields, problems)?;
         let csi_socket = socket(&root, "csiSocket", "/run/stillpoint/csi.sock", base, problems);
@@ -150,6 +154,7 @@ impl Config {
         let limits = limits(&root, problems);
         let metrics_listen = metrics_listen(&root, problems);
         let pods = pods(&root, base, problems);
+        let schedules = schedules(&root, text, base, problems);
         Some(Self {
             csi_socket: csi_socket?,
             operator_socket: operator_socket?,
@@ -161,6 +166,7 @@ impl Config {
             pods: pods?,
             secrets: secrets?,
             metrics_listen: metrics_listen?,
+            schedules: schedules?,
         })
     }
 }
@@ -311,6 +317,27 @@ fn pods(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<PodS
 /// Without line and column: they are those of the list, not of the file.
 fn problem_in_list(problem: &Problem) -> String {
     format!("{}: {}; {}; {}", problem.field, problem.what, problem.why, problem.fix)
+}
+
+/// `schedules`: read by the rules engine, from the whole text, so that places are those of the file.
+fn schedules(root: &Section<'_>, text: &str, base: &Path, problems: &mut Problems) -> Option<Vec<Job>> {
+    if root.get("schedules").is_none() {
+        return Some(Vec::new());
+    }
+    match executor::in_config(text) {
+        Ok(mut jobs) => {
+            for job in &mut jobs {
+                job.cut.rule = job.cut.rule.take().map(|path| base.join(path));
+            }
+            Some(jobs)
+        }
+        Err(error) => {
+            for problem in &error.problems {
+                problems.note("", &problem.to_string());
+            }
+            None
+        }
+    }
 }
 
 /// The hard limit is never above [`HARD_MS`]'s last, which is the longest hold that rounds allow.

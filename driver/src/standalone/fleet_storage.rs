@@ -65,6 +65,10 @@ impl Storage for FleetStorage {
         self.cuts.delete(id).await
     }
 
+    async fn roll_forward(&self, cut: &CutRecord, members: &[CutMember]) -> Result<(), Fault> {
+        self.cuts.roll_forward(cut, members).await
+    }
+
     async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault> {
         let order = VolumeOrder {
             name: name.to_owned(),

@@ -6,62 +6,36 @@
 //! 3. The rules engine conducts the run: commands before, the cut, commands after.
 //! 4. The run stays in the journal, for the cut's timeline.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+mod busy;
+mod order;
+mod restore;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use stillpoint_rules::api::Rule;
-use stillpoint_rules::engine::{Control, Engine, PlanningError, RunRequest};
-use stillpoint_rules::plan::{CutVolume, Plan};
+use stillpoint_rules::engine::{Control, Engine, PlanningError};
+use stillpoint_rules::plan::Plan;
 use stillpoint_rules::ports::{Inventory, JournalError};
 use stillpoint_rules::run::Run;
 use stillpoint_rules::standalone::FileJournal;
-use stillpoint_rules::text;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
-use crate::domain::record::{CutMember, CutRecord};
+use crate::domain::record::CutRecord;
 use crate::domain::{CutId, Fault, HostName};
 use crate::observe::plain::shortened;
 use crate::observe::{metrics, request};
 
-use super::selection::{self, Wanted, check_name};
-use super::storage::{PlacedVolume, Storage, Volumes};
+use super::selection;
+use super::storage::{Storage, Volumes};
 
-/// A run that has not cut by then is stopped and undone; commands have timeouts of their own, at most an hour each.
-const BUDGET: Duration = Duration::from_hours(2);
-
-/// What is asked for.
-#[derive(Debug, Clone, Default)]
-pub struct SnapshotOrder {
-    /// Name of the cut; made from the time when empty.
-    pub name: String,
-    /// What is cut.
-    pub wanted: Wanted,
-    /// Text of the rule; empty: none.
-    pub rule: String,
-    /// Where pods are looked for; everywhere when empty.
-    pub namespaces: Vec<String>,
-    /// Values of the rule's parameters.
-    pub params: BTreeMap<String, String>,
-    /// Only try the steps; nothing is cut.
-    pub rehearsal: bool,
-    /// Together, or for comparison one after another.
-    pub order: InOrder,
-}
-
-/// How the members of a cut follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum InOrder {
-    /// All held together.
-    #[default]
-    Together,
-    /// Host after host, as tools without a barrier do.
-    OneAfterAnother,
-}
+use busy::BusyNames;
+pub(crate) use order::read_rule;
+pub use order::{InOrder, SnapshotOrder};
+use order::{rehearsal_name, same_members};
 
 /// The two ways to run a rule; they differ in the cutter only.
 pub struct Engines {
@@ -91,14 +65,22 @@ pub struct CutAndRun {
     pub run: Option<Run>,
 }
 
+/// Where a cut that was asked for came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was taken now.
+    Made,
+    /// It was there already.
+    Found,
+}
+
 /// The use cases.
 pub struct Operator {
     storage: Arc<dyn Storage>,
     inventory: Arc<dyn Inventory>,
     engines: Engines,
     journal: FileJournal,
-    /// Names that are being worked on.
-    busy: Mutex<BTreeMap<String, watch::Sender<Option<String>>>>,
+    busy: BusyNames,
 }
 
 impl Operator {
@@ -109,7 +91,7 @@ impl Operator {
         engines: Engines,
         journal: FileJournal,
     ) -> Self {
-        Self { storage, inventory, engines, journal, busy: Mutex::default() }
+        Self { storage, inventory, engines, journal, busy: BusyNames::default() }
     }
 
     /// What a snapshot would do. Executes nothing.
@@ -128,24 +110,25 @@ impl Operator {
             return Err(Fault::invalid("there is no rule to try; give --rule FILE"));
         }
         request.rehearsal = true;
-        let (_busy, stop) = self.make_busy(&request.name)?;
+        let (_busy, stop) = self.busy.claim(&request.name)?;
         let control = Control { progress: Some(progress), stop: Some(stop) };
         Ok(self.engines.rehearsal.run(request, control).await)
     }
 
     /// Stops the run of this cut; what it did is undone.
     pub fn cancel(&self, name: &str) -> Result<(), Fault> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        match busy.get(name) {
-            Some(stop) => {
-                stop.send_replace(Some("it was cancelled by hand".to_owned()));
-                Ok(())
-            }
-            None => Err(Fault::not_found(format!(
-                "no run of a cut {} is under way; a cut that exists is deleted by `stillpoint delete`",
-                shortened(name, 80)
-            ))),
+        if self.stop(name, "it was cancelled by hand") {
+            return Ok(());
         }
+        Err(Fault::not_found(format!(
+            "no run of a cut {} is under way; a cut that exists is deleted by `stillpoint delete`",
+            shortened(name, 80)
+        )))
+    }
+
+    /// The same for whoever has a reason of its own; whether there is such a run.
+    pub fn stop(&self, name: &str, why: &str) -> bool {
+        self.busy.stop(name, why)
     }
 
     /// Takes a cut with a rule around it, or gives the one that has the name and the same members.
@@ -154,19 +137,28 @@ impl Operator {
         order: SnapshotOrder,
         progress: mpsc::Sender<String>,
     ) -> Result<CutAndRun, Fault> {
+        self.take(order, progress).await.map(|(cut, _)| cut)
+    }
+
+    /// The same, and whether the cut was there already.
+    pub async fn take(
+        &self,
+        order: SnapshotOrder,
+        progress: mpsc::Sender<String>,
+    ) -> Result<(CutAndRun, Origin), Fault> {
         let request = self.request(&order).await?;
-        let (_busy, stop) = self.make_busy(&request.name)?;
+        let (_busy, stop) = self.busy.claim(&request.name)?;
         if let Some(record) = self.storage.find_cut(&request.name).await? {
             same_members(&request, &record)?;
             tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
-            return self.with_run(record).await;
+            return Ok((self.with_run(record).await?, Origin::Found));
         }
         let control = Control { progress: Some(progress.clone()), stop: Some(stop) };
         let _known = request::known_by(&request.name);
         let run = self.engines.of(order.order).run(request, control).await;
         metrics::runs::ended(&run);
         self.count_debts().await;
-        self.settle(run).await
+        Ok((self.settle(run).await?, Origin::Made))
     }
 
     /// Gives back what a run has made, or why it has not.
@@ -203,6 +195,14 @@ impl Operator {
         self.with_run(record).await
     }
 
+    /// The cut of this name, where there is one.
+    pub async fn find(&self, name: &str) -> Result<Option<CutAndRun>, Fault> {
+        match self.storage.find_cut(name).await? {
+            Some(record) => self.with_run(record).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist.
     pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
         let id = match id_or_name.parse::<CutId>() {
@@ -211,37 +211,6 @@ impl Operator {
         };
         self.storage.delete(&id).await?;
         Ok(id)
-    }
-
-    /// Makes volumes from a cut's members, each on its own host or all on one, called `<prefix><volume name>`. Idempotent;
-    /// what was copied to another host before it broke off is not copied again.
-    pub async fn restore(
-        &self,
-        id_or_name: &str,
-        prefix: &str,
-        only: &[String],
-        to: Option<&HostName>,
-    ) -> Result<Vec<(CutMember, PlacedVolume)>, Fault> {
-        let record = self.record(id_or_name).await?;
-        check_name("the prefix", prefix)?;
-        let members = chosen_members(&record, only)?;
-        for member in &members {
-            check_name("the name of a restored volume", &format!("{prefix}{}", member.volume_name))?;
-        }
-        let mut restored = Vec::new();
-        for member in members {
-            let name = format!("{prefix}{}", member.volume_name);
-            let volume = self.storage.restore(member, &name, to.unwrap_or(&member.host)).await.map_err(|fault| {
-                fault.context(format_args!(
-                    "cannot restore {} ({} of its {} volumes are restored; the same command goes on from there)",
-                    member.volume_name,
-                    restored.len(),
-                    record.members.len()
-                ))
-            })?;
-            restored.push((member.clone(), volume));
-        }
-        Ok(restored)
     }
 
     /// Moves the volume of this id or name to a host, under its own id. Idempotent.
@@ -279,8 +248,13 @@ impl Operator {
 
     /// What runs on record owe, for whoever watches.
     async fn count_debts(&self) {
-        match self.read_journal(FileJournal::list).await {
-            Ok(runs) => metrics::runs::unpaid(runs.iter().map(metrics::runs::unpaid_of).sum()),
+        let count = |journal: &FileJournal| {
+            let mut unpaid = 0;
+            journal.visit(|run| unpaid += metrics::runs::unpaid_of(&run))?;
+            Ok(unpaid)
+        };
+        match self.read_journal(count).await {
+            Ok(unpaid) => metrics::runs::unpaid(unpaid),
             Err(fault) => tracing::warn!(%fault, "what runs owe could not be counted"),
         }
     }
@@ -305,10 +279,13 @@ impl Operator {
         [together.overdue(), one_after_another.overdue(), rehearsal.overdue()].concat()
     }
 
-    /// Stops every run and waits until each is undone.
-    pub async fn shutdown(&self, why: &str) {
+    /// Stops every run and waits until each is undone, at most about `grace`; how many have not ended by then.
+    pub async fn shutdown(&self, why: &str, grace: Duration) -> usize {
         let Engines { together, one_after_another, rehearsal } = &self.engines;
-        tokio::join!(together.shutdown(why), one_after_another.shutdown(why), rehearsal.shutdown(why));
+        let engines = [together, one_after_another, rehearsal];
+        let [a, b, c] = engines.map(|engine| engine.shutdown(why, grace));
+        let (a, b, c) = tokio::join!(a, b, c);
+        a + b + c
     }
 
     async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
@@ -341,125 +318,6 @@ impl Operator {
             ))
         })
     }
-
-    async fn request(&self, order: &SnapshotOrder) -> Result<RunRequest, Fault> {
-        let name = if order.name.is_empty() { name_of_now() } else { order.name.clone() };
-        check_name("the name of the cut", &name)?;
-        let rule = read_rule(&order.rule)?;
-        let pods = match order.wanted.selectors.as_slice() {
-            [] => Vec::new(),
-            _ => self
-                .inventory
-                .pods(&order.namespaces)
-                .await
-                .map_err(|error| Fault::unavailable(error.to_string()))?,
-        };
-        let volumes = self.storage.volumes().await;
-        let chosen = selection::choose(&order.wanted, &pods, &volumes)?;
-        let volumes = chosen.into_iter().map(cut_volume).collect();
-        Ok(RunRequest {
-            name,
-            rule,
-            volumes,
-            namespaces: order.namespaces.clone(),
-            budget: BUDGET,
-            params: order.params.clone(),
-            rehearsal: order.rehearsal,
-        })
-    }
-
-    fn make_busy(&self, name: &str) -> Result<(BusyName<'_>, watch::Receiver<Option<String>>), Fault> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if busy.contains_key(name) {
-            return Err(Fault::aborted(format!(
-                "the cut {name} is being taken right now; try again when it is done"
-            )));
-        }
-        let (stop, stopped) = watch::channel(None);
-        busy.insert(name.to_owned(), stop);
-        Ok((BusyName { operator: self, name: name.to_owned() }, stopped))
-    }
-}
-
-/// Keeps a name busy while it lives.
-struct BusyName<'a> {
-    operator: &'a Operator,
-    name: String,
-}
-
-impl Drop for BusyName<'_> {
-    fn drop(&mut self) {
-        self.operator.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
-    }
-}
-
-fn cut_volume(volume: &PlacedVolume) -> CutVolume {
-    CutVolume { id: volume.id().to_string(), name: volume.name().to_owned(), host: volume.host.to_string() }
-}
-
-/// `cut-20261120-020000-123`: sorts by time, and two within a millisecond do not happen by hand.
-fn name_of_now() -> String {
-    let now = Timestamp::now();
-    let text = now.strftime("%Y%m%d-%H%M%S");
-    format!("cut-{text}-{:03}", now.subsec_millisecond())
-}
-
-/// A rehearsal is never taken for the run of a cut.
-fn rehearsal_name(order: &SnapshotOrder) -> String {
-    match order.name.as_str() {
-        "" => format!("rehearsal-{}", name_of_now()),
-        name => format!("rehearsal-{name}"),
-    }
-}
-
-fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {
-    match text.trim() {
-        "" => Ok(None),
-        _ => text::parse(text)
-            .map(Some)
-            .map_err(|error| Fault::invalid(format!("cannot use the rule: {error}"))),
-    }
-}
-
-fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
-    let wanted: BTreeSet<_> = request.volumes.iter().map(|volume| volume.id.clone()).collect();
-    let has: BTreeSet<_> = record.members.iter().map(|member| member.known_as().to_string()).collect();
-    if wanted == has {
-        return Ok(());
-    }
-    Err(Fault::already_exists(format!(
-        "a cut called {} exists with other volumes ({}, taken {}); choose another name, or delete it first",
-        record.name,
-        record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>().join(", "),
-        record.cut_at
-    )))
-}
-
-fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a CutMember>, Fault> {
-    if only.is_empty() {
-        let mut members: Vec<_> = record.members.iter().collect();
-        // Records are sorted by id, which begins with the pool's random one; people read names.
-        members.sort_by(|a, b| (&a.volume_name, &a.volume).cmp(&(&b.volume_name, &b.volume)));
-        return Ok(members);
-    }
-    let named = |text: &String| {
-        record
-            .members
-            .iter()
-            .find(|m| m.volume_name == *text || m.known_as().to_string() == *text)
-            .ok_or_else(|| {
-                let names =
-                    record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>();
-                Fault::not_found(format!(
-                    "the cut {} has no volume {}; it has {}",
-                    record.name,
-                    shortened(text, 80),
-                    names.join(", ")
-                ))
-            })
-    };
-    let chosen: BTreeSet<&String> = only.iter().collect();
-    chosen.into_iter().map(named).collect()
 }
 
 fn planning_fault(error: PlanningError) -> Fault {
@@ -475,4 +333,4 @@ fn tell(progress: &mpsc::Sender<String>, line: String) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,8 +4,10 @@
 //! 1. Read the configuration and the certificates; lock the state directory; read the inventory.
 //! 2. Bind both sockets. CSI is served from here on.
 //! 3. Pay what runs of a dead controller still owe to applications, then serve the operator's socket.
-//! 4. Meanwhile, every minute, settle cuts that dead controllers have left.
-//! 5. At the end (SIGTERM, SIGINT) runs are stopped and undone, and calls under way get 20 s.
+//! 4. From then on start what schedules have due, the run first that a dead controller had started.
+//!    Every minute, settle cuts that dead controllers have left.
+//! 5. At the end (SIGTERM, SIGINT) runs are stopped and undone, as far as that goes in 12 s, and calls under way
+//!    get 20 s.
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use stillpoint_rules::engine::{Engine, Limits as EngineLimits, NothingCut, Ports};
 use stillpoint_rules::ports::{Cutter, NoSecrets, Secrets};
@@ -27,7 +30,9 @@ use crate::cli::client::MESSAGE_LIMIT;
 use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
 use crate::controller::placement::Policy;
-use crate::controller::process::{self, bind, ended, sweep, together, until};
+use crate::controller::process::{
+    self, STOPPED, UNDO_GRACE, bind, ended, handed_over, sweep, together, until,
+};
 use crate::controller::volumes::Volumes;
 use crate::csi;
 use crate::cutter::FleetCutter;
@@ -40,6 +45,7 @@ use crate::proto::operator::operator_server::OperatorServer;
 use super::config::{Config, PodSource};
 use super::fleet_storage::FleetStorage;
 use super::operator::{Engines, Operator};
+use super::schedules::{self, Runner, Schedules};
 use super::selection::VolumeNamesOf;
 use super::service::Service;
 use super::storage::Storage;
@@ -60,6 +66,8 @@ pub struct Controller {
     cuts: Cuts,
     volumes: Arc<Volumes>,
     operator: Arc<Operator>,
+    schedules: Schedules,
+    runner: Runner,
     /// Only one process may use a state directory.
     _lock: Flock<File>,
 }
@@ -97,8 +105,14 @@ impl Controller {
             one_after_another: engine(fleet_cutter(Barrier::Down)),
             rehearsal: engine(Arc::new(NothingCut)),
         };
-        let operator = Operator::new(storage, Arc::clone(&pods) as _, engines, journal.clone());
-        Ok(Self { fleet, cuts, volumes, operator: Arc::new(operator), _lock: lock })
+        let operator = Arc::new(Operator::new(storage, Arc::clone(&pods) as _, engines, journal.clone()));
+        let (schedules, runner) = schedules::open(
+            Arc::clone(&operator),
+            config.schedules.clone(),
+            config.state_dir.join("schedules"),
+            Timestamp::now,
+        )?;
+        Ok(Self { fleet, cuts, volumes, operator, schedules, runner, _lock: lock })
     }
 
     /// Steps 2 to 5. A server that ends by itself is an error.
@@ -113,6 +127,7 @@ impl Controller {
             csi = %config.csi_socket.display(),
             operator = %config.operator_socket.display(),
             agents = config.agents.len(),
+            schedules = config.schedules.len(),
             "serving"
         );
         let mut parts = JoinSet::new();
@@ -124,7 +139,10 @@ impl Controller {
                 .await
                 .map_err(|error| ended("CSI", &error))
         });
-        parts.spawn(serve_operator(operator_listener, Arc::clone(&self.operator), stopped.clone()));
+        let (settled, is_settled) = watch::channel(false);
+        let service = Service::new(Arc::clone(&self.operator), self.schedules);
+        parts.spawn(serve_operator(operator_listener, self.operator, service, settled, stopped.clone()));
+        parts.spawn(start_when(is_settled, self.runner, stopped.clone()));
         parts.spawn(sweep(self.fleet.clone(), self.cuts.clone(), stopped.clone()));
         if let Some(listener) = scrapes {
             let served = metrics::serve::serve(
@@ -180,9 +198,24 @@ fn lock(state_dir: &Path) -> Result<Flock<File>, Fault> {
     })
 }
 
+/// Runs schedules once what dead runs owe is paid: a run must not begin while the one before is being undone.
+async fn start_when(
+    settled: watch::Receiver<bool>,
+    runner: Runner,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), Fault> {
+    tokio::select! {
+        () = until(settled) => runner.serve(stopped).await,
+        () = until(stopped.clone()) => {}
+    }
+    Ok(())
+}
+
 async fn serve_operator(
     listener: UnixListener,
     operator: Arc<Operator>,
+    service: Service,
+    settled: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     for run in operator.recover().await? {
@@ -192,7 +225,8 @@ async fn serve_operator(
             "settled a run that a dead controller had left"
         );
     }
-    let service = OperatorServer::new(Service::new(Arc::clone(&operator)))
+    settled.send_replace(true);
+    let service = OperatorServer::new(service)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let collecting = tokio::spawn({
@@ -207,7 +241,7 @@ async fn serve_operator(
     let stop = async move {
         until(stopped).await;
         collecting.abort();
-        operator.shutdown("the controller was told to stop").await;
+        handed_over(operator.shutdown(STOPPED, UNDO_GRACE).await);
     };
     let server = Server::builder().layer(Observe).add_service(service);
     server

@@ -15,35 +15,41 @@ use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
     CancelCopyRequest, CancelCopyResponse, CancelRequest, CancelResponse, CutDetail, CutSummary,
     DeleteCutRequest, DeleteCutResponse, GetCutRequest, ListCutsRequest, ListCutsResponse,
-    ListOverdueRequest, ListOverdueResponse, ListVolumesRequest, ListVolumesResponse, MoveRequest,
-    MoveResponse, PlanResponse, RestoreRequest, RestoreResponse, SnapshotProgress, SnapshotRequest,
+    ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest, ListSchedulesResponse, ListVolumesRequest,
+    ListVolumesResponse, MoveRequest, MoveResponse, PlanResponse, PlanScheduleRequest, PlanScheduleResponse,
+    RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse, SnapshotProgress, SnapshotRequest,
     list_volumes_response, restore_response,
 };
 use crate::wire::convert::Side;
 use crate::wire::status_of;
 
 use super::operator::{CutAndRun, InOrder, Operator, SnapshotOrder};
+use super::schedules::Schedules;
 use super::selection::Wanted;
 use super::storage::PlacedVolume;
 
 /// Progress lines that wait for a slow reader; more are dropped.
 const LINES: usize = 256;
+/// Most due instants in a plan: what a person reads.
+const PLANNED: u32 = 100;
 
 /// The service.
 pub struct Service {
     operator: Arc<Operator>,
+    schedules: Schedules,
 }
 
 impl Service {
     /// Over these use cases.
-    pub fn new(operator: Arc<Operator>) -> Self {
-        Self { operator }
+    pub fn new(operator: Arc<Operator>, schedules: Schedules) -> Self {
+        Self { operator, schedules }
     }
 }
 
 #[tonic::async_trait]
 impl OperatorApi for Service {
-    type SnapshotStream = ReceiverStream<Result<SnapshotProgress, Status>>;
+    type SnapshotStream = Progress;
+    type RunScheduleStream = Progress;
 
     async fn plan(&self, request: Request<SnapshotRequest>) -> Result<Response<PlanResponse>, Status> {
         let plan = self.operator.plan(order(request.into_inner())).await.map_err(status_of)?;
@@ -58,21 +64,7 @@ impl OperatorApi for Service {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         let order = order(request.into_inner());
         let operator = Arc::clone(&self.operator);
-        let (answers, stream) = mpsc::channel(LINES);
-        tokio::spawn(carried(async move {
-            let (lines, mut told) = mpsc::channel::<String>(LINES);
-            let forward = async {
-                while let Some(line) = told.recv().await {
-                    // Nobody listens any more: go on.
-                    let _ = answers.try_send(Ok(SnapshotProgress { line, done: None }));
-                }
-            };
-            let (outcome, ()) = tokio::join!(taken(&operator, order, lines), forward);
-            let last = outcome.map_err(status_of);
-            let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
-            let _ = answers.send(last).await;
-        }));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(followed(move |lines| async move { taken(&operator, order, lines).await }))
     }
 
     async fn list_cuts(&self, _: Request<ListCutsRequest>) -> Result<Response<ListCutsResponse>, Status> {
@@ -143,6 +135,58 @@ impl OperatorApi for Service {
         Ok(Response::new(ListOverdueResponse { run_json }))
     }
 
+    async fn list_schedules(
+        &self,
+        _: Request<ListSchedulesRequest>,
+    ) -> Result<Response<ListSchedulesResponse>, Status> {
+        let overview = self.schedules.overview().await.map_err(status_of)?;
+        let overview_json = to_json(&overview).map_err(status_of)?;
+        Ok(Response::new(ListSchedulesResponse { overview_json }))
+    }
+
+    async fn plan_schedule(
+        &self,
+        request: Request<PlanScheduleRequest>,
+    ) -> Result<Response<PlanScheduleResponse>, Status> {
+        let PlanScheduleRequest { name, count } = request.into_inner();
+        if count > PLANNED {
+            let fault =
+                Fault::invalid(format!("{count} due instants are more than the {PLANNED} that are shown"));
+            return Err(status_of(fault));
+        }
+        let count = usize::try_from(count).unwrap_or_default();
+        let plan = self.schedules.plan(&name, count).await.map_err(status_of)?;
+        Ok(Response::new(PlanScheduleResponse { plan_json: to_json(&plan).map_err(status_of)? }))
+    }
+
+    async fn suspend_schedule(
+        &self,
+        request: Request<ScheduleRequest>,
+    ) -> Result<Response<ScheduleResponse>, Status> {
+        self.schedules.suspend(&request.into_inner().name).await.map_err(status_of)?;
+        Ok(Response::new(ScheduleResponse {}))
+    }
+
+    async fn resume_schedule(
+        &self,
+        request: Request<ScheduleRequest>,
+    ) -> Result<Response<ScheduleResponse>, Status> {
+        self.schedules.resume(&request.into_inner().name).await.map_err(status_of)?;
+        Ok(Response::new(ScheduleResponse {}))
+    }
+
+    /// The run goes on when the caller goes away, as any run of a schedule.
+    async fn run_schedule(
+        &self,
+        request: Request<ScheduleRequest>,
+    ) -> Result<Response<Self::RunScheduleStream>, Status> {
+        let schedules = self.schedules.clone();
+        let name = request.into_inner().name;
+        Ok(followed(move |lines| async move {
+            schedules.run_now(&name, lines).await.and_then(|cut| detail(&cut))
+        }))
+    }
+
     async fn list_volumes(
         &self,
         _: Request<ListVolumesRequest>,
@@ -156,6 +200,32 @@ impl OperatorApi for Service {
     }
 }
 
+/// Lines, then what was made.
+type Progress = ReceiverStream<Result<SnapshotProgress, Status>>;
+
+/// Does it in a task of its own and tells how it goes.
+fn followed<F>(work: impl FnOnce(mpsc::Sender<String>) -> F) -> Response<Progress>
+where
+    F: Future<Output = Result<CutDetail, Fault>> + Send + 'static,
+{
+    let (answers, stream) = mpsc::channel(LINES);
+    let (lines, mut told) = mpsc::channel::<String>(LINES);
+    let work = work(lines);
+    tokio::spawn(carried(async move {
+        let forward = async {
+            while let Some(line) = told.recv().await {
+                // Nobody listens any more: go on.
+                let _ = answers.try_send(Ok(SnapshotProgress { line, done: None }));
+            }
+        };
+        let (outcome, ()) = tokio::join!(work, forward);
+        let last = outcome.map_err(status_of);
+        let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
+        let _ = answers.send(last).await;
+    }));
+    Response::new(ReceiverStream::new(stream))
+}
+
 fn order(request: SnapshotRequest) -> SnapshotOrder {
     SnapshotOrder {
         name: request.name,
@@ -165,6 +235,7 @@ fn order(request: SnapshotRequest) -> SnapshotOrder {
         params: request.params.into_iter().collect(),
         rehearsal: request.rehearsal,
         order: if request.without_barrier { InOrder::OneAfterAnother } else { InOrder::Together },
+        budget: None,
     }
 }
 

@@ -50,6 +50,8 @@ pub trait Storage: Send + Sync {
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// Removes a cut with all its snapshots; idempotent.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
+    /// Makes sure that the hosts of these members know that their cut is sealed.
+    async fn roll_forward(&self, cut: &CutRecord, members: &[CutMember]) -> Result<(), Fault>;
     /// Makes a volume of this name from a member, on this host; idempotent.
     async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault>;
     /// Moves the volume of this id to this host; idempotent.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::domain::blocks::{Comparison, WalkOrder};
 use crate::domain::health::Ailment;
+use crate::domain::listing::{CutFilter, CutScope, Detail, Slice, SnapshotEntry};
 use crate::domain::record::{CutRecord, CutState, Source, VolumeRecord};
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Departure, Fault, Filesystem, HostInfo, Move, Moved, NameHash, NewVolume,
@@ -302,6 +303,77 @@ pub fn cut_to_proto(record: &CutRecord) -> Result<proto::GetCutResponse, Fault> 
 /// A stored cut as its agent described it.
 pub fn cut_from_proto(cut: proto::GetCutResponse) -> Result<CutRecord, Fault> {
     record_from_proto(Side::Agent, cut.record)
+}
+
+/// A slice for the wire.
+pub fn slice_to_proto<K: ToString>(slice: &Slice<K>) -> proto::Slice {
+    proto::Slice {
+        after: slice.after.as_ref().map(K::to_string).unwrap_or_default(),
+        limit: u32::try_from(slice.limit).unwrap_or(u32::MAX),
+    }
+}
+
+/// The slice that a caller asks for; none is the first piece.
+pub fn slice_from_proto<K>(slice: Option<proto::Slice>) -> Result<Slice<K>, Fault>
+where
+    K: std::str::FromStr,
+    K::Err: std::fmt::Display,
+{
+    let proto::Slice { after, limit } = slice.unwrap_or_default();
+    let after = (!after.is_empty()).then(|| Side::Caller.parse("after", &after)).transpose()?;
+    Ok(Slice { after, limit: usize::try_from(limit).unwrap_or(usize::MAX) })
+}
+
+/// Cuts to be asked for.
+pub fn cuts_wanted_to_proto(slice: &Slice<CutId>, filter: &CutFilter) -> proto::ListCutsRequest {
+    let scope = match filter.scope {
+        CutScope::All => proto::CutScope::Unspecified,
+        CutScope::Existing => proto::CutScope::Existing,
+        CutScope::Unsettled => proto::CutScope::Unsettled,
+    };
+    proto::ListCutsRequest {
+        slice: Some(slice_to_proto(slice)),
+        scope: scope.into(),
+        name_prefix: filter.name_prefix.clone(),
+        only_home: filter.detail == Detail::Home,
+    }
+}
+
+/// Which cuts a caller asks for.
+pub fn cuts_wanted(request: proto::ListCutsRequest) -> Result<(Slice<CutId>, CutFilter), Fault> {
+    let scope = match proto::CutScope::try_from(request.scope) {
+        Ok(proto::CutScope::Unspecified) => CutScope::All,
+        Ok(proto::CutScope::Existing) => CutScope::Existing,
+        Ok(proto::CutScope::Unsettled) => CutScope::Unsettled,
+        Err(why) => return Err(Side::Caller.fault("scope", why)),
+    };
+    let detail = if request.only_home { Detail::Home } else { Detail::Members };
+    Ok((slice_from_proto(request.slice)?, CutFilter { scope, name_prefix: request.name_prefix, detail }))
+}
+
+/// A snapshot for the wire.
+pub fn snapshot_to_proto(entry: &SnapshotEntry) -> proto::Snapshot {
+    proto::Snapshot {
+        id: entry.id.to_string(),
+        cut_id: entry.cut.to_string(),
+        cut_name: entry.cut_name.clone(),
+        cut_at: entry.cut_at.to_string(),
+        capacity_bytes: entry.capacity.0,
+        known_as: entry.known_as.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+/// A snapshot as its agent described it.
+pub fn snapshot_from_proto(snapshot: proto::Snapshot) -> Result<SnapshotEntry, Fault> {
+    let side = Side::Agent;
+    Ok(SnapshotEntry {
+        id: side.parse("snapshot id", &snapshot.id)?,
+        known_as: side.optional("known_as", &snapshot.known_as)?,
+        cut: side.parse("cut_id", &snapshot.cut_id)?,
+        cut_name: snapshot.cut_name,
+        cut_at: side.parse("cut_at", &snapshot.cut_at)?,
+        capacity: Bytes(snapshot.capacity_bytes),
+    })
 }
 
 /// `s<hash>` or `g<hash>`: how a cut is asked for by name.

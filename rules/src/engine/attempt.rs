@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::api::{EnvEntry, HttpCall, defaults};
 use crate::plan::{Action, Call, PlannedCommand};
@@ -12,6 +12,7 @@ use crate::redact::Redactor;
 use crate::run::{Attempt, AttemptFault};
 
 use super::Ports;
+use super::budget::Budget;
 
 /// Wall-clock instants that keep their distances when the wall clock is set: one reading, then monotonic.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,8 @@ pub(super) struct Job {
 pub(super) struct Hands {
     pub(super) ports: Ports,
     pub(super) clock: Clock,
+    /// What all of it takes its time from.
+    pub(super) budget: Budget,
     /// How much longer than its timeout an adapter may take to end a command.
     pub(super) grace: Duration,
     pub(super) redactor: Redactor,
@@ -104,11 +107,19 @@ impl Hands {
             let attempt = self.once(job, number).await;
             let again = number <= retry.times && may_repeat(&attempt, retry.idempotent);
             attempts.push(attempt);
-            if !again {
+            if !again || self.budget.is_closing() || !self.rest(pause).await {
                 return attempts;
             }
-            sleep(pause).await;
             pause = (pause * 2).min(defaults::RETRY_PAUSE_MAX);
+        }
+    }
+
+    /// Waits; whether there is time left afterwards.
+    async fn rest(&self, pause: Duration) -> bool {
+        pause < self.budget.left() && {
+            // Running out of this time is what it is for.
+            let _ = self.budget.within(pause, std::future::pending::<()>()).await;
+            !self.budget.left().is_zero()
         }
     }
 
@@ -116,7 +127,7 @@ impl Hands {
         let started = Instant::now();
         let command = &job.command;
         let outcome = match command.until_true_every_ms {
-            None => self.ask(job, command.timeout()).await.and_then(|answer| judged(job, answer)),
+            None => self.ask(job, self.limit_of(job)).await.and_then(|answer| judged(job, answer)),
             Some(every) => self.until_true(job, Duration::from_millis(every)).await,
         };
         let mut attempt = self.blank(job, number, started);
@@ -174,7 +185,7 @@ impl Hands {
 
     /// Asks until the answer is yes, within the action's timeout.
     async fn until_true(&self, job: &Job, every: Duration) -> Result<Answer, (Fault, Option<Answer>)> {
-        let limit = job.command.timeout();
+        let limit = self.limit_of(job);
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -192,12 +203,16 @@ impl Hands {
                 | AttemptFault::Lost
                 | AttemptFault::GivenUp => {}
             }
-            if Instant::now() + every >= deadline {
+            if Instant::now() + every >= deadline || !self.rest(every).await {
                 let why = format!("it was not true within {limit:?}; the last answer: {}", fault.why);
                 return Err((Fault { kind: AttemptFault::NotTrue, why, output: fault.output }, answer));
             }
-            sleep(every).await;
         }
+    }
+
+    /// What its rule allows, as far as the run's time allows that.
+    fn limit_of(&self, job: &Job) -> Duration {
+        self.budget.for_command(job.command.timeout(), self.grace)
     }
 
     /// Does it once. The adapter ends it at its timeout; should it not, nobody waits for ever.
@@ -210,8 +225,11 @@ impl Hands {
         };
         let pod = format!("{}/{}", job.target.namespace, job.target.pod);
         let late = || ExecError::TimedOut { pod, limit, still_running: true, output: String::new() };
-        let bound = limit + self.grace;
-        match timeout(bound, asking).await {
+        if limit.is_zero() {
+            let why = "there was no time left for it; it was not begun";
+            return Err((Fault::new(AttemptFault::NotStarted, why), None));
+        }
+        match self.budget.within(limit + self.grace, asking).await {
             Ok(answer) => answer.map_err(|fault| (fault, None)),
             Err(_) => Err((late().into(), None)),
         }

@@ -1,7 +1,8 @@
 //! One run: the machine's orders become calls of the ports, their answers become events.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, Machine, Order};
@@ -11,16 +12,21 @@ use crate::redact::Redactor;
 use crate::run::Run;
 
 use super::attempt::{Clock, Hands};
+use super::budget::{Budget, Late, allowance};
 use super::pods::Pods;
 use super::sessions::Taken;
 use super::stop::Stop;
 use super::{Limits, Ports, RunRequest};
+
+/// So long it is tried to write down where a run stands, even when its time is used up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) struct Conductor {
     pub(super) ports: Ports,
     pub(super) limits: Limits,
     pub(super) run: Run,
     pub(super) stop: Stop,
+    pub(super) budget: Budget,
     progress: Option<mpsc::Sender<String>>,
     pub(super) clock: Clock,
     pub(super) redactor: Redactor,
@@ -43,6 +49,7 @@ impl Conductor {
         limits: Limits,
         run: Run,
         stop: Stop,
+        budget: Budget,
         progress: Option<mpsc::Sender<String>>,
     ) -> Self {
         Self {
@@ -50,6 +57,7 @@ impl Conductor {
             limits,
             run,
             stop,
+            budget,
             progress,
             clock: Clock::start(),
             redactor: Redactor::default(),
@@ -109,6 +117,8 @@ impl Conductor {
 
     fn note_state(&mut self) {
         self.run.phase = self.machine.phase();
+        #[cfg(test)]
+        super::hooks::entered(self.run.phase);
         self.run.failures = self.machine.failures().to_vec();
         self.run.ignored = self.machine.ignored().to_vec();
     }
@@ -124,6 +134,14 @@ impl Conductor {
     }
 
     async fn carry_out_one(&mut self, order: Order) -> Option<Event> {
+        #[cfg(test)]
+        if let Some(event) = self.break_order(&order).await {
+            return event;
+        }
+        if order.lets_go() {
+            let Self { budget, run, limits, .. } = self;
+            budget.let_go(|| allowance(run, limits));
+        }
         match order {
             Order::Plan => Some(self.plan().await),
             Order::Choose => Some(self.choose().await),
@@ -175,20 +193,28 @@ impl Conductor {
 
     pub(super) async fn persist(&mut self) -> Result<(), Failure> {
         let fail = |why: String| Failure::new(FailureKind::Journal, why).passing(true);
-        match timeout(self.limits.journal, self.ports.journal.persist(&self.run)).await {
+        self.run.budget = Some(self.budget.as_recorded());
+        let writing = self.ports.journal.persist(&self.run);
+        match self.budget.within_at_least(LAST_WORDS, self.limits.journal, writing).await {
             Ok(written) => written.map_err(|error| fail(error.to_string())),
-            Err(_) => Err(fail(too_slow("the journal was not written", self.limits.journal))),
+            Err(late) => Err(fail(too_slow("the journal was not written", late))),
         }
     }
 
-    pub(super) fn pods(&self) -> Pods {
-        Pods { hands: self.hands(), parallel: self.limits.parallel_pods }
+    pub(super) fn pods(&self, parallel: usize) -> Pods {
+        Pods { hands: self.hands(), parallel }
+    }
+
+    /// How many pods of a step are worked with at the same time.
+    pub(super) fn parallel(&self, step: usize) -> usize {
+        parallel_of(&self.run, step, &self.limits)
     }
 
     pub(super) fn hands(&self) -> Hands {
         Hands {
             ports: self.ports.clone(),
             clock: self.clock,
+            budget: self.budget.clone(),
             grace: self.limits.command_grace,
             redactor: self.redactor.clone(),
         }
@@ -211,8 +237,16 @@ impl Conductor {
     }
 }
 
-pub(super) fn too_slow(what: &str, limit: std::time::Duration) -> String {
-    format!("{what} within {limit:?}; it was given up; see the logs of the hosts")
+/// How many pods of a step are worked with at the same time, by its rule or by default.
+pub(super) fn parallel_of(run: &Run, step: usize, limits: &Limits) -> usize {
+    let planned = run.plan.as_ref().and_then(|plan| plan.steps.get(step));
+    let asked = planned.and_then(|step| usize::try_from(step.parallel?).ok());
+    asked.unwrap_or(limits.parallel_pods).max(1)
+}
+
+pub(super) fn too_slow(what: &str, Late(waited): Late) -> String {
+    let waited = Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+    format!("{what} within {waited:?}; it was given up; see the logs of the hosts")
 }
 
 /// A failure that only a defect of this program brings about.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
+use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
 use crate::plan::Action;
 use crate::run::{Attempt, AttemptFault};
@@ -85,19 +86,18 @@ impl Pods {
 }
 
 /// `2 of 3 pods failed: a/b: exit code 1: what it printed; …`, from the last try in each pod.
-pub(super) fn summary(step: &str, action: Action, last: &[&Attempt]) -> Option<Failure> {
+/// `consequence` says what that means for the run.
+pub(super) fn summary(step: &str, action: Action, last: &[&Attempt], consequence: &str) -> Option<Failure> {
     const SHOWN: usize = 3;
     let failed: Vec<&&Attempt> = last.iter().filter(|attempt| attempt.error.is_some()).collect();
     let first = failed.first()?;
     let each: Vec<String> = failed.iter().take(SHOWN).map(|attempt| one(attempt)).collect();
     let more = failed.len().checked_sub(SHOWN + 1).map_or(String::new(), |n| format!(", and {} more", n + 1));
-    let consequence = match action {
-        Action::Where | Action::Before | Action::Hold => "nothing is cut on that ground",
-        Action::After => "the application is still owed this",
-    };
+    let gone = failed.iter().all(|attempt| attempt.fault == Some(AttemptFault::PodChanged));
+    let consequence = if gone && action == Action::After { GONE } else { consequence };
     let message = format!(
         "step `{step}`: `{}` failed in {} of {} pods: {}{more}; {consequence}; try `{}` in {}/{} by hand",
-        word(action),
+        action.word(),
         failed.len(),
         last.len(),
         each.join(", "),
@@ -105,7 +105,6 @@ pub(super) fn summary(step: &str, action: Action, last: &[&Attempt]) -> Option<F
         first.target.namespace,
         first.target.pod,
     );
-    let gone = failed.iter().all(|attempt| attempt.fault == Some(AttemptFault::PodChanged));
     let kind = match action {
         Action::Where => FailureKind::Where,
         Action::Before => FailureKind::Before,
@@ -116,14 +115,19 @@ pub(super) fn summary(step: &str, action: Action, last: &[&Attempt]) -> Option<F
     Some(Failure::of_step(kind, step, message))
 }
 
-pub(super) fn word(action: Action) -> &'static str {
-    match action {
-        Action::Where => "where",
-        Action::Before => "before",
-        Action::Hold => "hold",
-        Action::After => "after",
+/// What it means that a step could not be begun.
+pub(super) const fn not_begun(meaning: OnFailure) -> &'static str {
+    match meaning {
+        OnFailure::Abort => "nothing is cut on that ground",
+        OnFailure::Degrade => "the cut is taken without it, at a lower level",
+        OnFailure::Ignore => "the rule allows that and the run goes on",
     }
 }
+
+/// What it means that the pod of an `after` is gone.
+const GONE: &str = "what it would undo is gone with the pod, unless it was done to something that stays";
+/// What it means that an `after` failed.
+pub(super) const STILL_OWED: &str = "the application is still owed this";
 
 fn one(attempt: &Attempt) -> String {
     const TAIL: usize = 200;

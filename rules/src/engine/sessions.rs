@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::api::{OnFailure, OnLost};
 use crate::failure::{Failure, FailureKind};
@@ -17,7 +17,10 @@ use crate::run::{Attempt, AttemptFault};
 
 use super::attempt::{Clock, Fault, Hands, micros};
 use super::conduct::Conductor;
-use super::pods::summary;
+use super::pods::{not_begun, summary};
+
+/// What it means that a session did not hold to its end.
+const VOID: &str = "the cut is void";
 
 /// A session that holds.
 pub(super) struct Taken {
@@ -33,12 +36,13 @@ struct Trace {
 }
 
 impl Conductor {
-    /// Takes the sessions of all steps at the same time; so many begin at once as pods are worked with in parallel.
+    /// Takes the sessions of all steps at the same time; so many of a step begin at once as its pods are worked with in
+    /// parallel.
     pub(super) async fn hold(&mut self) -> Event {
         let mut opening = JoinSet::new();
-        let turns = Arc::new(Semaphore::new(self.limits.parallel_pods.max(1)));
         for (index, step) in self.steps().into_iter().enumerate() {
             let Some(hold) = &step.hold else { continue };
+            let turns = Arc::new(Semaphore::new(self.parallel(index)));
             for target in step.doing(Action::Hold) {
                 let (hands, turns) = (self.hands(), Arc::clone(&turns));
                 let (hold, target, name) = (hold.clone(), target.clone(), step.name.clone());
@@ -56,8 +60,9 @@ impl Conductor {
         let mut failures = Vec::new();
         loop {
             let next = tokio::select! {
-                next = opening.join_next() => next,
+                biased;
                 why = &mut cancel => return Event::Cancelled(why),
+                next = opening.join_next() => next,
             };
             match next {
                 None => break,
@@ -87,10 +92,10 @@ impl Conductor {
         let mut asking = JoinSet::new();
         for mut taken in std::mem::take(&mut self.sessions) {
             let hold = self.hold_of(&taken);
-            let bound = self.bound(hold.as_ref());
+            let (bound, budget) = (self.bound(hold.as_ref()), self.budget.clone());
             asking.spawn(async move {
                 let probe = hold.as_ref().and_then(|hold| hold.probe.as_ref());
-                let answer = timeout(bound, taken.session.prove(probe)).await;
+                let answer = budget.within(bound, taken.session.prove(probe)).await;
                 (taken, flat(answer, "it did not answer in time"))
             });
         }
@@ -116,12 +121,12 @@ impl Conductor {
         let mut ending = JoinSet::new();
         for taken in std::mem::take(&mut self.sessions) {
             let hold = self.hold_of(&taken);
-            let bound = self.bound(hold.as_ref());
+            let (bound, budget) = (self.bound(hold.as_ref()), self.budget.clone());
             let redactor = self.redactor.clone();
             ending.spawn(async move {
                 let finish = hold.filter(|_| proven).map(|hold| hold.finish).unwrap_or_default();
                 let Taken { mut trace, session } = taken;
-                let ended = timeout(bound, session.release(&finish)).await;
+                let ended = budget.within(bound, session.release(&finish)).await;
                 trace.attempt.duration_us = micros(trace.since.elapsed());
                 match flat(ended, "it did not end in time") {
                     Ok(outcome) => {
@@ -145,7 +150,7 @@ impl Conductor {
         while let Some(ended) = ending.join_next().await {
             match ended {
                 Ok(attempt) => {
-                    let failed = summary(&attempt.step, Action::Hold, &[&attempt]);
+                    let failed = summary(&attempt.step, Action::Hold, &[&attempt], VOID);
                     failures.extend(failed.map(|why| Failure { kind: FailureKind::Release, ..why }));
                     self.run.attempts.push(attempt);
                 }
@@ -157,7 +162,7 @@ impl Conductor {
 
     fn not_taken(&mut self, trace: Trace, fault: Fault) -> StepFailure {
         let meaning = self.step(trace.step).map(|step| step.on_failure).unwrap_or_default();
-        StepFailure { why: self.session_failed(trace, fault), meaning }
+        StepFailure { why: self.session_failed(trace, fault, not_begun(meaning)), meaning }
     }
 
     fn lost(&mut self, trace: Trace, fault: Fault) -> StepFailure {
@@ -166,16 +171,20 @@ impl Conductor {
             OnLost::Abort => OnFailure::Abort,
             OnLost::Degrade => OnFailure::Degrade,
         };
-        let why = self.session_failed(trace, fault);
+        let consequence = match meaning {
+            OnFailure::Abort => VOID,
+            OnFailure::Degrade | OnFailure::Ignore => "the cut counts at a lower level",
+        };
+        let why = self.session_failed(trace, fault, consequence);
         StepFailure { why: Failure { kind: FailureKind::Lost, ..why }, meaning }
     }
 
-    fn session_failed(&mut self, mut trace: Trace, fault: Fault) -> Failure {
+    fn session_failed(&mut self, mut trace: Trace, fault: Fault, consequence: &str) -> Failure {
         trace.attempt.output = self.redactor.clean(&fault.output);
         trace.failed(Fault::new(fault.kind, self.redactor.clean(&fault.why)));
         let Trace { mut attempt, since, .. } = trace;
         attempt.duration_us = micros(since.elapsed());
-        let why = summary(&attempt.step, Action::Hold, &[&attempt]);
+        let why = summary(&attempt.step, Action::Hold, &[&attempt], consequence);
         self.run.attempts.push(attempt);
         why.unwrap_or_else(|| super::conduct::bug("a session failed without a reason"))
     }
@@ -230,7 +239,8 @@ async fn take(hands: &Hands, hold: &PlannedHold, target: &Target) -> Result<Box<
         output_limit: crate::api::defaults::OUTPUT_BYTES as usize,
     };
     let bound = hold.limit() + hands.grace;
-    flat(timeout(bound, hands.ports.exec.session(request)).await, "it did not say that it holds in time")
+    let taking = hands.budget.within(bound, hands.ports.exec.session(request));
+    flat(taking.await, "it did not say that it holds in time")
 }
 
 /// In time and well, or why not.

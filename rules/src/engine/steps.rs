@@ -1,13 +1,14 @@
 //! The pods' part of a run: planning, asking, `before`, debts and `after`.
 
+use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, Outline, StepOutline};
 use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
-use crate::run::{Attempt, AttemptFault, Debt, DebtState};
+use crate::run::{Attempt, AttemptFault, Debt, DebtState, keep};
 
 use super::attempt::Job;
 use super::conduct::{Conductor, bug};
-use super::pods::{Others, summary};
+use super::pods::{Others, STILL_OWED, not_begun, summary};
 use super::{PlanningError, make_plan};
 
 impl Conductor {
@@ -42,7 +43,8 @@ impl Conductor {
         }
         let (mut yes, mut last) = (Vec::new(), Vec::new());
         let cancel = self.stop.clone().wait();
-        let pods = self.pods();
+        let parallel = (0..plan.steps.len()).map(|step| self.parallel(step)).min().unwrap_or(1);
+        let pods = self.pods(parallel);
         let attempts = &mut self.run.attempts;
         let ended = pods
             .run(jobs, Others::Spared, cancel, |done| {
@@ -50,7 +52,7 @@ impl Conductor {
                     yes.push(places[done.tag].clone());
                 }
                 last.extend(done.attempts.last().cloned());
-                attempts.extend(done.attempts);
+                keep(attempts, done.attempts);
             })
             .await;
         if let Err(why) = ended {
@@ -58,7 +60,7 @@ impl Conductor {
         }
         for step in &plan.steps {
             let asked: Vec<&Attempt> = last.iter().filter(|attempt| attempt.step == step.name).collect();
-            if let Some(why) = summary(&step.name, Action::Where, &asked) {
+            if let Some(why) = summary(&step.name, Action::Where, &asked, not_begun(OnFailure::Abort)) {
                 return Event::Chosen(Err(why));
             }
         }
@@ -96,7 +98,11 @@ impl Conductor {
             None => Vec::new(),
         };
         let cancel = self.stop.clone().wait();
-        match self.in_pods(&step.name, Action::Before, jobs, Others::Spared, cancel).await {
+        let consequence = not_begun(step.on_failure);
+        match self
+            .in_pods((index, &step.name), Action::Before, jobs, (Others::Spared, consequence), cancel)
+            .await
+        {
             Ok(result) => Event::Prepared(index, result),
             Err(why) => Event::Cancelled(why),
         }
@@ -105,13 +111,13 @@ impl Conductor {
     /// Runs jobs of one step; the outer error is the reason to stop, the inner one what failed.
     async fn in_pods(
         &mut self,
-        step: &str,
+        (index, step): (usize, &str),
         action: Action,
         jobs: Vec<Job>,
-        others: Others,
+        (others, consequence): (Others, &str),
         cancel: impl Future<Output = Failure>,
     ) -> Result<Result<(), Failure>, Failure> {
-        let pods = self.pods();
+        let pods = self.pods(self.parallel(index));
         let debts = &mut self.run.debts;
         let attempts = &mut self.run.attempts;
         let mut last: Vec<Attempt> = Vec::new();
@@ -125,14 +131,21 @@ impl Conductor {
                     }
                     last.push(outcome.clone());
                 }
-                attempts.extend(done.attempts);
+                keep(attempts, done.attempts);
             })
             .await;
         let tried: Vec<&Attempt> = last.iter().collect();
-        let failed = summary(step, action, &tried);
+        let failed = summary(step, action, &tried, consequence);
         let word = if failed.is_some() { "failed" } else { "done" };
-        self.say(format!("step {step}: {} {word} in {} pods", super::pods::word(action), tried.len()));
+        self.say(format!("step {step}: {} {word} in {} pods", action.word(), tried.len()));
         ended.map(|()| failed.map_or(Ok(()), Err))
+    }
+
+    /// Steps that are still to be undone when it is the turn of this one.
+    fn steps_to_undo(&self, index: usize) -> usize {
+        let owing =
+            |step: &usize| self.run.owed().any(|debt| debt.step == *step && debt.state.is_collectable());
+        (0..=index).filter(owing).count()
     }
 
     /// Pays the debts of one step. Nothing stops this.
@@ -150,25 +163,38 @@ impl Conductor {
             })
             .collect();
         let never = std::future::pending();
-        if let Some(name) = jobs.first().map(|job| job.step.clone()) {
-            let result = self.in_pods(&name, Action::After, jobs, Others::Done, never).await;
-            return Event::Undone(index, result.unwrap_or_else(Err));
+        let tried = match jobs.first().map(|job| job.step.clone()) {
+            None => Ok(()),
+            Some(name) => {
+                let whole = self.budget.clone();
+                self.budget = whole.shared_among(self.steps_to_undo(index));
+                let tried = self
+                    .in_pods((index, &name), Action::After, jobs, (Others::Done, STILL_OWED), never)
+                    .await;
+                self.budget = whole;
+                tried.unwrap_or_else(Err)
+            }
+        };
+        // What may not be repeated is still owed, also when everything else of the step is paid or gone.
+        match (tried, self.unknown(index)) {
+            (Err(why), None) => Event::Undone(index, Err(why)),
+            (Err(why), Some(_)) if why.kind == FailureKind::After => Event::Undone(index, Err(why)),
+            (_, Some(unknown)) => Event::Undone(index, Err(unknown)),
+            (Ok(()), None) => Event::Undone(index, Ok(())),
         }
-        let stuck: Vec<&Debt> = self.run.owed().filter(|debt| debt.step == index).collect();
-        let Some(first) = stuck.first() else { return Event::Undone(index, Ok(())) };
+    }
+
+    /// That the outcome of an `after` of this step is not known, and will not be by trying.
+    fn unknown(&self, index: usize) -> Option<Failure> {
+        let stuck = |debt: &&Debt| debt.step == index && !debt.state.is_collectable();
+        let stuck: Vec<&Debt> = self.run.owed().filter(stuck).collect();
+        let name = &stuck.first()?.step_name;
         let words: Vec<String> = stuck.iter().map(|debt| debt.in_words()).collect();
-        Event::Undone(
-            index,
-            Err(Failure::of_step(
-                FailureKind::After,
-                &first.step_name,
-                format!(
-                    "step `{}`: whether its `after` was done is not known, and it may not be repeated: {}; look at the application, then delete the record of this run",
-                    first.step_name,
-                    words.join(", ")
-                ),
-            )),
-        )
+        let why = format!(
+            "step `{name}`: whether its `after` was done is not known, and it may not be repeated: {}; look at the application, then delete the record of this run",
+            words.join(", ")
+        );
+        Some(Failure::of_step(FailureKind::After, name, why))
     }
 }
 

@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
 
+use super::budget::Budget;
+
 type Reason = watch::Receiver<Option<String>>;
 
 #[derive(Clone)]
@@ -17,8 +19,8 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    pub(super) fn new(shutdown: Reason, asked: Option<Reason>, budget: Duration) -> Self {
-        Self { shutdown: Some(shutdown), asked, budget: Some((Instant::now() + budget, budget)) }
+    pub(super) fn new(shutdown: Reason, asked: Option<Reason>, budget: &Budget) -> Self {
+        Self { shutdown: Some(shutdown), asked, budget: budget.going_in() }
     }
 
     /// For what must be done whoever wants to stop.

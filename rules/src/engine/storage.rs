@@ -1,7 +1,5 @@
 //! The hosts' part of a run: preparing, cutting, sealing.
 
-use tokio::time::timeout;
-
 use crate::failure::{Failure, FailureKind};
 use crate::machine::Event;
 use crate::ports::{CutError, CutReport, CutRequest, SealRequest, StorageLevel};
@@ -18,7 +16,7 @@ impl Conductor {
         let opened = tokio::select! {
             biased;
             why = self.stop.clone().wait() => return Event::Cancelled(why),
-            opened = timeout(self.limits.open, cutter.open(asked)) => opened,
+            opened = self.budget.within(self.limits.open, cutter.open(asked)) => opened,
         };
         match opened {
             Ok(Ok(cut)) => {
@@ -29,10 +27,10 @@ impl Conductor {
             Ok(Err(error)) => {
                 Event::Opened(Err(refused(FailureKind::Open, "hosts could not be prepared", &error)))
             }
-            Err(_) => Event::Opened(Err(Failure::new(
-                FailureKind::Open,
-                too_slow("hosts were not prepared", self.limits.open),
-            ))),
+            Err(late) => {
+                let why = too_slow("hosts were not prepared", late);
+                Event::Opened(Err(Failure::new(FailureKind::Open, why)))
+            }
         }
     }
 
@@ -41,7 +39,7 @@ impl Conductor {
         let ended = tokio::select! {
             biased;
             why = self.stop.clone().wait() => return Event::Cancelled(why),
-            ended = timeout(self.limits.cut, cut.cut()) => ended,
+            ended = self.budget.within(self.limits.cut, cut.cut()) => ended,
         };
         match ended {
             Ok(Ok(report)) => {
@@ -52,10 +50,9 @@ impl Conductor {
             Ok(Err(error)) => {
                 Event::Cut(Err(refused(FailureKind::Cut, "the cut failed and nothing is held", &error)))
             }
-            Err(_) => Event::Cut(Err(Failure::new(
-                FailureKind::Cut,
-                too_slow("the cut did not end", self.limits.cut),
-            ))),
+            Err(late) => {
+                Event::Cut(Err(Failure::new(FailureKind::Cut, too_slow("the cut did not end", late))))
+            }
         }
     }
 
@@ -77,7 +74,7 @@ impl Conductor {
         let application = self.machine.application() && at_one_instant;
         let reasons: Vec<String> = self.machine.degraded().iter().map(ToString::to_string).collect();
         let request = SealRequest { application, reasons: reasons.clone() };
-        match timeout(self.limits.seal, cut.seal(request)).await {
+        match self.budget.within(self.limits.seal, cut.seal(request)).await {
             Ok(Ok(())) => {
                 self.run.reasons.extend(reasons);
                 self.record_seal(application);
@@ -87,11 +84,10 @@ impl Conductor {
                 Event::Sealed(Err(refused(FailureKind::Seal, "the cut could not be made real", &error)))
             }
             // Its fate is told by the list of cuts.
-            Err(_) => Event::Sealed(Err(Failure::new(
-                FailureKind::Seal,
-                too_slow("the cut was not made real", self.limits.seal),
-            )
-            .passing(true))),
+            Err(late) => {
+                let why = too_slow("the cut was not made real", late);
+                Event::Sealed(Err(Failure::new(FailureKind::Seal, why).passing(true)))
+            }
         }
     }
 
@@ -103,12 +99,7 @@ impl Conductor {
         }
         if let Some(cut) = &mut self.run.cut {
             cut.sealed = true;
-            self.run.level = Some(match (application, cut.level) {
-                (true, _) => Level::Application,
-                (false, StorageLevel::Crash) => Level::Crash,
-                (false, StorageLevel::Group) => Level::Group,
-                (false, StorageLevel::Filesystem) => Level::Filesystem,
-            });
+            self.run.level = Some(if application { Level::Application } else { cut.level.into() });
         }
         self.say("the cut is sealed".to_owned());
     }

@@ -1,8 +1,10 @@
 //! Whole conversations over fake ports.
 
 mod actions;
-mod chaos;
+mod closing;
 mod fakes;
+mod refused;
+mod sim;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -308,7 +310,7 @@ async fn shutting_down_waits_until_every_run_is_undone() {
         async move { engine.run(request(TWO_STEPS), Control::default()).await }
     });
     world.until("web-1 lock").await;
-    engine.shutdown("the controller is stopped").await;
+    assert_eq!(engine.shutdown("the controller is stopped", Duration::from_secs(15)).await, 0);
     assert!(world.deeds().contains(&"db-2 unflush".to_owned()));
     assert_eq!(unpaid(&running.await.unwrap()), 0);
     let late = engine.run(request(TWO_STEPS), Control::default()).await;

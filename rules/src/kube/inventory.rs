@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod as ApiPod};
 use kube::Client;
 use kube::api::{Api, ListParams};
+use tokio::task::JoinSet;
 
 use crate::ports::{Inventory, InventoryError, Pod, PodState};
 
@@ -14,6 +15,8 @@ use super::shells::Shells;
 
 /// Pods that one answer of the API server brings.
 const PAGE: u32 = 500;
+/// Volumes whose objects are asked for one by one; of more, all are listed.
+const ASKED_BY_NAME: usize = 64;
 /// Pages that are read; more pods than that are not looked through for one snapshot.
 const PAGES: usize = 200;
 
@@ -39,6 +42,46 @@ impl KubePods {
     pub async fn claims(&self) -> Result<BTreeMap<String, (String, String)>, KubeError> {
         let volumes = list(&Api::<PersistentVolume>::all(self.client.clone()), "persistent volumes").await?;
         Ok(claims_of_volumes(&volumes, &self.driver))
+    }
+
+    /// The claims of these volumes, each with the name that it was made by. A provisioner calls the object of a volume so,
+    /// and an object that has the volume's handle is its object, whatever it is called: so each is asked for by name, and
+    /// all are listed only where one is not found so, or where there are so many that a list costs less.
+    pub async fn claims_of(
+        &self,
+        volumes: &[(String, Option<String>)],
+    ) -> Result<BTreeMap<String, (String, String)>, KubeError> {
+        let mut found = BTreeMap::new();
+        if volumes.len() <= ASKED_BY_NAME {
+            let mut asked = JoinSet::new();
+            for (volume, name) in volumes {
+                let Some(name) = name.clone() else { break };
+                let (own, volume) = (self.clone(), volume.clone());
+                asked.spawn(async move { own.claim_of(&name, &volume).await.map(|claim| (volume, claim)) });
+            }
+            for answer in asked.join_all().await {
+                let (volume, claim) = answer?;
+                found.extend(claim.map(|claim| (volume, claim)));
+            }
+            if found.len() == volumes.len() {
+                return Ok(found);
+            }
+        }
+        let mut all = self.claims().await?;
+        all.retain(|volume, _| volumes.iter().any(|(wanted, _)| wanted == volume));
+        Ok(all)
+    }
+
+    /// The claim of a volume whose object has this name; `None`: it has another one, or no claim.
+    async fn claim_of(&self, name: &str, volume: &str) -> Result<Option<(String, String)>, KubeError> {
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let what = format!("persistent volume {name}");
+        match api.get_opt(name).await {
+            Ok(found) => Ok(claims_of_volumes(found.as_slice(), &self.driver).remove(volume)),
+            // A volume may have a name that no object can have.
+            Err(kube::Error::Api(status)) if status.code == 400 || status.code == 404 => Ok(None),
+            Err(error) => Err(KubeError::of(what, error)),
+        }
     }
 
     async fn listed(&self, namespaces: &[String]) -> Result<Vec<ApiPod>, KubeError> {

@@ -27,6 +27,8 @@ const SESSION_LOCKS: &[&str] = &[
 ];
 /// Clients whose server would keep a dead one's session for hours.
 const CLIENTS: &[&str] = &["mariadb", "mysql", "psql"];
+/// Clients that keep what they print until they end, unless they are told not to.
+const BUFFERED: &[&str] = &["mariadb", "mysql"];
 /// What makes a server, or the container's own kernel, end such a session.
 const IDLE_LIMITS: &[&str] =
     &["wait_timeout", "interactive_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"];
@@ -133,6 +135,16 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "send `SET SESSION wait_timeout=10;` (MariaDB, MySQL) or `SET idle_session_timeout='10s';` (PostgreSQL) first, or begin the command with `timeout 10`",
         );
     }
+    let buffered = BUFFERED.iter().any(|client| has_word(client)) && !hold.send.is_empty();
+    if buffered && !has_word("unbuffered") && !has_word("stdbuf") && !has_short_flag(&hold.run, 'n') {
+        found(
+            Severity::Error,
+            "client-keeps-output",
+            "a client that keeps what it prints until it ends",
+            "that it holds would be heard only when it does not hold any more, so it never becomes ready",
+            "add `--unbuffered` to its arguments",
+        );
+    }
     let script = matches!(hold.run, Invocation::Shell(_)) || hold.run.shell_text().is_some();
     if script && !client && hold.heartbeat.is_none() {
         found(
@@ -171,6 +183,15 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "write `heartbeat: 1s`",
         );
     }
+}
+
+/// Whether an argument like `-n` or `-BNn` has this letter.
+fn has_short_flag(run: &Invocation, letter: char) -> bool {
+    let is_short = |flags: &str| flags.chars().all(|c| c.is_ascii_alphabetic());
+    run.argv()
+        .iter()
+        .flat_map(|argument| argument.split_whitespace())
+        .any(|word| word.strip_prefix('-').is_some_and(|flags| is_short(flags) && flags.contains(letter)))
 }
 
 fn words(run: &Invocation) -> String {

@@ -37,6 +37,7 @@ fn step(name: &str, selector: &str) -> Step {
             from_volumes: false,
             container: None,
             min: None,
+            parallel: None,
             pick: Pick::All,
             where_: None,
         },

@@ -54,6 +54,8 @@ pub enum KeepReason {
     NoCount,
     /// Somebody asked to keep it.
     Pinned,
+    /// It lies in the future: a clock was wrong, then or now.
+    Ahead,
     /// It is the newest good one, and nothing else keeps it.
     LastGood,
     /// One of the newest good ones.
@@ -106,6 +108,7 @@ impl fmt::Display for KeepReason {
             Self::NoPolicy => f.write_str("the policy is empty"),
             Self::NoCount => f.write_str("nothing limits the number"),
             Self::Pinned => f.write_str("pinned"),
+            Self::Ahead => f.write_str("dated in the future, by a clock that was wrong"),
             Self::LastGood => f.write_str("the last good one"),
             Self::Last { rank, of } => write!(f, "last {rank} of {of}"),
             Self::Newest { period, rank, of } => write!(f, "{} {rank} of {of}", period.word()),

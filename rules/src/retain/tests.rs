@@ -121,6 +121,26 @@ fn a_pinned_cut_is_kept_and_takes_no_place() {
 }
 
 #[test]
+fn cuts_of_a_clock_that_was_ahead_push_out_nothing() {
+    let cuts = [
+        good("ahead", "2027-01-04T00:00:00Z"),
+        cut("ahead-failed", "2027-01-03T00:00:00Z", Verdict::Failed),
+        good("new", "2026-01-02T00:30:00Z"),
+        good("old", "2026-01-01T00:00:00Z"),
+    ];
+    // Half an hour is within what clocks of good machines differ by while they are set right.
+    assert_eq!(
+        table("{last: 1, failed: 0}", &cuts, "UTC", "2026-01-02T00:00:00Z"),
+        [
+            "ahead: keep: dated in the future, by a clock that was wrong",
+            "ahead-failed: keep: dated in the future, by a clock that was wrong",
+            "new: keep: last 1 of 1",
+            "old: delete: no count has a place for it",
+        ]
+    );
+}
+
+#[test]
 fn an_empty_policy_keeps_failed_ones_as_well() {
     let cuts: Vec<Cut> =
         (1..9).map(|n| cut(&format!("f{n}"), &format!("2020-01-0{n}T00:00:00Z"), Verdict::Failed)).collect();

@@ -3,29 +3,38 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{Activity, Schedule, between, later, limits};
 
 /// What is known about a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// When it was created or last resumed, whichever is later. What was due until then is not made up for.
+    /// When it was created. What was due until then is not made up for.
     pub since: Timestamp,
     /// The due instant (not the start) of the last run that was started or skipped.
     pub handled: Option<Timestamp>,
-    /// Its run that has not ended.
-    pub running: Option<Running>,
+    /// Whether it is suspended, by whomever.
+    pub activity: Activity,
+    /// When this process began to look. What was due until then was due while nobody looked.
+    pub watched_from: Timestamp,
+    /// What stands in the way of a start.
+    pub way: Way,
     /// The clock.
     pub now: Timestamp,
 }
 
-/// A run that has not ended.
+/// What stands in the way of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Running {
-    /// When it started.
-    pub started: Timestamp,
-    /// How long it may take.
-    pub limit: Duration,
+pub enum Way {
+    /// Nothing.
+    Free,
+    /// A run of this schedule has not ended.
+    Running,
+    /// As many runs of all schedules as may are under way.
+    NoSlot,
+    /// As many cuts as may are kept.
+    Full,
 }
 
 /// What to do.
@@ -33,7 +42,7 @@ pub struct Running {
 pub enum Decision {
     /// Nothing; ask again at `until` (for ever when `None`), and whenever a fact changes.
     Wait {
-        /// When something may be due.
+        /// When something may be due, or to be skipped.
         until: Option<Timestamp>,
         /// Why nothing is to be done.
         why: WaitReason,
@@ -44,10 +53,6 @@ pub enum Decision {
         due: Timestamp,
         /// How much later than planned (due and jitter) it starts.
         late: Duration,
-        /// Earlier runs that are not made up for, counted up to [`limits::MISSED`].
-        missed: u32,
-        /// What comes first.
-        prior: Prior,
     },
     /// Record that runs are not made up for: `through` becomes handled. Then ask again.
     Skip {
@@ -58,6 +63,12 @@ pub enum Decision {
         /// Why.
         why: SkipReason,
     },
+    /// The clock was set back: what is recorded as handled lies in the future. Record `to` as handled, and that due
+    /// instants from there on are counted anew: some of them may have been handled once already.
+    Rewind {
+        /// Up to here nothing needs attention.
+        to: Timestamp,
+    },
 }
 
 /// Why nothing is to be done.
@@ -65,66 +76,106 @@ pub enum Decision {
 pub enum WaitReason {
     /// Nothing is due.
     NotDue,
-    /// It is suspended.
-    Suspended,
-    /// A run is due, and the one before has not ended and is within its limit.
+    /// A run is due, and the one before has not ended.
     StillRunning,
+    /// A run is due, and as many as may are under way.
+    NoSlot,
 }
 
 /// Why runs are not made up for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum SkipReason {
-    /// They are later than `catchUp` allows.
-    TooLate,
+    /// The schedule was suspended.
+    Suspended,
+    /// The run before had not ended.
+    StillRunning,
+    /// As many runs of all schedules as may were under way.
+    NoSlot,
+    /// The controller was down.
+    Down,
+    /// The controller did not look in time: the clock was set, or the machine stood still.
+    Late,
+    /// As many cuts as may are kept already.
+    Full,
 }
 
-/// What must happen before a run starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prior {
-    /// Nothing.
-    Nothing,
-    /// The run before is beyond its limit: give it up, which undoes it. The schedule does not wait for it.
-    GiveUpRunning,
+impl SkipReason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Suspended, Self::StillRunning, Self::NoSlot, Self::Down, Self::Late, Self::Full];
+
+    /// As it is written in metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Suspended => "suspended",
+            Self::StillRunning => "still_running",
+            Self::NoSlot => "no_slot",
+            Self::Down => "down",
+            Self::Late => "late",
+            Self::Full => "full",
+        }
+    }
+
+    /// As people read it.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Suspended => "the schedule was suspended",
+            Self::StillRunning => "the run before had not ended",
+            Self::NoSlot => "too many runs of other schedules were under way",
+            Self::Down => "the controller was down",
+            Self::Late => "nobody looked in time: the clock was set, or the machine stood still",
+            Self::Full => "too many cuts are kept; give the schedule a retention",
+        }
+    }
 }
 
 /// What to do with a schedule, from facts alone.
 ///
-/// After downtime only the last missed run is started, and only within `catchUp`; the others are counted.
+/// Only the last one of several missed runs is started, and only within `catchUp`; the others are skipped first.
 pub fn decide(schedule: &Schedule, facts: &Facts) -> Decision {
-    if schedule.activity == Activity::Suspended {
-        return Decision::Wait { until: None, why: WaitReason::Suspended };
+    let from = facts.handled.map_or(facts.since, |handled| handled.max(facts.since));
+    if from > later(facts.now, limits::CLOCK_STEP) {
+        return Decision::Rewind { to: facts.now };
     }
-    let from = handled_until(facts);
     let Some(due) = latest_started(schedule, facts.now).filter(|due| *due > from) else {
         let until = schedule.next_due(from).map(|due| schedule.start_of(due));
         return Decision::Wait { until, why: WaitReason::NotDue };
     };
-    let missed = missed_before(schedule, from, due);
-    let late = between(schedule.start_of(due), facts.now);
-    if late > schedule.catch_up {
-        let missed = missed.saturating_add(1).min(limits::MISSED);
-        return Decision::Skip { through: due, missed, why: SkipReason::TooLate };
+    if facts.activity == Activity::Suspended {
+        let missed = missed_before(schedule, from, due).saturating_add(1).min(limits::MISSED);
+        return Decision::Skip { through: due, missed, why: SkipReason::Suspended };
     }
-    let prior = match facts.running {
-        None => Prior::Nothing,
-        Some(run) => {
-            let end = later(run.started, run.limit);
-            if facts.now < end {
-                return Decision::Wait { until: Some(end), why: WaitReason::StillRunning };
-            }
-            Prior::GiveUpRunning
-        }
-    };
-    Decision::Start { due, late, missed, prior }
+    let skip = |through, missed| Decision::Skip { through, missed, why: why_not_started(facts, through) };
+    if let Some(before) = due_before(schedule, due).filter(|before| *before > from) {
+        return skip(before, missed_before(schedule, from, due).max(1));
+    }
+    let start = schedule.start_of(due);
+    let late = between(start, facts.now);
+    if late > schedule.catch_up {
+        return skip(due, 1);
+    }
+    // It waits until it is too late for it, or the next one takes its place.
+    let next = schedule.next_due(due).map(|next| schedule.start_of(next));
+    let too_late = later(later(start, schedule.catch_up), Duration::from_millis(1));
+    let until = Some(next.map_or(too_late, |next| next.min(too_late)));
+    match facts.way {
+        Way::Free => Decision::Start { due, late },
+        Way::Running => Decision::Wait { until, why: WaitReason::StillRunning },
+        Way::NoSlot => Decision::Wait { until, why: WaitReason::NoSlot },
+        Way::Full => Decision::Skip { through: due, missed: 1, why: SkipReason::Full },
+    }
 }
 
-/// Up to where due instants need no attention.
-fn handled_until(facts: &Facts) -> Timestamp {
-    let believable = later(facts.now, limits::CLOCK_STEP);
-    match facts.handled {
-        // A clock that was years ahead for a moment must not stop the schedule for years.
-        Some(handled) if handled <= believable => handled.max(facts.since.min(believable)),
-        Some(_) | None => facts.since.min(believable),
+fn why_not_started(facts: &Facts, due: Timestamp) -> SkipReason {
+    if due <= facts.watched_from {
+        return SkipReason::Down;
+    }
+    match facts.way {
+        Way::Free => SkipReason::Late,
+        Way::Running => SkipReason::StillRunning,
+        Way::NoSlot => SkipReason::NoSlot,
+        Way::Full => SkipReason::Full,
     }
 }
 
@@ -135,8 +186,11 @@ fn latest_started(schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
     if schedule.start_of(last) <= now {
         return Some(last);
     }
-    let before = last.checked_sub(Duration::from_nanos(1)).ok()?;
-    schedule.last_due(before)
+    due_before(schedule, last)
+}
+
+fn due_before(schedule: &Schedule, due: Timestamp) -> Option<Timestamp> {
+    schedule.last_due(due.checked_sub(Duration::from_nanos(1)).ok()?)
 }
 
 /// Due instants after `from` and before `due`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::api::is_dns_label;
-use crate::text::{Node, clip};
+use crate::text::{Fields, Node, clip};
 
 use super::calendar::WEEKDAYS;
 use super::{
@@ -20,7 +20,7 @@ pub struct ScheduleForm {
     /// Unique among schedules; a DNS label.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 63)))]
     pub name: String,
-    /// An interval from 1m to 30d, counted from 1970-01-01 00:00 UTC.
+    /// An interval from 1s to 30d, counted from 1970-01-01 00:00 UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<String>,
     /// Each day.
@@ -112,12 +112,17 @@ impl From<Schedule> for ScheduleForm {
 
 const KINDS: [&str; 5] = ["every", "daily", "weekly", "monthly", "cron"];
 
+/// What a schedule is written with.
+const FIELDS: &[&str] =
+    &["name", "every", "daily", "weekly", "monthly", "cron", "timeZone", "jitter", "catchUp", "suspend"];
+
 /// Reads a schedule at its place in a text.
 pub(crate) fn read(node: &Node<'_>) -> Option<Schedule> {
-    let fields = node.fields(
-        "a schedule",
-        &["name", "every", "daily", "weekly", "monthly", "cron", "timeZone", "jitter", "catchUp", "suspend"],
-    )?;
+    read_from(&node.fields("a schedule", FIELDS)?)
+}
+
+/// Reads a schedule out of a mapping that has more than that.
+pub(crate) fn read_from(fields: &Fields<'_>) -> Option<Schedule> {
     let name = fields.required("name").and_then(|name| {
         name.name(
             is_dns_label,

@@ -29,6 +29,11 @@ impl Zone {
         self.0.iana_name().unwrap_or("UTC")
     }
 
+    /// An instant as the clocks on its walls show it, as `2026-11-20 02:30:00 CET`.
+    pub fn wall_clock(&self, t: jiff::Timestamp) -> String {
+        t.to_zoned(self.0.clone()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+    }
+
     /// Its rules.
     pub(crate) fn rules(&self) -> &TimeZone {
         &self.0

@@ -44,14 +44,14 @@ impl StandalonePods {
     async fn planned(&self, target: &PodTarget) -> Result<PodDefinition, ExecError> {
         let pod = pod_name(target);
         let all = self.definitions().await.map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
-        let found = all.into_iter().find(|d| d.namespace == target.namespace && d.name == target.pod);
+        let found = all.iter().find(|d| d.namespace == target.namespace && d.name == target.pod);
         match found {
             None => Err(ExecError::PodChanged { pod, why: "it is no longer in the inventory".to_owned() }),
             Some(definition) if definition.uid() != target.uid => {
                 let why = "its definition in the inventory has changed since".to_owned();
                 Err(ExecError::PodChanged { pod, why })
             }
-            Some(definition) => Ok(definition),
+            Some(definition) => Ok(definition.clone()),
         }
     }
 }
@@ -62,7 +62,8 @@ pub(super) fn pod_name(target: &PodTarget) -> String {
 
 async fn run(definition: &PodDefinition, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
     let pod = pod_name(&request.target);
-    let mut process = Process::start(definition, &request.argv, &request.env, Stdio::null())
+    let mut process = Process::start(definition, &request.argv, &request.env, Stdio::null)
+        .await
         .map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
     let (mut out, mut err) = (Output::new(request.output_limit), Output::new(request.output_limit));
     let ended = timeout(request.timeout, run_to_end(&mut process, &mut out, &mut err)).await;

@@ -13,12 +13,13 @@
 //!   cwd: /var/lib/cassandra
 //!   address: 10.0.0.7                      # where `http` actions reach it; default: nowhere
 //! ```
-//! The file is read again for every listing, so a service that was restarted under another process id is seen as
+//! The file is read again whenever it has changed, so a service that was restarted under another process id is seen as
 //! another incarnation.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -84,49 +85,88 @@ impl PodDefinition {
 }
 
 enum Source {
-    File(PathBuf),
-    Fixed(Vec<PodDefinition>),
+    File(FileSource),
+    Fixed(Arc<[PodDefinition]>),
 }
+
+/// A file, and what was read from it last: with hundreds of pods it is asked for hundreds of times within a second.
+struct FileSource {
+    path: PathBuf,
+    last: Mutex<Option<Reading>>,
+}
+
+/// What was in a file when it looked like this.
+struct Reading {
+    looks: Looks,
+    pods: Arc<[PodDefinition]>,
+}
+
+/// What changes whenever a file is written or replaced: device, inode, size, and the time of the last change.
+type Looks = (u64, u64, u64, i64, i64);
 
 /// Pods of an inventory; also runs commands in them.
 pub struct StandalonePods {
-    source: Source,
+    source: Arc<Source>,
     names: Arc<dyn VolumeNames>,
 }
 
 impl StandalonePods {
     /// From a file, which is read at every use. It is read once here, so that mistakes show at the start.
     pub fn from_file(path: PathBuf, names: Arc<dyn VolumeNames>) -> Result<Self, TextError> {
-        read(&path)?;
-        Ok(Self { source: Source::File(path), names })
+        let source = FileSource { path, last: Mutex::new(None) };
+        source.pods()?;
+        Ok(Self { source: Source::File(source).into(), names })
     }
 
     /// From definitions that never change.
     pub fn fixed(pods: Vec<PodDefinition>, names: Arc<dyn VolumeNames>) -> Self {
-        Self { source: Source::Fixed(pods), names }
+        Self { source: Source::Fixed(pods.into()).into(), names }
     }
 
     /// The definitions as they are now.
-    pub(super) async fn definitions(&self) -> Result<Vec<PodDefinition>, String> {
-        match &self.source {
-            Source::Fixed(pods) => Ok(pods.clone()),
-            Source::File(path) => {
-                let path = path.clone();
-                let task = tokio::task::spawn_blocking(move || read(&path));
-                task.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-            }
-        }
+    pub(super) async fn definitions(&self) -> Result<Arc<[PodDefinition]>, String> {
+        let source = match &*self.source {
+            Source::Fixed(pods) => return Ok(Arc::clone(pods)),
+            Source::File(_) => Arc::clone(&self.source),
+        };
+        let reading = tokio::task::spawn_blocking(move || match &*source {
+            Source::Fixed(pods) => Ok(Arc::clone(pods)),
+            Source::File(file) => file.pods(),
+        });
+        reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<PodDefinition>, TextError> {
-    parse_inventory(&read_bounded(path, MAX_BYTES)?).map_err(|error| error.in_file(path))
+impl FileSource {
+    /// What is in the file now. It is read again only when it looks different.
+    fn pods(&self) -> Result<Arc<[PodDefinition]>, TextError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = looks(&self.path);
+        if let Some(reading) = last.as_ref().filter(|reading| Some(reading.looks) == looks) {
+            return Ok(Arc::clone(&reading.pods));
+        }
+        let text = read_bounded(&self.path, MAX_BYTES)?;
+        let pods: Arc<[PodDefinition]> =
+            parse_inventory(&text).map_err(|error| error.in_file(&self.path))?.into();
+        *last = looks.filter(has_settled).map(|looks| Reading { looks, pods: Arc::clone(&pods) });
+        Ok(pods)
+    }
+}
+
+/// Whether a later change cannot have the same time: clocks of filesystems tick every few milliseconds only.
+fn has_settled(looks: &Looks) -> bool {
+    jiff::Timestamp::now().as_second() > looks.3.saturating_add(1)
+}
+
+fn looks(path: &Path) -> Option<Looks> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 #[async_trait]
 impl Inventory for StandalonePods {
     async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
-        let mut definitions = self.definitions().await.map_err(InventoryError)?;
+        let mut definitions = self.definitions().await.map_err(InventoryError)?.to_vec();
         if !namespaces.is_empty() {
             definitions.retain(|pod| namespaces.contains(&pod.namespace));
         }

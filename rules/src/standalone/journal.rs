@@ -2,7 +2,7 @@
 //! old text or the new one.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -12,6 +12,8 @@ use crate::run::{FORMAT, Run};
 
 /// Ended runs that are kept; older ones are removed.
 const KEPT: usize = 1000;
+/// A record is written piece by piece: with the outputs of hundreds of pods it has megabytes.
+const CHUNK: usize = 64 * 1024;
 /// A record larger than this was not written by us.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -31,24 +33,36 @@ impl FileJournal {
 
     /// All runs, the newest first.
     pub fn list(&self) -> Result<Vec<Run>, JournalError> {
-        let names = self.names().map_err(|error| self.fail("listed", &error))?;
         let mut runs = Vec::new();
-        for path in names {
+        self.visit(|run| runs.push(run))?;
+        runs.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+        Ok(runs)
+    }
+
+    /// Shows all runs, one at a time and in any order: a thousand with what they printed need not fit into memory.
+    pub fn visit(&self, mut see: impl FnMut(Run)) -> Result<(), JournalError> {
+        for path in self.names().map_err(|error| self.fail("listed", &error))? {
             match read(&path) {
-                Ok(run) => runs.push(run),
+                Ok(run) => see(run),
                 // One damaged record must not hide the others, nor pass in silence.
                 Err(error) => tracing::error!(path = %path.display(), error, "a run's record cannot be read"),
             }
         }
-        runs.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
-        Ok(runs)
+        Ok(())
     }
 
     /// The newest run of a cut, by the cut's id or its name.
     pub fn of_cut(&self, id_or_name: &str) -> Result<Option<Run>, JournalError> {
         let is_it =
             |run: &Run| run.name == id_or_name || run.cut.as_ref().is_some_and(|cut| cut.id == id_or_name);
-        Ok(self.list()?.into_iter().find(is_it))
+        let mut newest: Option<Run> = None;
+        self.visit(|run| {
+            let is_newer = |known: &Run| (run.started_at, &run.id) > (known.started_at, &known.id);
+            if is_it(&run) && newest.as_ref().is_none_or(is_newer) {
+                newest = Some(run);
+            }
+        })?;
+        Ok(newest)
     }
 
     fn sweep(&self) -> std::io::Result<()> {
@@ -74,11 +88,11 @@ impl FileJournal {
     }
 
     fn write(&self, run: &Run) -> std::io::Result<()> {
-        let text = serde_json::to_vec_pretty(run)?;
         let (new, path) = (self.path(run, "new"), self.path(run, "json"));
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
+        let mut file = BufWriter::with_capacity(CHUNK, fs::File::create(&new)?);
+        serde_json::to_writer(&mut file, run)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
         fs::rename(&new, &path)?;
         fs::File::open(&self.directory)?.sync_all()
     }
@@ -129,9 +143,16 @@ impl Journal for FileJournal {
 
     async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
         let journal = self.clone();
-        let task = tokio::task::spawn_blocking(move || journal.list());
-        let mut runs = task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))?;
-        runs.retain(|run| !run.phase.is_final());
-        Ok(runs)
+        let task = tokio::task::spawn_blocking(move || {
+            let mut runs = Vec::new();
+            journal.visit(|run| {
+                if !run.phase.is_final() {
+                    runs.push(run);
+                }
+            })?;
+            runs.sort_by(|a: &Run, b: &Run| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+            Ok(runs)
+        });
+        task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))
     }
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::inventory::PodDefinition;
@@ -15,6 +16,8 @@ use crate::output::Output;
 
 /// Between the polite signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
+/// Bytes that are read at once, of each of two streams of hundreds of commands.
+const CHUNK: usize = 4 * 1024;
 /// How long the output is read on after a command ended: something that it left behind may hold the pipe.
 pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
@@ -49,10 +52,29 @@ impl Drop for Group {
     }
 }
 
+/// Programs that are being started at the same time.
+static STARTING: Semaphore = Semaphore::const_new(32);
+
 impl Process {
-    /// Starts a command as the definition says it is done in that pod.
-    /// `env` is what this very command gets besides.
-    pub(super) fn start(
+    /// Starts a command as the definition says it is done in that pod. `env` is what this very command gets besides.
+    ///
+    /// Whoever starts a program stands still until the kernel has given the new one a turn and loaded it: on a busy
+    /// machine milliseconds. So that happens on threads of its own, several at a time.
+    pub(super) async fn start(
+        pod: &PodDefinition,
+        argv: &[String],
+        env: &[(String, String)],
+        stdin: fn() -> Stdio,
+    ) -> Result<Self, String> {
+        let turn = STARTING.acquire().await.map_err(|error| error.to_string())?;
+        let (pod, argv, env) = (pod.clone(), argv.to_vec(), env.to_vec());
+        let starting = tokio::task::spawn_blocking(move || Self::start_now(&pod, &argv, &env, stdin()));
+        let started = starting.await.unwrap_or_else(|error| Err(error.to_string()));
+        drop(turn);
+        started
+    }
+
+    fn start_now(
         pod: &PodDefinition,
         argv: &[String],
         env: &[(String, String)],
@@ -149,7 +171,7 @@ fn explain(program: &str, pod: &PodDefinition, error: &std::io::Error) -> String
 /// Reads a stream to its end within the limit.
 pub(super) async fn read_all(stream: Option<impl AsyncRead + Unpin>, output: &mut Output) {
     let Some(mut stream) = stream else { return };
-    let mut chunk = vec![0; 16 * 1024];
+    let mut chunk = vec![0; CHUNK];
     loop {
         match stream.read(&mut chunk).await {
             Ok(0) | Err(_) => return,

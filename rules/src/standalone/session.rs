@@ -19,7 +19,7 @@ pub(super) async fn open(definition: &PodDefinition, request: SessionRequest) ->
     let deadline = Instant::now() + request.limit;
     let not_started = |why| ExecError::NotStarted { pod: pod.clone(), why };
     let mut process =
-        Process::start(definition, &request.argv, &request.env, Stdio::piped()).map_err(not_started)?;
+        Process::start(definition, &request.argv, &request.env, Stdio::piped).await.map_err(not_started)?;
     let stdin =
         process.child.stdin.take().ok_or_else(|| not_started("it has no standard input".to_owned()))?;
     let awaited = Awaited::default();

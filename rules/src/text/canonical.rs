@@ -163,11 +163,13 @@ fn step(node: &Node<'_>) -> Option<Step> {
 }
 
 fn pods(node: &Node<'_>) -> Option<PodSet> {
-    let fields = node.fields("`pods`", &["selector", "fromVolumes", "container", "min", "pick", "where"])?;
+    let fields =
+        node.fields("`pods`", &["selector", "fromVolumes", "container", "min", "parallel", "pick", "where"])?;
     let selector = fields.optional("selector", selector);
     let from_volumes = fields.optional("fromVolumes", Node::truth);
     let container = fields.optional("container", container);
     let min = fields.optional("min", |n| n.number(1, 10_000));
+    let parallel = fields.optional("parallel", |n| n.number(1, limits::PARALLEL_PODS));
     let pick = fields
         .optional("pick", |n| n.choice(&[("all", Pick::All), ("one", Pick::One), ("leader", Pick::Leader)]));
     let where_ = fields.optional("where", command);
@@ -176,6 +178,7 @@ fn pods(node: &Node<'_>) -> Option<PodSet> {
         from_volumes: from_volumes?.unwrap_or(false),
         container: container?,
         min: min?,
+        parallel: parallel?,
         pick: pick?.unwrap_or_default(),
         where_: where_?,
     };

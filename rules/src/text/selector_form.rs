@@ -152,6 +152,7 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
             from_volumes: false,
             container: container.clone(),
             min: None,
+            parallel: None,
             pick: action.pick,
             where_: None,
         };

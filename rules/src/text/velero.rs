@@ -221,6 +221,7 @@ fn steps(selector: &LabelSelector, pre: Option<Hook>, post: Option<Hook>) -> Vec
             from_volumes: false,
             container,
             min: None,
+            parallel: None,
             pick: Pick::All,
             where_: None,
         },

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use stillpoint::domain::record::CutRecord;
 use stillpoint::proto::operator as api;
 use stillpoint::proto::operator::operator_client::OperatorClient;
+use stillpoint_rules::run::Run;
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -67,6 +68,17 @@ impl Operator {
         rule: Option<&str>,
         barrier: Barrier,
     ) -> Result<CutRecord> {
+        Ok(self.snapshot_and_run(name, selector, rule, barrier).await?.0)
+    }
+
+    /// The same with the run of the rule.
+    pub async fn snapshot_and_run(
+        &self,
+        name: &str,
+        selector: &str,
+        rule: Option<&str>,
+        barrier: Barrier,
+    ) -> Result<(CutRecord, Option<Run>)> {
         let request = api::SnapshotRequest {
             name: name.into(),
             selectors: vec![selector.into()],
@@ -81,7 +93,11 @@ impl Operator {
             last = progress.done.or(last);
         }
         let detail = last.context("the snapshot ended without a result")?;
-        serde_json::from_str(&detail.record_json).context("the snapshot's record cannot be read")
+        let record =
+            serde_json::from_str(&detail.record_json).context("the snapshot's record cannot be read")?;
+        let run = Some(&detail.run_json).filter(|json| !json.is_empty());
+        let run = run.map(|json| serde_json::from_str(json).context("the snapshot's run cannot be read"));
+        Ok((record, run.transpose()?))
     }
 
     /// New volumes from a cut: all members, or those whose names are in `only`.

@@ -82,7 +82,7 @@ impl Spec {
         self
     }
 
-    /// Runs as this user instead of root.
+    /// Runs as this user instead of root: a name, or a number that belongs to nobody else.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.into());
@@ -113,7 +113,7 @@ impl Spec {
         };
         command.args(["--pdeathsig", signal]);
         if let Some(user) = &self.user {
-            command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+            command.args(identity(user));
         }
         command.arg("--");
         if self.death == Death::Later {
@@ -186,11 +186,25 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most resident memory that it has had, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Its resident memory without what it has of files, which is mostly the program's text, in KiB.
+    pub fn anonymous_kib(&self) -> Result<u64> {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.program_pid()?);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok());
-        number.with_context(|| format!("{path} has no VmRSS"))
+        number.with_context(|| format!("{path} has no {field}"))
     }
 
     /// Whether it has ended.
@@ -310,7 +324,7 @@ pub async fn run(
     let mut command = tokio::process::Command::new("timeout");
     command.args(["-k", "2", &limit.as_secs().max(1).to_string()]);
     if let Some(user) = user {
-        command.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"]);
+        command.arg("setpriv").args(identity(user)).arg("--");
     }
     command.arg(program).args(args).stdin(Stdio::null()).kill_on_drop(true).current_dir("/");
     let output = command.output().await.with_context(|| format!("cannot run {}", program.display()))?;
@@ -334,6 +348,12 @@ pub async fn succeed(
     }
     let said = format!("{}{}", output.stdout, output.stderr);
     bail!("{} failed: {}", program.display(), said.trim_end())
+}
+
+/// Arguments of setpriv(1) that make it a user. A number has no entry in the user database, and so no groups.
+fn identity(user: &str) -> [&str; 5] {
+    let is_number = user.bytes().all(|byte| byte.is_ascii_digit());
+    ["--reuid", user, "--regid", user, if is_number { "--clear-groups" } else { "--init-groups" }]
 }
 
 /// Starts a command from one thread that lives as long as this process: the death signal is tied to the

@@ -4,6 +4,11 @@
 //! that reads a restored copy and can fail.
 
 pub mod cassandra;
+pub mod etcd;
 pub mod ledger;
+pub mod load;
+pub mod mariadb;
+pub mod place;
 pub mod postgres;
+pub mod redis;
 pub mod stall;

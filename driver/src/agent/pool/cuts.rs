@@ -17,6 +17,7 @@ use stillpoint_guard::fault::point;
 
 use super::layout::cut_file;
 use super::{Pool, PoolError, Result, headroom, records};
+use crate::domain::listing::{Slice, SnapshotEntry};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, SnapshotId, VolumeId};
 
@@ -207,6 +208,25 @@ impl Pool {
     /// All cuts, sealed or not, sorted by id, without their timelines.
     pub fn cuts(&self) -> Vec<Arc<CutRecord>> {
         self.index().cuts().cloned().collect()
+    }
+
+    /// The cuts of a slice that are wanted, ascending by id, without their timelines.
+    pub fn cuts_in(
+        &self,
+        slice: &Slice<CutId>,
+        is_wanted: impl Fn(&CutRecord) -> bool,
+    ) -> Vec<Arc<CutRecord>> {
+        self.index().cuts_in(slice, is_wanted).cloned().collect()
+    }
+
+    /// What is known of a cut, without its timeline and without a look at the disk.
+    pub fn known_cut(&self, id: &CutId) -> Option<Arc<CutRecord>> {
+        self.index().cut(id).cloned()
+    }
+
+    /// Members, on whatever pool, of the sealed cuts whose home is this pool: those of a slice, ascending by id.
+    pub fn snapshots_in(&self, slice: &Slice<SnapshotId>, of: Option<&VolumeId>) -> Vec<SnapshotEntry> {
+        self.index().snapshots_in(slice, of).collect()
     }
 
     /// The cut of this kind whose name has this hash, without its timeline. Where there are several (the members of

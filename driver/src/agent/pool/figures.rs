@@ -24,6 +24,6 @@ impl Pool {
 
     /// Number of cuts that are neither sealed nor void.
     pub fn round_count(&self) -> usize {
-        self.index().cuts().filter(|cut| cut.state == CutState::Round).count()
+        self.index().round_count()
     }
 }

@@ -2,13 +2,18 @@
 //! of a record, and a pool may have tens of thousands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::domain::listing::{Slice, SnapshotEntry};
 use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, VolumeRecord};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 
-#[derive(Debug, Default)]
+/// Everything below the first two maps is derived from them, and changed together with them.
+#[derive(Debug)]
 pub(super) struct Index {
+    /// Whose index this is.
+    pool: PoolId,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes that came from other pools, by the id that they had there first.
     known_as: BTreeMap<VolumeId, VolumeId>,
@@ -18,9 +23,35 @@ pub(super) struct Index {
     removed: BTreeMap<CutId, Arc<CutRecord>>,
     /// The same cuts by name; a name has one cut, unless its members changed between two attempts.
     names: BTreeSet<(CutKind, NameHash, PoolId)>,
+    /// Those that are not sealed: few, and looked through at every change of a volume.
+    rounds: BTreeSet<CutId>,
+    /// Members, on whatever pool, of the sealed cuts whose home is this pool: what lists of snapshots show.
+    snapshots: BTreeSet<SnapshotId>,
+    /// Those of volumes that came from other pools: by the id by which the volume is known, how many there are for each id
+    /// that it had here.
+    moved: BTreeMap<VolumeId, BTreeMap<VolumeId, usize>>,
+    /// Sum of all capacities.
+    promised: u128,
 }
 
 impl Index {
+    /// The index of an empty pool.
+    pub(super) fn of(pool: PoolId) -> Self {
+        Self {
+            pool,
+            volumes: BTreeMap::new(),
+            known_as: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            names: BTreeSet::new(),
+            rounds: BTreeSet::new(),
+            snapshots: BTreeSet::new(),
+            moved: BTreeMap::new(),
+            promised: 0,
+        }
+    }
+
     pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         self.volumes.get(id)
     }
@@ -29,17 +60,30 @@ impl Index {
         self.volumes.values()
     }
 
+    /// The volumes of a slice, ascending by id.
+    pub(super) fn volumes_in(&self, slice: &Slice<VolumeId>) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes.range(behind(slice.after.as_ref())).take(slice.limit).map(|(_, record)| record)
+    }
+
     pub(super) fn put_volume(&mut self, record: VolumeRecord) {
+        self.promised += u128::from(record.capacity.0);
         if let Some(known_as) = &record.known_as {
             self.known_as.insert(known_as.clone(), record.id.clone());
         }
-        self.volumes.insert(record.id.clone(), record);
+        let before = self.volumes.insert(record.id.clone(), record);
+        self.no_longer_promised(before);
     }
 
     pub(super) fn drop_volume(&mut self, id: &VolumeId) {
-        if let Some(known_as) = self.volumes.remove(id).and_then(|record| record.known_as) {
-            self.known_as.remove(&known_as);
+        let before = self.volumes.remove(id);
+        if let Some(known_as) = before.as_ref().and_then(|record| record.known_as.as_ref()) {
+            self.known_as.remove(known_as);
         }
+        self.no_longer_promised(before);
+    }
+
+    fn no_longer_promised(&mut self, volume: Option<VolumeRecord>) {
+        self.promised -= volume.map_or(0, |volume| u128::from(volume.capacity.0));
     }
 
     /// The id here of the volume that orchestrators know by this id.
@@ -68,24 +112,76 @@ impl Index {
 
     /// Sum of all capacities.
     pub(super) fn promised(&self) -> Bytes {
-        self.volumes.values().fold(Bytes(0), |sum, volume| Bytes(sum.0.saturating_add(volume.capacity.0)))
+        Bytes(u64::try_from(self.promised).unwrap_or(u64::MAX))
     }
 
     pub(super) fn cuts(&self) -> impl Iterator<Item = &Arc<CutRecord>> {
         self.cuts.values()
     }
 
+    /// The cuts of a slice that are wanted, ascending by id.
+    pub(super) fn cuts_in(
+        &self,
+        slice: &Slice<CutId>,
+        is_wanted: impl Fn(&CutRecord) -> bool,
+    ) -> impl Iterator<Item = &Arc<CutRecord>> {
+        let behind = self.cuts.range(behind(slice.after.as_ref())).map(|(_, cut)| cut);
+        behind.filter(move |cut| is_wanted(cut)).take(slice.limit)
+    }
+
+    pub(super) fn cut(&self, id: &CutId) -> Option<&Arc<CutRecord>> {
+        self.cuts.get(id)
+    }
+
+    /// Number of cuts that are not sealed.
+    pub(super) fn round_count(&self) -> usize {
+        self.rounds.len()
+    }
+
     pub(super) fn put_cut(&mut self, record: &CutRecord) {
         let id = record.id.clone();
+        // The same cut may have had other members, or have been a round until now.
+        self.unlist(&id);
         self.names.insert((id.kind, id.hash.clone(), id.home.clone()));
         self.removed.remove(&id);
+        match record.state {
+            CutState::Round => drop(self.rounds.insert(id.clone())),
+            CutState::Sealed if id.home == self.pool => {
+                self.snapshots.extend(record.members.iter().map(|member| member.snapshot.clone()));
+                for (known_as, member) in moved_members(record) {
+                    *self.moved.entry(known_as).or_default().entry(member.volume.clone()).or_default() += 1;
+                }
+            }
+            CutState::Sealed => {}
+        }
         self.cuts.insert(id, Arc::new(CutRecord { timeline: None, ..record.clone() }));
+    }
+
+    /// Takes a cut out of everything that is derived.
+    fn unlist(&mut self, id: &CutId) {
+        self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
+        self.rounds.remove(id);
+        if let Some(known) = self.cuts.get(id).filter(|known| known.state == CutState::Sealed) {
+            for member in known.members.iter().filter(|_| id.home == self.pool) {
+                self.snapshots.remove(&member.snapshot);
+            }
+            for (known_as, member) in moved_members(known).filter(|_| id.home == self.pool) {
+                let Some(ids) = self.moved.get_mut(&known_as) else { continue };
+                match ids.get_mut(&member.volume) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    Some(_) | None => drop(ids.remove(&member.volume)),
+                }
+                if ids.is_empty() {
+                    self.moved.remove(&known_as);
+                }
+            }
+        }
     }
 
     /// From now on the cut does not exist. The answer is what is known of it, until its trees are removed too
     /// ([`Index::forget_removed`]), also when it is asked again.
     pub(super) fn drop_cut(&mut self, id: &CutId) -> Option<Arc<CutRecord>> {
-        self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
+        self.unlist(id);
         if let Some(record) = self.cuts.remove(id) {
             self.removed.insert(id.clone(), record);
         }
@@ -94,6 +190,53 @@ impl Index {
 
     pub(super) fn forget_removed(&mut self, id: &CutId) {
         self.removed.remove(id);
+    }
+
+    /// The snapshots of a slice, of one volume by the id by which it is known, or of all; ascending by id.
+    pub(super) fn snapshots_in(
+        &self,
+        slice: &Slice<SnapshotId>,
+        of: Option<&VolumeId>,
+    ) -> impl Iterator<Item = SnapshotEntry> {
+        // A volume that has moved has an id in each pool that it was in.
+        let ids: Vec<Option<VolumeId>> = match of {
+            None => vec![None],
+            Some(known_as) => {
+                let mut ids: BTreeSet<_> =
+                    self.moved.get(known_as).into_iter().flat_map(BTreeMap::keys).collect();
+                ids.insert(known_as);
+                ids.into_iter().cloned().map(Some).collect()
+            }
+        };
+        let (after, known_as) = (slice.after.clone(), of.cloned());
+        ids.into_iter()
+            .flat_map(move |volume| self.snapshots_of(volume, after.clone()))
+            .filter(move |entry| known_as.as_ref().is_none_or(|known_as| known_as == entry.known_as()))
+            .take(slice.limit)
+    }
+
+    /// The snapshots behind one, of the volume of this id or of all.
+    fn snapshots_of(
+        &self,
+        volume: Option<VolumeId>,
+        after: Option<SnapshotId>,
+    ) -> impl Iterator<Item = SnapshotEntry> {
+        let from = match (after, volume.as_ref().map(first_of)) {
+            (Some(after), Some(first)) if after < first => Bound::Included(first),
+            (Some(after), _) => Bound::Excluded(after),
+            (None, Some(first)) => Bound::Included(first),
+            (None, None) => Bound::Unbounded,
+        };
+        self.snapshots
+            .range((from, Bound::Unbounded))
+            .take_while(move |id| volume.as_ref().is_none_or(|volume| id.volume == *volume))
+            .filter_map(|id| self.entry(id))
+    }
+
+    fn entry(&self, id: &SnapshotId) -> Option<SnapshotEntry> {
+        let cut = CutId { home: self.pool.clone(), kind: id.kind, hash: id.hash.clone() };
+        let record = self.cuts.get(&cut)?;
+        Some(record.entry_of(member_of(record, &id.volume)?))
     }
 
     /// Cuts of this name: one, unless its members changed between two attempts. Sealed ones first.
@@ -125,9 +268,35 @@ impl Index {
 
     /// An unsealed cut that has this volume as a member.
     pub(super) fn round_of(&self, volume: &VolumeId) -> Option<&CutId> {
-        self.cuts
-            .values()
-            .find(|cut| cut.state == CutState::Round && cut.members.iter().any(|m| m.volume == *volume))
-            .map(|cut| &cut.id)
+        self.rounds.iter().find(|id| {
+            self.cuts.get(id).is_some_and(|cut| cut.members.iter().any(|member| member.volume == *volume))
+        })
     }
 }
+
+/// Members of a cut whose volume has moved, each with the id by which it is known.
+fn moved_members(record: &CutRecord) -> impl Iterator<Item = (VolumeId, &CutMember)> {
+    record.members.iter().filter_map(|member| Some((member.known_as.clone()?, member)))
+}
+
+/// What is behind a key.
+fn behind<K>(after: Option<&K>) -> (Bound<&K>, Bound<&K>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+/// Records are written with their members sorted; one that people have edited is still found.
+fn member_of<'a>(record: &'a CutRecord, volume: &VolumeId) -> Option<&'a CutMember> {
+    let members = &record.members;
+    match members.binary_search_by(|member| member.volume.cmp(volume)) {
+        Ok(at) => members.get(at),
+        Err(_) => members.iter().find(|member| member.volume == *volume),
+    }
+}
+
+/// No snapshot of the volume has a lower id.
+fn first_of(volume: &VolumeId) -> SnapshotId {
+    SnapshotId { volume: volume.clone(), kind: CutKind::Single, hash: NameHash::lowest() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -142,7 +142,7 @@ impl<'a> Survey<'a> {
             layout,
             access,
             pool,
-            index: Index::default(),
+            index: Index::of(pool.clone()),
             half_made: Vec::new(),
             parts: Vec::new(),
             trash: Vec::new(),

@@ -9,6 +9,7 @@ use super::claims::Claim;
 use super::layout::VOLUME_RECORD;
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::backend::IMAGE;
+use crate::domain::listing::Slice;
 use crate::domain::record::{Source, VolumeRecord};
 use crate::domain::{Bytes, Filesystem, NameHash, NewVolume, VolumeId};
 
@@ -122,6 +123,11 @@ impl Pool {
     /// All volumes, sorted by id.
     pub fn volumes(&self) -> Vec<VolumeRecord> {
         self.index().volumes().cloned().collect()
+    }
+
+    /// The volumes of a slice, ascending by id.
+    pub fn volumes_in(&self, slice: &Slice<VolumeId>) -> Vec<VolumeRecord> {
+        self.index().volumes_in(slice).cloned().collect()
     }
 
     /// The volume whose name has this hash.

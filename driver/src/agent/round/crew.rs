@@ -1,5 +1,6 @@
 //! The seam to whoever runs a round: threads of this process, or tasks on a simulated clock.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -40,11 +41,16 @@ pub trait Crew: Send + Sync {
     fn conduct(&self, start: Start) -> io::Result<Inbox>;
     /// Runs a worker until its errands are dropped.
     fn employ(&self, worker: Worker, reply: Reply) -> io::Result<Errands>;
+    /// Runs the worker of a member that is alone on this host. There is nobody else to let go of while its kernel call
+    /// lasts, so whoever gives the order may do the work as well: it needs no second thread to wake up twice.
+    fn employ_alone(&self, worker: Worker, reply: Reply) -> io::Result<Errands> {
+        self.employ(worker, reply)
+    }
     /// Carries out one call, which may block.
     fn carry_out(&self, call: Box<dyn FnOnce() + Send>);
 }
 
-/// A thread per round and one per member: FIFREEZE cannot be interrupted.
+/// A thread per round and, unless it is alone, one per member: FIFREEZE cannot be interrupted.
 #[derive(Debug, Clone, Copy)]
 pub struct Threads;
 
@@ -63,17 +69,44 @@ impl Crew for Threads {
         Ok(Box::new(move |work| orders.send(work).is_ok()))
     }
 
+    fn employ_alone(&self, worker: Worker, reply: Reply) -> io::Result<Errands> {
+        let here = OnTheSpot(RefCell::new(Some(worker)));
+        Ok(Box::new(move |work| here.perform(work, &reply)))
+    }
+
     fn carry_out(&self, call: Box<dyn FnOnce() + Send>) {
         tokio::task::spawn_blocking(call);
+    }
+}
+
+/// A worker that works on the thread that gives the orders.
+struct OnTheSpot(RefCell<Option<Worker>>);
+
+impl OnTheSpot {
+    fn perform(&self, work: Work, reply: &Reply) -> bool {
+        let Some(worker) = &mut *self.0.borrow_mut() else { return false };
+        reply(worker.perform(work));
+        true
+    }
+}
+
+impl Drop for OnTheSpot {
+    fn drop(&mut self) {
+        if let Some(worker) = self.0.take() {
+            worker.abandoned();
+        }
     }
 }
 
 /// Runs a conductor on this thread until it is over.
 pub fn run(mut conductor: Conductor, queue: &Receiver<Input>) {
     while !conductor.is_over() {
+        let now = Instant::now();
         let input = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+            // Before what is waiting: the deadline passed while this thread was in a kernel call.
+            Some(at) if at <= now => Err(RecvTimeoutError::Timeout),
+            Some(at) => queue.recv_timeout(at - now),
         };
         match input {
             Ok(input) => conductor.take(input),

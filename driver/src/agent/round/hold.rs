@@ -36,7 +36,12 @@ impl Hold {
         answer: impl Fn(Answer) + Clone + Send + 'static,
     ) -> Result<Self, Fault> {
         let start = |(index, member): (usize, &Member)| {
-            context.crew.employ(Worker::of(index, member, &context.host), Box::new(answer.clone()))
+            let (worker, reply) = (Worker::of(index, member, &context.host), Box::new(answer.clone()));
+            if members.len() == 1 {
+                context.crew.employ_alone(worker, reply)
+            } else {
+                context.crew.employ(worker, reply)
+            }
         };
         let workers: Vec<_> = members
             .iter()

@@ -1,13 +1,14 @@
 //! A round on one host: the shell around [`crate::domain::round::participant`].
 //!
 //! Read in this order: [`conductor`] drives the machine on a thread of its own, [`prepare`] finds out what there is
-//! to hold, [`member`] is one thread per member that freezes, copies and thaws it, [`hold`] what exists while they are held,
+//! to hold, [`member`] freezes, copies and thaws one member, on a thread of its own unless it is the only one, [`hold`] what exists while they are held,
 //! [`raw`] how raw devices are held, [`watchdog`] the guard.
 //!
 //! # Flow
 //! 1. `Open`: lock the members against stage, unstage, expand and delete; look at headroom; write the record with
 //!    state *round* (what a crash leaves is found by it); find the mounts; flush while writers go on.
-//! 2. `Hold`: arm the guard, expedite RCU, freeze all members at once, a thread each: FIFREEZE cannot be interrupted.
+//! 2. `Hold`: arm the guard, expedite RCU, freeze all members at once, a thread each: FIFREEZE cannot be interrupted. One
+//!    that is alone is frozen on the round's own thread.
 //! 3. `Cut`: snapshot all members at once.
 //! 4. `Release`: thaw all at once, disarm the guard, then make the snapshots durable.
 //! 5. The stream ends earlier, a limit passes, something fails: thaw and remove what was cut.

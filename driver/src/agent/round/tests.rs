@@ -71,6 +71,10 @@ impl Stage {
     }
 
     fn round_of(&self, volumes: &[VolumeId]) -> Round {
+        self.round_within(volumes, 20_000)
+    }
+
+    fn round_within(&self, volumes: &[VolumeId], soft_limit_ms: u32) -> Round {
         let (inputs, queue) = channel();
         let (reports, outbound) = tokio::sync::mpsc::channel(REPORTS);
         let sender = inputs.clone();
@@ -78,7 +82,8 @@ impl Stage {
         let conductor = Conductor::new(Arc::clone(&self.context), inbox, reports);
         let thread = std::thread::spawn(move || crew::run(conductor, &queue));
         let round = Round { inputs, outbound, thread: Some(thread) };
-        round.order(round_order::Order::Open(open(&round_record(volumes))));
+        let order = round_order::Open { soft_limit_ms, ..open(&round_record(volumes)) };
+        round.order(round_order::Order::Open(order));
         round
     }
 
@@ -411,4 +416,42 @@ fn a_volume_that_cannot_be_thawed_is_left_to_the_guard_and_the_hold_does_not_cou
     let released = round.released();
     assert!(released.guard_fired && !released.members[0].clean, "{released:?}");
     round.end();
+}
+
+/// FIFREEZE cannot be interrupted, whether it is called by the round's own thread or by its member's.
+#[test]
+fn a_freeze_that_ends_after_the_limit_is_thawed_and_does_not_count() {
+    for members in [1, 2] {
+        let stage = Stage::new();
+        let hang = stage.host().hang(When::NthOf("FIFREEZE", 1));
+        let mut round = stage.round_within(&stage.volumes[..members], 50);
+        round.prepared();
+        round.hold();
+        hang.wait_until_reached();
+        // What the controller orders meanwhile does not count either.
+        std::thread::sleep(Duration::from_millis(200));
+        round.cut();
+        hang.release();
+        let failed = round.failed();
+        assert_eq!(tonic::Code::from_i32(failed.code), tonic::Code::DeadlineExceeded, "{failed:?}");
+        round.end();
+        stage.check_nothing_left();
+    }
+}
+
+#[test]
+fn a_controller_that_goes_away_during_a_freeze_leaves_nothing_frozen() {
+    for members in [1, 2] {
+        let stage = Stage::new();
+        let hang = stage.host().hang(When::NthOf("FIFREEZE", 1));
+        let mut round = stage.round_of(&stage.volumes[..members]);
+        round.prepared();
+        round.hold();
+        hang.wait_until_reached();
+        round.inputs.send(Input::StreamEnded).unwrap();
+        hang.release();
+        round.failed();
+        round.end();
+        stage.check_nothing_left();
+    }
 }

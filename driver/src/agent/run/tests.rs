@@ -8,6 +8,7 @@ use stillpoint_csi_proto::v1;
 use super::*;
 use crate::agent::fixtures::STAGING;
 use crate::controller::fleet::{self, AgentAddress, Fleet};
+use crate::domain::listing::{CutFilter, CutScope, Detail, Piece, Slice};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{
     Code, CutId, CutKind, Filesystem, Level, NameHash, NewVolume, PoolId, SnapshotId, VolumeId,
@@ -182,7 +183,8 @@ async fn cut_records_live_over_the_wire() {
     }
     assert_eq!(agent.cut(&record.id).await, Ok(None));
     assert_eq!(agent.find_cut(CutKind::Single, &NameHash::of("nightly")).await, Ok(None));
-    assert_eq!(agent.cuts().await, Ok(vec![]));
+    let (first, all) = (Slice { after: None, limit: 10 }, CutFilter::of(CutScope::All, Detail::Members));
+    assert_eq!(agent.cuts_in(&first, &all).await, Ok(Piece { entries: vec![], more: false }));
     let fault = agent.seal(&record).await.unwrap_err();
     assert_eq!(fault.code, Code::NotFound, "nothing was prepared: {fault}");
     let elsewhere = VolumeId::new(PoolId::from_random([9; 6]), "data");

@@ -16,7 +16,9 @@ use crate::agent::blocks::WalkStream;
 use crate::agent::pool::Content;
 use crate::agent::run::RunError;
 use crate::domain::{Bytes, Fault, SnapshotId, VolumeId};
+use crate::host::linux::memory;
 use crate::identity::tls::calling_agent;
+use crate::observe::holds;
 use crate::observe::request::carried;
 use crate::proto::agent::blocks_server::Blocks;
 use crate::proto::agent::peer_server::Peer;
@@ -28,6 +30,8 @@ use crate::wire::status_of;
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// How often grants that nobody uses are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// After the last message a connection keeps its buffers this long at most.
+const BUFFERS_GO_WITHIN: Duration = Duration::from_secs(1);
 /// Progress that a slow controller has not taken yet.
 const TOLD: usize = 4;
 
@@ -120,7 +124,10 @@ impl Blocks for Transfers {
         let order = receive_order(request.into_inner()).map_err(status_of)?;
         let (told, progress) = mpsc::channel(TOLD);
         let this = self.clone();
-        tokio::spawn(carried(async move { this.receive_and_tell(order, told).await }));
+        tokio::spawn(carried(async move {
+            this.receive_and_tell(order, told).await;
+            give_memory_back().await;
+        }));
         Ok(Response::new(ReceiverStream::new(progress)))
     }
 }
@@ -135,8 +142,21 @@ impl Peer for Transfers {
         let grant = self.grants.of(&ticket, &peer).map_err(status_of)?;
         let (out, chunks) = mpsc::channel(export::WAITING);
         let (host, counters) = (Arc::clone(&self.host), Arc::clone(&self.counters));
-        tokio::spawn(export::export(host, grant, have_until, counters, out));
+        tokio::spawn(async move {
+            export::export(host, grant, have_until, counters, out).await;
+            give_memory_back().await;
+        });
         Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+}
+
+/// What a transfer's buffers took would stay with this process otherwise. A little later, when the connection has let
+/// go of its own; not while something is held, and then the next transfer does it.
+async fn give_memory_back() {
+    tokio::time::sleep(BUFFERS_GO_WITHIN).await;
+    if holds::process().count() == 0 {
+        // Its only failure is a panic, of which nobody needs to know here.
+        let _ = tokio::task::spawn_blocking(memory::give_back_what_is_free).await;
     }
 }
 

@@ -16,6 +16,7 @@ use crate::domain::timeline::Timeline;
 use crate::domain::{Fault, Level};
 use crate::observe::metrics;
 use crate::observe::request::carried;
+use crate::wire;
 
 /// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
 /// one host may not have come to the next before that is cut, and the check that is to fail would pass.
@@ -154,12 +155,13 @@ impl Live {
     async fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
         let home = self.agents.iter().find(|agent| is_home(record, agent.host()));
         let home = home.ok_or_else(|| Fault::internal("no host has the home pool"))?;
-        home.seal(record).await.map_err(|fault| unknown_fate(&fault))?;
+        let text = wire::convert::record_to_proto(record).map_err(|fault| unknown_fate(&fault))?;
+        home.seal_as(text.clone()).await.map_err(|fault| unknown_fate(&fault))?;
         point("controller.seal.home-sealed");
         let mut others = JoinSet::new();
         for agent in self.agents.iter().filter(|agent| agent.host() != home.host()) {
-            let (agent, record) = (agent.clone(), record.clone());
-            others.spawn(carried(async move { agent.seal(&record).await }));
+            let (agent, text) = (agent.clone(), text.clone());
+            others.spawn(carried(async move { agent.seal_as(text).await }));
         }
         for answer in others.join_all().await {
             answer.map_err(|fault| unknown_fate(&fault))?;

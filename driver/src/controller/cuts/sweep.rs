@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::list::merged;
 use super::{Cuts, is_home, is_sealed};
-use crate::controller::fleet::Agent;
+use crate::controller::fleet::{Agent, Everybody};
+use crate::controller::merge::{Merge, Silence};
+use crate::domain::listing::{CutFilter, CutScope, Detail};
 use crate::domain::record::CutRecord;
 use crate::domain::{CutId, Fault, HostName};
 
@@ -41,49 +44,86 @@ enum Verdict {
 }
 
 impl Cuts {
-    /// Settles cuts whose attempt began longer than `grace` ago and that this process is not working on.
+    /// Settles cuts whose attempt began longer than `grace` ago and that this process is not working on. Of what hosts
+    /// tell, only the cut that is judged and a piece of each host's list are in memory.
     pub async fn sweep(&self, grace: Duration) -> Swept {
         let mut swept = Swept::default();
-        let mut known: BTreeMap<CutId, Known> = BTreeMap::new();
-        let mut answered = BTreeMap::new();
-        for agent in self.fleet.agents() {
-            let Ok(records) = agent.cuts().await else { continue };
-            for record in records {
-                known.entry(record.id.clone()).or_default().records.insert(agent.host().clone(), record);
-            }
-            answered.insert(agent.host().clone(), agent);
-        }
+        // Nobody is known yet: there is nothing to settle.
+        let Ok(everybody) = self.fleet.everybody() else { return swept };
+        let filter = CutFilter::of(CutScope::Unsettled, Detail::Home);
+        let mut merge = merged(&everybody, &filter, Silence::Noted);
         let oldest = (self.wall_clock)().saturating_sub(grace).unwrap_or(Timestamp::MIN);
-        for (id, cut) in known {
-            let Some(any) = cut.records.values().next() else { continue };
-            let Ok(_busy) = self.make_busy(any.id.kind, &any.name) else { continue };
-            let (list, done) = match judge(&cut, |host| answered.contains_key(host), oldest) {
-                Verdict::Leave => continue,
-                Verdict::RollForward(hosts) => {
-                    (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, &answered).await)
-                }
-                Verdict::Remove => match self.get(&id).await {
-                    // The list does not know: a seal was written, and the call failed before it was durable. Sealing it
-                    // again makes it so, on every host.
-                    Ok(Some(_)) => {
-                        let hosts = any.members.iter().map(|member| member.host.clone()).collect();
-                        (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, &answered).await)
-                    }
-                    Ok(None) => (&mut swept.voided, self.remove_unsealed(any).await),
-                    Err(fault) => (&mut swept.voided, Err(fault)),
-                },
-                Verdict::Unknown => {
-                    let why = "the host of its home pool does not answer, so nobody knows whether it exists";
-                    swept.left.push((id, Fault::unavailable(why)));
-                    continue;
-                }
-            };
-            match done {
-                Ok(()) => list.push(id),
-                Err(fault) => swept.left.push((id, fault)),
+        let mut known = Known::default();
+        loop {
+            // A host that is silent is noted, so there is no fault.
+            let next = merge.next().await.ok().flatten();
+            let is_another = next.as_ref().is_none_or(|(_, record)| known.id() != Some(&record.id));
+            if is_another {
+                let answering = Answering { everybody: &everybody, merge: &merge };
+                self.settle_known(std::mem::take(&mut known), answering, oldest, &mut swept).await;
             }
+            let Some((part, record)) = next else { return swept };
+            known.records.insert(everybody.agents[part].host().clone(), record);
         }
-        swept
+    }
+
+    async fn settle_known(&self, cut: Known, answering: Answering<'_>, oldest: Timestamp, swept: &mut Swept) {
+        let Some((host, any)) = cut.records.first_key_value() else { return };
+        let id = any.id.clone();
+        let Ok(_busy) = self.make_busy(id.kind, &any.name) else { return };
+        let (list, done) = match judge(&cut, |host| answering.agent(host).is_some(), oldest) {
+            Verdict::Leave => return,
+            Verdict::RollForward(hosts) => {
+                (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, answering).await)
+            }
+            Verdict::Remove => match self.get(&id).await {
+                // The list does not know: a seal was written, and the call failed before it was durable. Sealing it again
+                // makes it so, on every host.
+                Ok(Some(sealed)) => {
+                    let hosts = sealed.members.iter().map(|member| member.host.clone()).collect();
+                    (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, answering).await)
+                }
+                Ok(None) => (&mut swept.voided, self.remove_as_known_to(host, any).await),
+                Err(fault) => (&mut swept.voided, Err(fault)),
+            },
+            Verdict::Unknown => {
+                let why = "the host of its home pool does not answer, so nobody knows whether it exists";
+                swept.left.push((id, Fault::unavailable(why)));
+                return;
+            }
+        };
+        match done {
+            Ok(()) => list.push(id),
+            Err(fault) => swept.left.push((id, fault)),
+        }
+    }
+
+    /// Removes a cut with all its members, of which lists tell only one: the rest is asked of the host that has told.
+    async fn remove_as_known_to(&self, host: &HostName, judged: &CutRecord) -> Result<(), Fault> {
+        match self.fleet.agent(host)?.cut(&judged.id).await? {
+            Some(record) if record.attempt == judged.attempt => self.remove_unsealed(&record).await,
+            Some(_) | None => Err(Fault::aborted("somebody else is at work on it")),
+        }
+    }
+}
+
+/// The agents that have told all that they know up to here.
+#[derive(Clone, Copy)]
+struct Answering<'a> {
+    everybody: &'a Everybody,
+    merge: &'a Merge<CutRecord>,
+}
+
+impl<'a> Answering<'a> {
+    fn agent(self, host: &HostName) -> Option<&'a Agent> {
+        let at = self.everybody.agents.binary_search_by(|agent| agent.host().cmp(host)).ok()?;
+        (!self.merge.is_silent(at)).then(|| &self.everybody.agents[at])
+    }
+}
+
+impl Known {
+    fn id(&self) -> Option<&CutId> {
+        self.records.first_key_value().map(|(_, record)| &record.id)
     }
 }
 
@@ -103,15 +143,16 @@ async fn roll_forward(
     id: &CutId,
     any: &CutRecord,
     behind: &BTreeSet<HostName>,
-    answered: &BTreeMap<HostName, Agent>,
+    answering: Answering<'_>,
 ) -> Result<(), Fault> {
-    let home = answered.iter().find(|(host, _)| is_home(any, host)).map(|(_, agent)| agent);
+    let home = any.members.iter().map(|member| &member.host).find(|host| is_home(any, host));
+    let home = home.and_then(|host| answering.agent(host));
     let home =
         home.ok_or_else(|| Fault::unavailable("the host of its home pool does not answer any more"))?;
     // With its timeline, which lists leave out.
     let record = home.cut(id).await?.filter(is_sealed);
     let record = record.ok_or_else(|| Fault::aborted("it was deleted meanwhile"))?;
-    for agent in behind.iter().filter_map(|host| answered.get(host)) {
+    for agent in behind.iter().filter_map(|host| answering.agent(host)) {
         agent.seal(&record).await?;
     }
     Ok(())

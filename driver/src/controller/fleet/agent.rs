@@ -10,6 +10,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::Homes;
 use crate::domain::blocks::WalkOrder;
+use crate::domain::listing::{CutFilter, PIECE_LIMIT, Piece, Slice, SnapshotEntry};
 use crate::domain::record::CutRecord;
 use crate::domain::{
     Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, Move, NameHash, NewVolume, SnapshotId, VolumeId,
@@ -26,7 +27,7 @@ use crate::wire::{convert, fault_of};
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Making or removing something: `mkfs` of a large image on a slow disk.
 const CHANGE_LIMIT: Duration = Duration::from_mins(1);
-/// Lists of tens of thousands of volumes fit; a larger answer is an error, not an out-of-memory.
+/// A piece of a list fits, also of cuts with a thousand members each; a larger answer is an error, not an out-of-memory.
 const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 
 /// What an agent keeps for another to fetch.
@@ -111,11 +112,43 @@ impl Agent {
         self.read(convert::volume_from_proto(answer))
     }
 
+    /// Volumes of all pools of the host, sorted by id.
+    pub async fn volumes_in(&self, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault> {
+        let mut client = self.client.clone();
+        let request = proto::ListVolumesRequest { slice: Some(convert::slice_to_proto(slice)) };
+        let answer = self.ask(LOOK_LIMIT, client.list_volumes(request)).await?;
+        let entries = answer.volumes.into_iter().map(convert::volume_from_proto).collect();
+        Ok(Piece { entries: self.read(entries)?, more: answer.more })
+    }
+
     /// All volumes of all pools of the host, sorted by id.
     pub async fn volumes(&self) -> Result<Vec<VolumeInfo>, Fault> {
+        let mut slice = Slice { after: None, limit: PIECE_LIMIT };
+        let mut all = Vec::new();
+        loop {
+            let piece = self.volumes_in(&slice).await?;
+            all.extend(piece.entries);
+            if !piece.more {
+                return Ok(all);
+            }
+            slice.after = all.last().map(|volume: &VolumeInfo| volume.record.id.clone());
+        }
+    }
+
+    /// Members, on whatever host, of the sealed cuts whose home pool is on this one, sorted by id.
+    pub async fn snapshots_in(
+        &self,
+        slice: &Slice<SnapshotId>,
+        of: Option<&VolumeId>,
+    ) -> Result<Piece<SnapshotEntry>, Fault> {
         let mut client = self.client.clone();
-        let answer = self.ask(LOOK_LIMIT, client.list_volumes(proto::ListVolumesRequest {})).await?;
-        self.read(answer.volumes.into_iter().map(convert::volume_from_proto).collect())
+        let request = proto::ListSnapshotsRequest {
+            slice: Some(convert::slice_to_proto(slice)),
+            volume_id: of.map(ToString::to_string).unwrap_or_default(),
+        };
+        let answer = self.ask(LOOK_LIMIT, client.list_snapshots(request)).await?;
+        let entries = answer.snapshots.into_iter().map(convert::snapshot_from_proto).collect();
+        Ok(Piece { entries: self.read(entries)?, more: answer.more })
     }
 
     /// Makes a volume at least this large.
@@ -135,8 +168,12 @@ impl Agent {
 
     /// Writes the sealed record on the host's member pools. Idempotent.
     pub async fn seal(&self, record: &CutRecord) -> Result<(), Fault> {
+        self.seal_as(self.read(convert::record_to_proto(record))?).await
+    }
+
+    /// As [`Agent::seal`], with the text of the record, which is the same for all hosts.
+    pub async fn seal_as(&self, record: proto::CutRecord) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let record = self.read(convert::record_to_proto(record))?;
         let request = proto::SealRequest { record: Some(record) };
         self.ask(CHANGE_LIMIT, client.seal(request)).await.map(drop)
     }
@@ -181,11 +218,13 @@ impl Agent {
         self.ask(LOOK_LIMIT, client.get_cut(proto::GetCutRequest { by: Some(by) })).await
     }
 
-    /// All cut records of the host, sealed or not, one per cut.
-    pub async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
+    /// Cut records of the host, one per cut, sorted by id.
+    pub async fn cuts_in(&self, slice: &Slice<CutId>, filter: &CutFilter) -> Result<Piece<CutRecord>, Fault> {
         let mut client = self.client.clone();
-        let answer = self.ask(LOOK_LIMIT, client.list_cuts(proto::ListCutsRequest {})).await?;
-        self.read(answer.cuts.into_iter().map(convert::cut_from_proto).collect())
+        let request = convert::cuts_wanted_to_proto(slice, filter);
+        let answer = self.ask(LOOK_LIMIT, client.list_cuts(request)).await?;
+        let entries = answer.cuts.into_iter().map(convert::cut_from_proto).collect();
+        Ok(Piece { entries: self.read(entries)?, more: answer.more })
     }
 
     /// Removes the host's snapshots of a sealed cut, then its record; another attempt is left alone. Idempotent.

@@ -63,6 +63,7 @@ knows_nothing! {
     void(proto::VoidRequest) -> proto::VoidResponse,
     get_cut(proto::GetCutRequest) -> proto::GetCutResponse,
     list_cuts(proto::ListCutsRequest) -> proto::ListCutsResponse,
+    list_snapshots(proto::ListSnapshotsRequest) -> proto::ListSnapshotsResponse,
     delete_cut(proto::DeleteCutRequest) -> proto::DeleteCutResponse,
 }
 

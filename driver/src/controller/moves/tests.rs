@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::controller::cuts::{Barrier, CutOrder};
 use crate::controller::fleet::{AgentAddress, Fleet};
+use crate::controller::paging::PageRequest;
 use crate::controller::transfers;
 use crate::controller::transfers::world::{Host, WRITTEN, World, files, order};
 use crate::controller::volumes::Volumes;
@@ -16,6 +17,11 @@ use crate::identity::tls::Credentials;
 
 fn host(name: &str) -> HostName {
     name.parse().unwrap()
+}
+
+/// All volumes, as CSI lists them.
+async fn list(volumes: &Volumes) -> Vec<Placed> {
+    volumes.page(&PageRequest::new(0, "").unwrap(), |_| true).await.unwrap().entries
 }
 
 impl World {
@@ -43,7 +49,7 @@ impl World {
 
     /// The one volume that exists, by its first id.
     async fn only(&self, id: &VolumeId) -> Placed {
-        let all = self.volumes.list().await.unwrap();
+        let all = list(&self.volumes).await;
         assert_eq!(all.len(), 1, "{all:?}");
         let found = self.volumes.get(id).await.unwrap();
         assert_eq!(all[0], found);
@@ -89,6 +95,9 @@ async fn a_volume_moves_with_its_data_and_everything_finds_it_under_its_old_id()
     assert_eq!(after.volume, placed.info.record.id);
     let cut = world.cuts.of_snapshot(&after).await.unwrap().unwrap();
     assert_eq!(cut.members[0].known_as(), &id);
+    let listed = world.cuts.snapshots(Some(&id), &PageRequest::new(0, "").unwrap()).await.unwrap().entries;
+    let listed: std::collections::BTreeSet<_> = listed.into_iter().map(|entry| entry.id).collect();
+    assert_eq!(listed, [before.clone(), after.clone()].into(), "its snapshots, from before and after");
     let clone = world.volumes.create(&order("clone", Some(Source::Volume(id.clone())), "b")).await.unwrap();
     assert_eq!(
         (world.content(&clone), clone.info.record.source.clone()),
@@ -102,7 +111,7 @@ async fn a_volume_moves_with_its_data_and_everything_finds_it_under_its_old_id()
     let larger = crate::controller::orders::SizeRange { required: Bytes::mib(32), limit: None };
     assert_eq!(world.volumes.expand(&id, larger).await.unwrap().info.record.capacity, Bytes::mib(32));
     world.volumes.delete(&id).await.unwrap();
-    assert!(world.volumes.list().await.unwrap().is_empty());
+    assert!(list(&world.volumes).await.is_empty());
     assert_eq!(world.volumes.get(&id).await.unwrap_err().code, Code::NotFound);
     world.volumes.delete(&id).await.unwrap();
     // What it left is deleted as ever.
@@ -205,7 +214,7 @@ async fn whatever_step_a_controller_dies_after_the_next_one_finds_the_volume_and
                 "delete" => {
                     volumes.delete(&id).await.unwrap();
                     sweep(&fleet).await.unwrap();
-                    assert!(volumes.list().await.unwrap().is_empty(), "{at}");
+                    assert!(list(&volumes).await.is_empty(), "{at}");
                     assert_eq!((world.a.parts(), world.b.parts()), (0, 0), "{at}");
                     continue;
                 }

@@ -5,10 +5,11 @@ use std::future::Future;
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 
-use super::{Hosts, Placed};
-use crate::controller::fleet::{Agent, Fleet};
+use super::{Hosts, Placed, Roll};
+use crate::controller::fleet::{Agent, Everybody, Fleet};
 use crate::controller::placement::HostFacts;
 use crate::controller::transfers;
+use crate::domain::listing::{Piece, Slice};
 use crate::domain::{
     Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, SnapshotId, VolumeId, VolumeInfo,
 };
@@ -40,8 +41,13 @@ impl Hosts for Fleet {
         answers
     }
 
-    async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)> {
-        ask_all(self, |agent| async move { agent.volumes().await }).await
+    fn everybody(&self) -> Result<Roll, Fault> {
+        let Everybody { agents, generation } = Fleet::everybody(self)?;
+        Ok(Roll { hosts: agents.iter().map(|agent| agent.host().clone()).collect(), generation })
+    }
+
+    async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault> {
+        self.agent(host)?.volumes_in(slice).await
     }
 
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {

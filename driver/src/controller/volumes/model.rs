@@ -6,8 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Hosts, Placed, Snapshots};
+use super::{Hosts, Placed, Roll, Snapshots};
+use crate::controller::paging::model::piece_of;
 use crate::controller::placement::HostFacts;
+use crate::domain::listing::{Piece, Slice};
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
     Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
@@ -133,8 +135,17 @@ impl Hosts for Model {
         self.each(|host| host.volumes.values().find(|info| info.record.id.hash == *name).cloned())
     }
 
-    async fn volumes(&self) -> Vec<(HostName, Result<Vec<VolumeInfo>, Fault>)> {
-        self.each(|host| host.volumes.values().cloned().collect())
+    fn everybody(&self) -> Result<Roll, Fault> {
+        Ok(Roll { hosts: self.table().keys().cloned().collect(), generation: 0 })
+    }
+
+    async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault> {
+        let table = self.table();
+        let host = table.get(host).ok_or_else(silence)?;
+        if host.silent {
+            return Err(silence());
+        }
+        Ok(piece_of(&host.volumes, slice))
     }
 
     async fn create(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {

@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::controller::blocks::{Blocks, Page, Walk};
+use crate::controller::paging::model::Listed;
+use crate::controller::paging::{Page as ListPage, PageRequest, page};
 use crate::controller::placement::Policy;
 use crate::controller::volumes::model::{Model, host};
 use crate::controller::volumes::{Hosts, Snapshots, Volumes};
@@ -21,6 +23,7 @@ use crate::csi::ports::{Asked, Cutting, NodeWork};
 use crate::csi::{serve_controller, serve_node, socket};
 use crate::domain::blocks::WalkOrder;
 use crate::domain::health::{Ailment, Condition};
+use crate::domain::listing::SnapshotEntry;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{Bytes, Code, CutId, CutKind, Fault, Level, SnapshotId, VolumeId};
@@ -115,8 +118,18 @@ impl Cutting for ModelCuts {
         Ok(self.table().values().find(has).cloned())
     }
 
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        Ok(self.table().values().cloned().collect())
+    async fn snapshots(
+        &self,
+        volume: Option<&VolumeId>,
+        request: &PageRequest,
+    ) -> Result<ListPage<SnapshotEntry>, Fault> {
+        let entries: Vec<_> = {
+            let table = self.table();
+            let entries = |cut: &CutRecord| cut.members.iter().map(|m| cut.entry_of(m)).collect::<Vec<_>>();
+            table.values().flat_map(entries).collect()
+        };
+        let entries = entries.into_iter().filter(|entry| volume.is_none_or(|of| entry.id.volume == *of));
+        page(vec![Listed::on("a", entries)], request, |_| true).await
     }
 
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {

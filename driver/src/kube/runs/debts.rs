@@ -1,6 +1,7 @@
 //! What runs owe to their applications after they are over: paid at the next start, or tried again from time to time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use stillpoint_rules::kube::KubeError;
 use stillpoint_rules::machine::Phase;
@@ -80,8 +81,10 @@ impl RuledCuts {
         [self.single.overdue(), self.group.overdue()].concat()
     }
 
-    /// Stops every run and waits until each is undone. No run begins afterwards.
-    pub async fn shutdown(&self, why: &str) {
-        tokio::join!(self.single.shutdown(why), self.group.shutdown(why));
+    /// Stops every run and waits until each is undone, at most about `grace`; how many have not ended by then. No run
+    /// begins afterwards.
+    pub async fn shutdown(&self, why: &str, grace: Duration) -> usize {
+        let (single, group) = tokio::join!(self.single.shutdown(why, grace), self.group.shutdown(why, grace));
+        single + group
     }
 }

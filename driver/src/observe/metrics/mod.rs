@@ -12,6 +12,7 @@ pub mod pools;
 pub mod rounds;
 pub mod rpcs;
 pub mod runs;
+pub mod schedules;
 pub mod serve;
 pub mod sweeps;
 pub mod transfers;
@@ -66,6 +67,7 @@ pub fn of_controller(copies: Arc<Transfers>) -> Exposition {
     holds::register(&mut registry);
     cuts::register(&mut registry);
     runs::register(&mut registry);
+    schedules::register(&mut registry);
     sweeps::register(&mut registry);
     transfers::register_controller(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }

@@ -46,6 +46,10 @@ fn documented() -> BTreeSet<Line> {
 fn what_is_exported_is_what_the_document_lists() {
     let bench = Bench::new();
     rpcs::answered("x.Y/Z", "OK", Duration::from_millis(1));
+    let job = stillpoint_rules::executor::in_config("schedules: [{name: s, every: 1m, cut: {volumes: [a]}}]");
+    let job = job.unwrap().remove(0);
+    let book = stillpoint_rules::executor::Book::new(&job.schedule, jiff::Timestamp::UNIX_EPOCH);
+    schedules::known(&job, &book);
     let agent = of_agent(bench.pools.clone(), Arc::default());
     let mut all = exported("agent", &agent.text());
     all.extend(exported("controller", &of_controller(std::sync::Arc::default()).text()));

@@ -54,6 +54,7 @@ pub fn sentences(picture: &Picture) -> Vec<String> {
     all.extend(flush_sentence(picture));
     all.extend(slowest_sentence(picture));
     all.extend(pods_sentence(picture));
+    all.extend(sessions_sentence(picture));
     all.extend(clock_sentence(picture));
     all
 }
@@ -149,6 +150,28 @@ fn pods_sentence(picture: &Picture) -> Option<String> {
         "The rule ran {} before the cut{sessions}{after} in {}; {verdict}.",
         count(of(Moment::Before), "command"),
         count(picture.pods.len(), "pod")
+    ))
+}
+
+/// When sessions were taken, and which were lost.
+fn sessions_sentence(picture: &Picture) -> Option<String> {
+    let lanes = || picture.pods.iter().flat_map(|pod| pod.commands.iter().map(move |command| (pod, command)));
+    let taken: Vec<i64> = lanes().filter_map(|(_, command)| command.held_us).collect();
+    let last = taken.iter().max()?;
+    let apart = match picture.session_skew_us {
+        Some(skew) if taken.len() > 1 => format!(", {} between the first and the last", human(skew)),
+        Some(_) | None => String::new(),
+    };
+    let lost: Vec<_> =
+        lanes().filter(|(_, command)| command.was_lost()).map(|(pod, _)| printable(&pod.pod)).collect();
+    let lost = match lost.as_slice() {
+        [] => "each was still there after the cut".to_owned(),
+        pods => format!("LOST: {}", pods.join(", ")),
+    };
+    Some(format!(
+        "{} taken{apart}; the last one held at {}; {lost}.",
+        count(taken.len(), "session"),
+        crate::observe::duration::human_instant(*last)
     ))
 }
 

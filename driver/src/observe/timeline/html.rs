@@ -9,7 +9,7 @@ use super::svg::{draw, escape};
 use super::{Picture, findings, length, phase_name, span_of, stall};
 
 const STYLE: &str = include_str!("style.css");
-const LEGEND: [(&str, &str); 9] = [
+const LEGEND: [(&str, &str); 11] = [
     ("before", "command before the cut"),
     ("flush", "flush: dirty pages written while writers go on"),
     ("freeze", "freeze: the call that stops writes"),
@@ -17,6 +17,8 @@ const LEGEND: [(&str, &str); 9] = [
     ("cut", "cut: the snapshot"),
     ("thaw", "thaw: writers go on"),
     ("hold", "session kept open across the cut"),
+    ("taken", "tick: the session said that it holds"),
+    ("lost", "tick: the session was lost"),
     ("after", "command after the cut"),
     ("failed", "a command that failed"),
 ];
@@ -57,6 +59,7 @@ const FOOTER: &str = "<footer>Instants are relative to the moment when the contr
 fn tiles(picture: &Picture) -> String {
     let timeline = &picture.timeline;
     let volumes = picture.lanes().count();
+    let sessions = picture.session_skew_us.map(|skew| (human(skew), "skew between first and last session"));
     [
         (human(timeline.window_us), "window: first hold to last release"),
         (human(timeline.longest_stall_us), "longest stall of one volume"),
@@ -64,7 +67,8 @@ fn tiles(picture: &Picture) -> String {
         (format!("±{}", human(picture.clock_error_us())), "clock error between hosts"),
         (format!("{volumes} / {}", timeline.hosts.len()), "volumes / hosts"),
     ]
-    .iter()
+    .into_iter()
+    .chain(sessions)
     .fold(String::new(), |mut all, (figure, label)| {
         // Writing to a String cannot fail.
         let _ = write!(all, "<div class=tile><b>{figure}</b><span>{label}</span></div>");
@@ -82,8 +86,11 @@ fn sentences(picture: &Picture) -> String {
 fn legend(picture: &Picture) -> String {
     let commands = || picture.pods.iter().flat_map(|pod| &pod.commands);
     let occurs = |class: &str| match class {
-        "before" | "after" => commands()
-            .any(|c| c.failure.is_empty() && (c.moment == super::Moment::Before) == (class == "before")),
+        "before" | "hold" | "after" => {
+            commands().any(|command| command.failure.is_empty() && command.moment.word() == class)
+        }
+        "taken" => commands().any(|command| command.held_us.is_some()),
+        "lost" => commands().any(super::PodCommand::was_lost),
         "failed" => commands().any(|command| !command.failure.is_empty()),
         "held" => picture.lanes().any(|lane| stall(lane).is_some()),
         name => picture.lanes().flat_map(|lane| &lane.spans).any(|span| phase_name(span.phase) == name),

@@ -20,5 +20,6 @@ pub fn render(picture: &Picture) -> Value {
         "findings": findings::sentences(picture),
         "hosts": picture.timeline.hosts,
         "pods": picture.pods,
+        "sessionSkewUs": picture.session_skew_us,
     })
 }

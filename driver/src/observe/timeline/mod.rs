@@ -40,6 +40,8 @@ pub struct Picture {
     pub timeline: Timeline,
     /// Pods, in the order of the rule.
     pub pods: Vec<PodLane>,
+    /// Between the first and the last session that said that it holds; nothing where there were none.
+    pub session_skew_us: Option<u64>,
 }
 
 /// What was done in one pod.
@@ -66,6 +68,9 @@ pub struct PodCommand {
     pub start_us: i64,
     /// End, relative to the first hold.
     pub end_us: i64,
+    /// When a session said that it holds, relative to the first hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_us: Option<i64>,
     /// Empty when it succeeded, otherwise what went wrong.
     pub failure: String,
 }
@@ -93,6 +98,13 @@ impl Moment {
     }
 }
 
+impl PodCommand {
+    /// Whether a session held and was lost before it was let go.
+    pub fn was_lost(&self) -> bool {
+        self.held_us.is_some() && !self.failure.is_empty()
+    }
+}
+
 impl Picture {
     /// The picture of a record, without pods.
     pub fn of(record: &CutRecord) -> Self {
@@ -104,13 +116,14 @@ impl Picture {
             cut_at: record.cut_at.to_string(),
             timeline: record.timeline.clone().unwrap_or_default(),
             pods: Vec::new(),
+            session_skew_us: None,
         }
     }
 
     /// The same picture with the pods of a run.
     #[must_use]
     pub fn with_run(self, run: &Run) -> Self {
-        Self { pods: pods::lanes(run), ..self }
+        Self { pods: pods::lanes(run), session_skew_us: run.session_skew_us, ..self }
     }
 
     /// All volume lanes of all hosts.

@@ -44,6 +44,60 @@ fn command(attempt: &Attempt, origin: Timestamp) -> PodCommand {
         command: attempt.command.clone(),
         start_us,
         end_us: start_us.saturating_add(took),
+        held_us: attempt.held_after_us.map(|after| start_us.saturating_add_unsigned(after)),
         failure: attempt.error.clone().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stillpoint_rules::ports::PodTarget;
+    use stillpoint_rules::run::AttemptFault;
+
+    use super::*;
+
+    fn session(pod: &str, start: i64, held_after: Option<u64>, error: Option<&str>) -> Attempt {
+        Attempt {
+            step: "lock".into(),
+            action: Action::Hold,
+            target: PodTarget {
+                namespace: "shop".into(),
+                pod: pod.into(),
+                uid: "u".into(),
+                container: "c".into(),
+            },
+            host: "a".into(),
+            number: 1,
+            command: "mariadb".into(),
+            started_at: Timestamp::from_microsecond(start).unwrap(),
+            duration_us: 9_000,
+            exit_code: None,
+            http_status: None,
+            held_after_us: held_after,
+            output: String::new(),
+            omitted_bytes: 0,
+            error: error.map(str::to_owned),
+            fault: error.map(|_| AttemptFault::Lost),
+        }
+    }
+
+    #[test]
+    fn sessions_have_the_instant_at_which_they_held_and_those_that_were_lost_are_known() {
+        let mut run = Run::new("cut", Some("rule"), Timestamp::from_microsecond(1_000_000).unwrap());
+        run.attempts = vec![
+            session("db-0", 1_000_100, Some(2_000), None),
+            session("db-1", 1_000_200, Some(2_500), Some("it ended")),
+            session("db-2", 1_000_300, None, Some("no lock for you")),
+        ];
+        let lanes = lanes(&run);
+        let told = |lane: &PodLane| (lane.pod.clone(), lane.commands[0].held_us, lane.commands[0].was_lost());
+        assert_eq!(
+            lanes.iter().map(told).collect::<Vec<_>>(),
+            [
+                ("shop/db-0".to_owned(), Some(2_100), false),
+                ("shop/db-1".to_owned(), Some(2_700), true),
+                ("shop/db-2".to_owned(), None, false),
+            ]
+        );
     }
 }

@@ -45,6 +45,7 @@ fn pod(name: &str, host: &str, took: i64) -> PodLane {
             command: "nodetool flush".into(),
             start_us: start,
             end_us: start + took,
+            held_us: None,
             failure: String::new(),
         }],
     }
@@ -105,6 +106,7 @@ pub(crate) fn picture() -> Picture {
                 command: "psql -c CHECKPOINT".into(),
                 start_us: -395_000,
                 end_us: -352_000,
+                held_us: None,
                 failure: String::new(),
             },
             PodCommand {
@@ -113,6 +115,7 @@ pub(crate) fn picture() -> Picture {
                 command: "log-backup-done.sh".into(),
                 start_us: 96_000,
                 end_us: 141_000,
+                held_us: None,
                 failure: String::new(),
             },
         ],
@@ -130,7 +133,26 @@ pub(crate) fn picture() -> Picture {
             hosts: hosts.collect(),
         },
         pods,
+        session_skew_us: None,
     }
+}
+
+/// The same cut with two sessions, the second of which was lost.
+pub(crate) fn sessions() -> Picture {
+    let mut picture = picture();
+    for (pod, held_us, failure) in [(0, -900, ""), (1, -260, "it ended before it was released")] {
+        picture.pods[pod].commands.push(PodCommand {
+            step: "lock".into(),
+            moment: Moment::Hold,
+            command: "mariadb --batch".into(),
+            start_us: -4_000,
+            end_us: 21_000,
+            held_us: Some(held_us),
+            failure: failure.into(),
+        });
+    }
+    picture.session_skew_us = Some(640);
+    picture
 }
 
 /// The same volumes cut one after another.

@@ -1,5 +1,5 @@
 use super::findings::{Barrier, barrier, sentences};
-use super::sample::{lane, picture, serial};
+use super::sample::{lane, picture, serial, sessions};
 use super::*;
 
 const HOSTILE: &str = "<script>alert('x')</script>&\"\u{202e}\x1b[2J";
@@ -164,4 +164,39 @@ fn absurd_instants_do_not_break_the_drawing() {
     let page = html::render(&picture);
     assert!(!page.contains("NaN") && !page.contains("inf"), "coordinates are numbers");
     let _ = text::render(&picture);
+}
+
+#[test]
+fn sessions_have_a_tick_when_they_are_taken_and_when_they_are_lost_and_their_skew_is_shown() {
+    let picture = sessions();
+    let (text, page) = (text::render(&picture), html::render(&picture));
+    assert!(
+        text.contains("−900 µs") && text.contains("−260 µs") && text.contains("LOST: it ended"),
+        "{text}"
+    );
+    assert_eq!((page.matches("class=\"taken\"").count(), page.matches("class=\"lost\"").count()), (2, 1));
+    assert!(
+        page.contains("the session said that it holds at −260 µs")
+            && page.contains("skew between first and last session")
+    );
+    assert!(
+        page.contains("<i class=hold>")
+            && page.contains("<i class=taken>")
+            && page.contains("<i class=lost>")
+    );
+    let said = sentences(&picture).join("\n");
+    assert!(
+        said.contains("2 sessions taken, 640 µs between the first and the last")
+            && said.contains("LOST: cassandra-1"),
+        "{said}"
+    );
+    let value = json::render(&picture);
+    assert_eq!(
+        (&value["sessionSkewUs"], &value["pods"][0]["commands"][1]["held_us"]),
+        (&640.into(), &(-900).into())
+    );
+    assert!(
+        !html::render(&super::sample::picture()).contains("class=taken"),
+        "nothing of it where there are none"
+    );
 }

@@ -61,11 +61,16 @@ fn volumes(picture: &Picture) -> Table {
 }
 
 fn pods(picture: &Picture) -> Table {
-    let mut table = with_header(&["POD", "HOST", "STEP", "WHEN", "START", "LENGTH", "RESULT", "COMMAND"]);
+    let mut table =
+        with_header(&["POD", "HOST", "STEP", "WHEN", "START", "LENGTH", "HELD", "RESULT", "COMMAND"]);
     for pod in &picture.pods {
         for command in &pod.commands {
             let took = u64::try_from(command.end_us.saturating_sub(command.start_us)).unwrap_or(0);
-            let result = if command.failure.is_empty() { "ok" } else { command.failure.as_str() };
+            let result = match (command.failure.as_str(), command.was_lost()) {
+                ("", _) => "ok".to_owned(),
+                (why, false) => why.to_owned(),
+                (why, true) => format!("LOST: {why}"),
+            };
             table.add_row([
                 shortened(&pod.pod, NAME_LIMIT),
                 shortened(&pod.host, NAME_LIMIT),
@@ -73,12 +78,13 @@ fn pods(picture: &Picture) -> Table {
                 command.moment.word().to_owned(),
                 human_instant(command.start_us),
                 human(took),
-                shortened(result, 60),
+                command.held_us.map_or_else(|| "-".to_owned(), human_instant),
+                shortened(&result, 60),
                 shortened(&command.command, 60),
             ]);
         }
     }
-    right_align(&mut table, 4..6);
+    right_align(&mut table, 4..7);
     table
 }
 

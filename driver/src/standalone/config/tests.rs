@@ -150,3 +150,17 @@ fn the_inventory_is_a_file_or_a_list_and_its_mistakes_are_told_with_the_others()
     let told = problems(&GOOD.replace("name: db-0", "nmae: db-0").replace("csiSocket", "csiSockt"));
     assert!(told.contains("csiSockt") && told.contains("nmae"), "{told}");
 }
+
+#[test]
+fn schedules_are_read_and_their_mistakes_are_told_with_their_place_in_the_file() {
+    let one = "schedules:\n- name: nightly\n  daily: {at: '02:30'}\n  cut: {selectors: [app=db], rule: rules/db.yaml}\n";
+    let config = parse(&format!("{GOOD}{one}")).unwrap();
+    assert_eq!(config.schedules[0].name(), "nightly");
+    assert_eq!(config.schedules[0].cut.rule.as_deref(), Some(Path::new("/etc/sp/rules/db.yaml")));
+    assert_eq!(parse(GOOD).unwrap().schedules, vec![]);
+    let told = problems(&format!("{GOOD}{one}").replace("daily", "dayly").replace("csiSocket", "csiSockt"));
+    let line = GOOD.lines().count() + 3;
+    assert!(told.contains(&format!("line {line}, column 3: schedules[0].dayly")), "{told}");
+    assert!(told.contains("did you mean `daily`?") && told.contains("csiSockt"), "{told}");
+    assert!(problems(&format!("{GOOD}schedules:\n")).contains("a list is expected"));
+}

@@ -1,4 +1,9 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
 use async_trait::async_trait;
+use jiff::Timestamp;
 use stillpoint_rules::engine::{Limits, Ports};
 use stillpoint_rules::ports::{
     CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest,
@@ -6,8 +11,11 @@ use stillpoint_rules::ports::{
 };
 
 use super::*;
+use crate::domain::record::CutMember;
 use crate::domain::{Code, HostName, Level};
 use crate::standalone::fixtures::{pod, record, volume, volumes};
+use crate::standalone::selection::Wanted;
+use crate::standalone::storage::PlacedVolume;
 
 const RULE: &str = "
 kind: Rule
@@ -19,14 +27,41 @@ value: flush-it
 
 /// Storage, commands and journal in memory; what happened is in `log`.
 #[derive(Default)]
-struct World {
-    log: Mutex<Vec<String>>,
-    cuts: Mutex<BTreeMap<CutId, CutRecord>>,
-    restored: Mutex<Vec<String>>,
-    exit_code: i32,
+pub(crate) struct World {
+    pub(crate) log: Mutex<Vec<String>>,
+    pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
+    pub(crate) restored: Mutex<Vec<String>>,
+    pub(crate) exit_code: i32,
+    /// By which cuts are dated; the first second of 1970 without one.
+    pub(crate) clock: Option<fn() -> Timestamp>,
+    /// Commands do not end.
+    pub(crate) hangs: AtomicBool,
+    /// Commands that have begun and not ended.
+    pub(crate) under_way: Arc<AtomicUsize>,
+    /// Hosts do not answer.
+    pub(crate) silent: AtomicBool,
+    /// Cuts cannot be deleted.
+    pub(crate) claimed: AtomicBool,
+}
+
+/// Counts a command for as long as it lives.
+struct Command(Arc<AtomicUsize>);
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
+    fn answers(&self) -> Result<(), Fault> {
+        if self.silent.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("host b does not answer"))
+        } else {
+            Ok(())
+        }
+    }
+
     fn note(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
     }
@@ -48,10 +83,17 @@ impl Storage for World {
         Ok(self.cuts.lock().unwrap().get(id).cloned())
     }
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
+        self.answers()?;
         Ok(self.cuts.lock().unwrap().values().find(|record| record.name == name).cloned())
     }
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        if self.claimed.load(Ordering::SeqCst) {
+            return Err(Fault::aborted("a copy reads it"));
+        }
         self.cuts.lock().unwrap().remove(id);
+        Ok(())
+    }
+    async fn roll_forward(&self, _: &CutRecord, _: &[CutMember]) -> Result<(), Fault> {
         Ok(())
     }
     async fn restore(&self, member: &CutMember, name: &str, _: &HostName) -> Result<PlacedVolume, Fault> {
@@ -73,6 +115,11 @@ impl Inventory for World {
 impl PodExec for World {
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
         self.note(format!("exec {} in {}", request.argv.join(" "), request.target.pod));
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let _command = Command(Arc::clone(&self.under_way));
+        while self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         Ok(ExecOutcome { exit_code: self.exit_code, output: "told".into(), omitted_bytes: 0 })
     }
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
@@ -96,7 +143,8 @@ impl Cutter for FakeCutter {
     async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError> {
         let members: Vec<_> =
             volumes().all.into_iter().filter(|v| request.volumes.contains(&v.id().to_string())).collect();
-        let record = record(&request.name, &members, 1_000);
+        let record =
+            record(&request.name, &members, self.0.clock.map_or(1_000, |clock| clock().as_millisecond()));
         self.0.note("open");
         Ok(Box::new(FakeCut { world: Arc::clone(&self.0), record, level: self.1 }))
     }
@@ -123,7 +171,7 @@ impl OpenCut for FakeCut {
     }
 }
 
-fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
+pub(crate) fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::clone(world) as _;
     let inventory: Arc<dyn Inventory> = Arc::clone(world) as _;
@@ -280,7 +328,7 @@ async fn a_deleted_cut_is_gone() {
 async fn a_name_that_is_being_worked_on_is_told_to_wait() {
     let world = Arc::new(World::default());
     let (operator, _directory) = operator(&world);
-    let _first = operator.make_busy("nightly").unwrap();
+    let _first = operator.busy.claim("nightly").unwrap();
     let fault = snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap_err();
     assert_eq!(fault.code, Code::Aborted);
 }

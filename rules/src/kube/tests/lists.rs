@@ -67,3 +67,45 @@ async fn pods_that_cannot_be_listed_fail_in_words() {
     let error = pods.pods(&["shop".into()]).await.unwrap_err().to_string();
     assert!(error.contains("pods of shop") && error.contains("ClusterRole"), "{error}");
 }
+
+fn asked(handle: &str, name: &str) -> (String, Option<String>) {
+    (handle.into(), Some(name.into()))
+}
+
+#[tokio::test]
+async fn claims_are_asked_for_by_name_and_listed_only_where_that_does_not_find_them() {
+    let (cluster, pods) = cluster().await;
+    for name in ["a", "b"] {
+        let path = format!("/api/v1/persistentvolumes/{name}");
+        cluster.put(&path, volume(name, "csi.stillpoint.dev", &format!("data-{name}"), "Bound"));
+    }
+    let lists = || {
+        let log = cluster.log();
+        log.iter()
+            .filter(|line| line.contains("persistentvolumes") && !line.contains("persistentvolumes/"))
+            .count()
+    };
+    let claim = |name: &str| ("shop".to_owned(), format!("data-{name}"));
+    let found = pods.claims_of(&[asked("handle-a", "a"), asked("handle-b", "b")]).await.unwrap();
+    assert_eq!(found, [("handle-a".into(), claim("a")), ("handle-b".into(), claim("b"))].into());
+    assert_eq!(lists(), 0);
+    // An object of this name is another volume's; the volume's own object was made by hand and has another name.
+    let found = pods.claims_of(&[asked("handle-a", "b")]).await.unwrap();
+    assert_eq!(found, [("handle-a".into(), claim("a"))].into());
+    assert_eq!(lists(), 1);
+    let found = pods.claims_of(&[("handle-a".into(), None)]).await.unwrap();
+    assert_eq!((found.len(), lists()), (1, 2), "its name is not known");
+    assert!(pods.claims_of(&[asked("handle-z", "z")]).await.unwrap().is_empty());
+    let many: Vec<_> = (0..65).map(|n| asked(&format!("handle-{n}"), &n.to_string())).collect();
+    let before = cluster.log().len();
+    assert!(pods.claims_of(&many).await.unwrap().is_empty());
+    assert_eq!(cluster.log().len(), before + 1, "one list instead of many questions");
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_asked_for_is_an_error() {
+    let (cluster, pods) = cluster().await;
+    cluster.refuse("GET /api/v1/persistentvolumes/a", 403);
+    let error = pods.claims_of(&[asked("handle-a", "a")]).await.unwrap_err().to_string();
+    assert!(error.contains("persistent volume a"), "{error}");
+}

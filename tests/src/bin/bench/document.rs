@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stillpoint_tests::harness::binaries;
 
-use super::table::{HEADER, LEGEND, Results, Row, Samples, WAYS};
+use super::table::{HEADER, LEGEND, PHASE_LEGEND, Results, Row, Samples, WAYS, phase_header};
 
 /// Where and when it was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -110,6 +110,8 @@ fn document(setting: &Setting, results: &Results, before: &str) -> Result<String
     }
     writeln!(text, "\n## Windows, calls, memory\n\nMilliseconds unless it says otherwise. {LEGEND}\n")?;
     markdown(&mut text, &HEADER, results.rows.iter().map(Row::cells))?;
+    writeln!(text, "\n## Where the time goes\n\n{PHASE_LEGEND}\n")?;
+    markdown(&mut text, &phase_header(), results.rows.iter().flat_map(Row::phase_cells))?;
     writeln!(
         text,
         "\n## Beside other ways on the same disks\n\nRatio: how many times longer the other way takes. tar holds nothing.\n"
@@ -126,14 +128,14 @@ fn document(setting: &Setting, results: &Results, before: &str) -> Result<String
     Ok(text)
 }
 
-fn markdown<const N: usize>(
+fn markdown(
     text: &mut String,
-    header: &[&str; N],
-    rows: impl Iterator<Item = [String; N]>,
+    header: &[&str],
+    rows: impl Iterator<Item = impl AsRef<[String]>>,
 ) -> Result<()> {
-    writeln!(text, "| {} |\n|{}", header.join(" | "), "---|".repeat(N))?;
+    writeln!(text, "| {} |\n|{}", header.join(" | "), "---|".repeat(header.len()))?;
     for row in rows {
-        writeln!(text, "| {} |", row.join(" | "))?;
+        writeln!(text, "| {} |", row.as_ref().join(" | "))?;
     }
     Ok(())
 }
@@ -143,14 +145,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::phases::Phases;
 
     #[test]
     fn the_document_keeps_what_was_written_by_hand() {
         let setting = Setting::now().unwrap();
         let row = Row::times("1 volume", vec![Duration::from_millis(3)], vec![]);
-        let results = Results { rows: vec![row], ways: vec![] };
+        let phases = Some(Phases::default());
+        let floor = Some(Samples::times(vec![Duration::from_millis(2)]));
+        let results = Results { rows: vec![Row { phases, floor, ..row }], ways: vec![] };
         let first = document(&setting, &results, "").unwrap();
         assert!(first.contains("| 1 volume | 3.00 |") && first.contains(&setting.kernel), "{first}");
+        assert!(first.contains("| 1 volume | 3.00 / 3.00 | 2.00 / 2.00 | 1.50x |"), "{first}");
         let edited = format!("{first}Where the time goes: …\n");
         let second = document(&setting, &results, &edited).unwrap();
         assert_eq!(second, edited);

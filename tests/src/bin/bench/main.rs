@@ -5,9 +5,13 @@
 mod afar;
 mod document;
 mod field;
+mod floor;
+mod lists;
 mod load;
 mod measure;
 mod overhead;
+mod phases;
+mod rules;
 mod serial;
 mod table;
 mod ways;
@@ -16,17 +20,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use stillpoint_tests::harness::stack::Rcu;
 use stillpoint_tests::harness::{Stack, Step};
 use tokio::signal::unix::{SignalKind, signal};
 
 use document::Setting;
 use field::{Field, Group};
-use table::Results;
+use table::{Results, Row};
 
 /// Whatever happens, the benchmark ends after this.
-const LIMIT: Duration = Duration::from_mins(15);
+const LIMIT: Duration = Duration::from_mins(20);
 
 /// Windows, volume operations and memory, beside a serial script in the same run.
 #[derive(Debug, Parser)]
@@ -41,6 +45,24 @@ struct Arguments {
     /// Without the groups of 64 volumes, to see quickly whether everything works.
     #[arg(long)]
     small: bool,
+    /// Only this part.
+    #[arg(long, value_enum, conflicts_with = "write")]
+    only: Option<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Windows of real volumes, beside scripts and the kernel alone.
+    Windows,
+    /// Calls for volumes, copies between hosts, memory afterwards.
+    Calls,
+    /// A round over many agents in this process.
+    Overhead,
+    /// Lists of a large fleet, and the controller's memory.
+    Lists,
+    /// What rules cost.
+    Rules,
 }
 
 fn main() -> ExitCode {
@@ -70,7 +92,10 @@ fn bench(arguments: &Arguments) -> Result<()> {
 async fn measured(arguments: &Arguments) -> Result<()> {
     let setting = Setting::now()?;
     let groups = if arguments.small { &Group::SMALL[..] } else { &Group::ALL[..] };
-    let results = all(arguments.rounds, groups).await?;
+    let results = match arguments.only {
+        None => all(arguments.rounds, groups).await?,
+        Some(part) => Results { rows: only(part, arguments.rounds, groups).await?, ways: vec![] },
+    };
     println!("{}", table::render(&results));
     println!("{}", document::write_json(&setting, &results)?.display());
     if arguments.write {
@@ -84,16 +109,44 @@ async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
     let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
     rows.push(measure::loaded(&field, rounds).await?);
-    rows.push(overhead::coordinator(rounds).await?);
+    rows.extend(overhead::coordinator(rounds).await?);
+    rows.extend(lists::rows().await?);
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
     close(field)?;
+    measure::beside(&mut rows, plain(rounds, groups).await?);
+    rows.extend(rules::all(rounds).await?);
+    Ok(Results { rows, ways })
+}
+
+async fn plain(rounds: u32, groups: &[Group]) -> Result<Vec<Row>> {
     let field = Field::build(Stack::directory("bench")?, Rcu::Never, groups).await?;
     let plain = measure::windows(&field, Rcu::Never, rounds).await?;
     close(field)?;
-    measure::beside(&mut rows, plain);
-    Ok(Results { rows, ways })
+    Ok(plain)
+}
+
+async fn only(part: Part, rounds: u32, groups: &[Group]) -> Result<Vec<Row>> {
+    match part {
+        Part::Overhead => overhead::coordinator(rounds).await,
+        Part::Lists => lists::rows().await,
+        Part::Rules => rules::all(rounds).await,
+        Part::Windows => {
+            let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
+            let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
+            close(field)?;
+            measure::beside(&mut rows, plain(rounds, groups).await?);
+            Ok(rows)
+        }
+        Part::Calls => {
+            let field = Field::build(Stack::directory("bench")?, Rcu::Auto, &[Group::One]).await?;
+            let mut rows = measure::volumes(&field, rounds).await?;
+            rows.extend(measure::memory(&field)?);
+            close(field)?;
+            Ok(rows)
+        }
+    }
 }
 
 fn close(field: Field) -> Result<()> {

@@ -13,8 +13,9 @@ use stillpoint_tests::harness::{Process, Step, binaries};
 use super::afar;
 use super::field::{FILESYSTEM, FIRST_HOST, Field, Group};
 use super::load::Load;
+use super::phases::Phases;
 use super::table::{Goal, Row, Samples};
-use super::{serial, ways};
+use super::{floor, serial, ways};
 
 /// A window of one volume is short, so its tail needs more samples.
 const MORE_FOR_ONE: u32 = 5;
@@ -44,8 +45,22 @@ pub async fn windows(field: &Field, rcu: Rcu, rounds: u32) -> Result<Vec<Row>> {
         } else {
             None
         };
+        step.detail("the kernel alone");
+        let floor = match group {
+            // On one host only: the kernel alone knows nothing of others.
+            Group::Spread => None,
+            Group::One | Group::Eight | Group::Sixteen | Group::SixtyFour => {
+                Some(Samples::times(floor::windows(field, group, rcu, count)?))
+            }
+        };
         step.done();
-        rows.push(Row { parts: own.parts(), other, ..Row::times(title, own.whole, goals(group)) });
+        rows.push(Row {
+            parts: own.parts(),
+            other,
+            floor,
+            phases: Some(own.phases),
+            ..Row::times(title, own.whole, goals(group))
+        });
     }
     Ok(rows)
 }
@@ -64,6 +79,7 @@ pub async fn loaded(field: &Field, rounds: u32) -> Result<Row> {
     Ok(Row {
         parts: own.parts(),
         other: Some(Samples::times(other)),
+        phases: Some(own.phases),
         ..Row::times(title, own.whole, vec![Goal::MiddleMs(60)])
     })
 }
@@ -102,6 +118,8 @@ pub fn beside(rows: &mut [Row], plain: Vec<Row>) {
         let group = MEASURED.into_iter().find(|group| title(*group) == plain.title);
         if let (Some(row), Some(group)) = (rows.iter_mut().find(|row| row.title == plain.title), group) {
             row.plain = Some(plain.own);
+            row.plain_phases = plain.phases;
+            row.plain_floor = plain.floor;
             row.plain_goals = plain_goals(group);
         }
     }
@@ -114,11 +132,13 @@ struct Windows {
     freeze: Vec<Duration>,
     cut: Vec<Duration>,
     thaw: Vec<Duration>,
+    phases: Phases,
 }
 
 impl Windows {
     fn add(&mut self, timeline: &Timeline) {
         self.whole.push(Duration::from_micros(timeline.window_us));
+        self.phases.add(timeline);
         for (phase, times) in
             [(Phase::Freeze, &mut self.freeze), (Phase::Cut, &mut self.cut), (Phase::Thaw, &mut self.thaw)]
         {
@@ -230,19 +250,21 @@ pub async fn volumes(field: &Field, rounds: u32) -> Result<Vec<Row>> {
 
 /// Resident memory of the services, the largest of each kind.
 pub fn memory(field: &Field) -> Result<Vec<Row>> {
-    let largest = |processes: Vec<&Process>| -> Result<u64> {
-        let sizes = processes.into_iter().map(Process::resident_kib).collect::<Result<Vec<_>>>()?;
+    let sizes = |process: &Process| Ok((process.resident_kib()?, process.anonymous_kib()?));
+    let largest = |processes: Vec<&Process>| -> Result<(u64, u64)> {
+        let sizes = processes.into_iter().map(sizes).collect::<Result<Vec<_>>>()?;
         sizes.into_iter().max().context("no process to measure")
     };
     let hosts = field.stack.hosts();
     let profile = binaries::profile()?;
-    let row = |title: &str, kib: u64, goal: u64| Row {
-        own: Samples::Memory(kib),
-        ..Row::times(format!("memory of the {title} ({profile} build)"), vec![], vec![Goal::MiB(goal)])
+    let row = |title: &str, (kib, own): (u64, u64), goal: u64| {
+        let title =
+            format!("memory of the {title} ({profile} build), {} MiB without the program's text", own >> 10);
+        Row { own: Samples::Memory(kib), ..Row::times(title, vec![], vec![Goal::MiB(goal)]) }
     };
     Ok(vec![
         row("agent", largest(hosts.iter().map(|host| &host.agent).collect())?, 40),
         row("guard", largest(hosts.iter().map(|host| &host.guard).collect())?, 4),
-        row("controller", field.stack.controller().resident_kib()?, 60),
+        row("controller", sizes(field.stack.controller())?, 60),
     ])
 }

@@ -22,16 +22,19 @@ use stillpoint::backend::BackendKind;
 use stillpoint::controller::cuts::{Barrier, CutOrder, Cuts, Opened};
 use stillpoint::controller::fleet::{AgentAddress, Dial, Fleet, FleetError, with_limits};
 use stillpoint::domain::round::Limits;
+use stillpoint::domain::timeline::Timeline;
 use stillpoint::domain::{Bytes, CutKind, Filesystem, HostName, NewVolume, VolumeId};
 use stillpoint::host::fake::FakeHost;
 use stillpoint::host::{Host, Loops, MountRequest, Mounts};
 use stillpoint::proto::agent::agent_server::AgentServer;
+use stillpoint_tests::harness::Step;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::service_fn;
 
+use super::phases::Phases;
 use super::table::{Goal, Row};
 
 const AGENTS: usize = 256;
@@ -61,8 +64,9 @@ impl Dial for InProcess {
     }
 }
 
-/// A round over all agents with one filesystem each: from the order to hold until all have released.
-pub async fn coordinator(rounds: u32) -> Result<Row> {
+/// Rounds over all agents with one filesystem each: their windows as in all other lines, from the order to hold to the
+/// last thaw, and until all have reported that their snapshots are durable, when nobody is held any more.
+pub async fn coordinator(rounds: u32) -> Result<Vec<Row>> {
     let (mut doors, mut volumes, mut addresses) = (Doors::new(), Vec::new(), Vec::new());
     for number in 0..AGENTS {
         let name: HostName = format!("agent-{number}").parse()?;
@@ -75,17 +79,26 @@ pub async fn coordinator(rounds: u32) -> Result<Row> {
         volumes.push(volume);
     }
     let cuts = Cuts::new(Fleet::reached_by(addresses, Arc::new(InProcess(doors)))?, Limits::default());
-    let mut times = Vec::new();
+    let step = Step::begin(format!("a round over {AGENTS} agents in this process"));
+    let (mut windows, mut whole, mut phases) = (Vec::new(), Vec::new(), Phases::default());
     for number in 0..=rounds {
-        let time = cut(&cuts, &format!("overhead-{number}"), &volumes).await?;
+        let (time, timeline) = cut(&cuts, &format!("overhead-{number}"), &volumes).await?;
         // The first one connects.
-        times.extend((number > 0).then_some(time));
+        if number > 0 {
+            windows.push(Duration::from_micros(timeline.window_us));
+            whole.push(time);
+            phases.add(&timeline);
+        }
     }
+    step.done();
     let title = format!("window of {AGENTS} agents whose kernels take no time (in this process)");
-    Ok(Row::times(title, times, vec![Goal::MiddleMs(30)]))
+    Ok(vec![
+        Row { phases: Some(phases), ..Row::times(title, windows, vec![Goal::MiddleMs(30)]) },
+        Row::times(format!("the same {AGENTS} agents, until all snapshots are durable"), whole, vec![]),
+    ])
 }
 
-async fn cut(cuts: &Cuts, name: &str, volumes: &[VolumeId]) -> Result<Duration> {
+async fn cut(cuts: &Cuts, name: &str, volumes: &[VolumeId]) -> Result<(Duration, Timeline)> {
     let order =
         CutOrder { kind: CutKind::Group, name: name.into(), volumes: volumes.to_vec(), barrier: Barrier::Up };
     let Opened::Ready(mut open) = cuts.open(order).await? else { bail!("cut {name} exists already") };
@@ -94,12 +107,13 @@ async fn cut(cuts: &Cuts, name: &str, volumes: &[VolumeId]) -> Result<Duration> 
     let time = begin.elapsed();
     let record = open.seal(taken.level, taken.reasons).await?;
     cuts.delete(&record.id).await?;
-    Ok(time)
+    Ok((time, taken.timeline))
 }
 
 /// An agent with one volume in use.
 fn agent(name: &HostName) -> Result<(Service, VolumeId)> {
     let host = FakeHost::with_disk("memory", Bytes::gib(16), Path::new(POOL));
+    host.let_the_clock_run();
     Pool::make(&host, BackendKind::Memory, Path::new(POOL))?;
     let volume = volume(&host, name)?;
     let kernel: Arc<dyn Host> = Arc::new(host);

@@ -47,7 +47,7 @@ fn hold_and_snapshot(volumes: &[&Volume], copies: &[(PathBuf, PathBuf)]) -> Resu
 }
 
 /// The volume's subvolume in its pool, and where the script puts its snapshot.
-fn subvolumes(field: &Field, volume: &Volume) -> Result<(PathBuf, PathBuf)> {
+pub fn subvolumes(field: &Field, volume: &Volume) -> Result<(PathBuf, PathBuf)> {
     let host = field.stack.hosts().iter().find(|host| host.name == volume.host);
     let pool = &host.with_context(|| format!("no host {}", volume.host))?.pool;
     let original = pool.join("volumes").join(&volume.id);

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use stillpoint::observe::table::{right_align, with_header};
 
+use super::phases::{PARTS, Phases};
+
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Samples {
@@ -89,6 +91,10 @@ pub enum Goal {
     MiB(u64),
     /// At least so many times faster than the other way, in the same run.
     Times(u64),
+    /// The median is at most so many milliseconds above the other one, in the same run.
+    AddsMs(u64),
+    /// The median is at most so many percent of the other one, in the same run.
+    AtMostPercent(u64),
 }
 
 /// One line.
@@ -108,6 +114,14 @@ pub struct Row {
     pub plain_goals: Vec<Goal>,
     /// The other way, measured in the same run.
     pub other: Option<Samples>,
+    /// What windows are made of.
+    pub phases: Option<Phases>,
+    /// The same without expedited grace periods.
+    pub plain_phases: Option<Phases>,
+    /// What the kernel alone takes, in the same run.
+    pub floor: Option<Samples>,
+    /// The same without expedited grace periods.
+    pub plain_floor: Option<Samples>,
 }
 
 impl Row {
@@ -121,7 +135,33 @@ impl Row {
             plain: None,
             plain_goals: vec![],
             other: None,
+            phases: None,
+            plain_phases: None,
+            floor: None,
+            plain_floor: None,
         }
+    }
+
+    /// Lines of the table of phases: with expedited grace periods, and without.
+    pub fn phase_cells(&self) -> Vec<Vec<String>> {
+        let line = |title: String, own: &Samples, phases: &Phases, floor: Option<&Samples>| {
+            let floor_time = floor.map_or(String::new(), |floor| {
+                format!("{} / {}", time(floor.percentile(50)), time(floor.percentile(99)))
+            });
+            let ratio = floor.and_then(|floor| factor(floor, own));
+            let window = format!("{} / {}", time(own.percentile(50)), time(own.percentile(99)));
+            let first =
+                [title, window, floor_time, ratio.map_or(String::new(), |ratio| format!("{ratio:.2}x"))];
+            first.into_iter().chain(phases.cells()).collect()
+        };
+        let own = self
+            .phases
+            .as_ref()
+            .map(|phases| line(self.title.clone(), &self.own, phases, self.floor.as_ref()));
+        let plain = self.plain.as_ref().zip(self.plain_phases.as_ref()).map(|(plain, phases)| {
+            line(format!("{}, plain RCU", self.title), plain, phases, self.plain_floor.as_ref())
+        });
+        own.into_iter().chain(plain).collect()
     }
 
     /// The goals in words, each with whether it is met.
@@ -144,6 +184,16 @@ impl Row {
                 let met = matches!(samples, Samples::Memory(kib) if *kib <= limit << 10);
                 (format!("≤ {limit} MiB"), met)
             }
+            Goal::AddsMs(limit) => {
+                let added = self.added();
+                let met = added.is_some_and(|added| added <= Duration::from_millis(limit));
+                (format!("p50 +{:.2}, ≤ +{limit}", ms(added.unwrap_or_default())), met)
+            }
+            Goal::AtMostPercent(most) => {
+                let share = self.factor().map_or(f64::INFINITY, |factor| 100.0 / factor);
+                let limit = f64::from(u32::try_from(most).unwrap_or(u32::MAX));
+                (format!("{share:.0} %, ≤ {most} %"), share <= limit)
+            }
             Goal::Times(least) => {
                 let met = self
                     .factor()
@@ -152,6 +202,12 @@ impl Row {
             }
         };
         format!("{text} {}", if is_met { "✓" } else { "✗" })
+    }
+
+    /// What this has more than the other.
+    fn added(&self) -> Option<Duration> {
+        let other = self.other.as_ref()?.percentile(50)?;
+        Some(self.own.percentile(50)?.saturating_sub(other))
     }
 
     fn factor(&self) -> Option<f64> {
@@ -260,6 +316,17 @@ fn time(time: Option<Duration>) -> String {
     time.map_or(String::new(), |time| format!("{:.2}", ms(time)))
 }
 
+/// Heads of [`Row::phase_cells`].
+pub fn phase_header() -> Vec<&'static str> {
+    [["ms", "window p50 / p99", "kernel alone p50 / p99", "ratio p50"].as_slice(), &PARTS].concat()
+}
+
+/// What the columns of the table of phases mean.
+pub const PHASE_LEGEND: &str = "Parts of a window, one after another: p50 / p99 / that part of the longest window. \
+Each kind of work lasts from the first member that begins to the last one that ends; what is called after orders is \
+messages, threads, the guard and the state machines between two kinds of work. kernel alone: FIFREEZE, the btrfs snapshot \
+and FITHAW of the same volumes in this run, a thread per volume, without Stillpoint.";
+
 /// Everything that was measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
@@ -285,7 +352,14 @@ pub fn render(results: &Results) -> String {
         ways.add_row(way.cells());
     }
     right_align(&mut ways, 1..5);
-    format!("{rows}\n{LEGEND}\n{ways}")
+    let mut phases = with_header(&phase_header());
+    for row in &results.rows {
+        for cells in row.phase_cells() {
+            phases.add_row(cells);
+        }
+    }
+    right_align(&mut phases, 1..phase_header().len());
+    format!("{rows}\n{LEGEND}\n{phases}\n{PHASE_LEGEND}\n{ways}")
 }
 
 #[cfg(test)]
@@ -315,6 +389,15 @@ mod tests {
         assert_eq!(row(&[10, 20, 90], vec![]).ratio(), "10.0x");
         let plain = Row { plain_goals: vec![Goal::TailMs(90)], ..row(&[10, 20, 90], vec![]) };
         assert_eq!(plain.plain_goals(), "p99 ≤ 90 ✓");
+    }
+
+    #[test]
+    fn what_may_only_be_a_little_more_than_the_other_is_compared_with_it() {
+        let goals = |times: &[u64], goal| row(times, vec![goal]).goals();
+        assert_eq!(goals(&[205], Goal::AddsMs(10)), "p50 +5.00, ≤ +10 ✓");
+        assert_eq!(goals(&[211], Goal::AddsMs(10)), "p50 +11.00, ≤ +10 ✗");
+        assert_eq!(goals(&[240], Goal::AtMostPercent(120)), "120 %, ≤ 120 % ✓");
+        assert_eq!(goals(&[250], Goal::AtMostPercent(120)), "125 %, ≤ 120 % ✗");
     }
 
     #[test]

@@ -121,6 +121,17 @@ impl Postgres {
         volumes: Volumes,
         run: &Path,
     ) -> Result<Self> {
+        Self::start_with(installation, name, volumes, run, &[]).await
+    }
+
+    /// As [`Self::start`], with more settings, each `name=value`.
+    pub async fn start_with(
+        installation: &Installation,
+        name: &str,
+        volumes: Volumes,
+        run: &Path,
+        more: &[String],
+    ) -> Result<Self> {
         let sockets = run.join(name);
         give(&sockets)?;
         let port = net::free_address()?.port();
@@ -138,7 +149,7 @@ impl Postgres {
             .arg("-D")
             .arg(volumes.data_directory())
             .args(["-p", &port.to_string()])
-            .args(settings.iter().flat_map(|setting| ["-c", setting]));
+            .args(settings.iter().chain(more).flat_map(|setting| ["-c", setting]));
         let process = spec.start(run)?;
         let mut server = Self { installation: installation.clone(), volumes, sockets, port, process };
         server.wait_ready().await?;

@@ -261,8 +261,8 @@ impl Cutting for MemoryStorage {
     async fn of_snapshot(&self, _: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
         Ok(None)
     }
-    async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
-        Ok(vec![])
+    async fn snapshots(&self, _: Option<&VolumeId>, _: &PageRequest) -> Result<Page<SnapshotEntry>, Fault> {
+        Ok(Page::empty())
     }
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         self.sealed.lock().unwrap().remove(id);

@@ -71,6 +71,7 @@ fn pod_row(canvas: &mut Canvas, scale: &Scale, pod: &PodLane, y: f64) {
     for (index, command) in pod.commands.iter().enumerate() {
         let next = pod.commands.get(index + 1).map_or(OVERVIEW_RIGHT, |next| scale.x(next.start_us));
         let area = command_bar(canvas, scale, command, y + 4.0);
+        session_ticks(canvas, scale, command, area);
         taken = command_label(canvas, command, area, (taken, next));
     }
 }
@@ -95,6 +96,21 @@ fn command_bar(canvas: &mut Canvas, scale: &Scale, command: &PodCommand, top: f6
     );
     canvas.bar(class, area, &tooltip);
     area
+}
+
+/// When a session said that it holds, and when it was found to be lost.
+fn session_ticks(canvas: &mut Canvas, scale: &Scale, command: &PodCommand, bar: Area) {
+    let Some(held_us) = command.held_us else { return };
+    let tick = |at_us| {
+        let left = scale.x(at_us);
+        Area { left, top: bar.top - 3.0, right: left + 2.0, height: bar.height + 6.0 }
+    };
+    let said = format!("the session said that it holds at {}", human_instant(held_us));
+    canvas.bar("taken", tick(held_us), &said);
+    if command.was_lost() {
+        let lost = format!("the session was lost, noticed at {}", human_instant(command.end_us));
+        canvas.bar("lost", tick(command.end_us), &lost);
+    }
 }
 
 /// Writes what ran into its bar, or right of it, or left of it, wherever there is room between `free`; the long

@@ -1,0 +1,85 @@
+//! What the kernel alone takes: FIFREEZE, the btrfs snapshot and FITHAW of the same volumes without Stillpoint, a
+//! thread for each volume, as nothing can be faster on this machine.
+//!
+//! Nobody guards these holds but a dead-man thaw in a process of its own.
+
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use stillpoint::host::linux::LinuxHost;
+use stillpoint::host::{Freezing, MountHandle, Subvolumes};
+use stillpoint_guard::expedite::Expedite;
+use stillpoint_tests::harness::csi::Volume;
+use stillpoint_tests::harness::stack::Rcu;
+
+use super::field::{Field, Group};
+use super::serial::{DeadMan, subvolumes};
+
+/// Windows of a group by the kernel alone: from the first freeze to the last thaw.
+pub fn windows(field: &Field, group: Group, rcu: Rcu, rounds: u32) -> Result<Vec<Duration>> {
+    let volumes: Vec<&Volume> = field.volumes(group).collect();
+    (0..rounds).map(|_| window(field, &volumes, rcu)).collect()
+}
+
+struct Member {
+    mount: Box<dyn MountHandle>,
+    original: PathBuf,
+    copy: PathBuf,
+}
+
+fn window(field: &Field, volumes: &[&Volume], rcu: Rcu) -> Result<Duration> {
+    let member = |volume: &&Volume| -> Result<Member> {
+        let (original, copy) = subvolumes(field, volume)?;
+        let mount = LinuxHost.open_mount(&volume.path)?;
+        mount.sync()?;
+        Ok(Member { mount, original, copy })
+    };
+    let members = volumes.iter().map(member).collect::<Result<Vec<_>>>()?;
+    let _dead_man = DeadMan::start(volumes)?;
+    let lease = match rcu {
+        Rcu::Auto => Some(Expedite::of_this_kernel().lease().context("rcu_expedited")?),
+        Rcu::Never => None,
+    };
+    let outcome = held(&members);
+    drop(lease);
+    for member in &members {
+        // Where there is one; its failure is told by the round.
+        let _ = LinuxHost.delete_subvolume(&member.copy);
+    }
+    outcome
+}
+
+/// All freeze, then all are cut, then all thaw. The threads wait before the clock starts.
+fn held(members: &[Member]) -> Result<Duration> {
+    let barrier = Barrier::new(members.len() + 1);
+    let (time, failures) = thread::scope(|scope| {
+        let workers: Vec<_> = members.iter().map(|member| scope.spawn(|| work(member, &barrier))).collect();
+        barrier.wait();
+        let start = Instant::now();
+        (0..3).for_each(|_| drop(barrier.wait()));
+        let failures: Vec<_> = workers.into_iter().filter_map(|worker| worker.join().ok()?.err()).collect();
+        (start.elapsed(), failures)
+    });
+    match failures.into_iter().next() {
+        None => Ok(time),
+        Some(failure) => bail!(failure),
+    }
+}
+
+/// Goes to every barrier, whatever fails, and thaws what it froze.
+fn work(member: &Member, barrier: &Barrier) -> Result<()> {
+    // All threads are there; now the clock starts.
+    barrier.wait();
+    barrier.wait();
+    let frozen = member.mount.freeze();
+    barrier.wait();
+    let cut = LinuxHost.snapshot_subvolume(&member.original, &member.copy, true);
+    barrier.wait();
+    let thawed = if frozen.is_ok() { member.mount.thaw() } else { Ok(()) };
+    frozen?;
+    cut?;
+    Ok(thawed?)
+}
