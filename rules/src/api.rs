@@ -17,7 +17,7 @@ pub use action::{Check, Command, CommandError, Deed, Invocation, Retry, Wait};
 pub(crate) use action::{check, deed, invocation};
 pub use duration::{DurationError, Length, parse_length};
 pub use env::{EnvEntry, SecretRef, is_secret_key, is_variable};
-pub use hold::{Hold, OnLost, Probe};
+pub use hold::{Hold, OnLost, Probe, Take};
 pub use http::{HttpCall, Method, Tls};
 pub use params::{Param, ParamKind};
 
@@ -40,6 +40,11 @@ pub mod limits {
     pub const SHORTEST: Duration = Duration::from_millis(10);
     /// Most output kept per command; a run's record stays readable and below the API server's object limit.
     pub const OUTPUT_BYTES: u32 = 256 * 1024;
+    /// Most output kept of one run; beyond it only a little of each command that succeeds. A record is kept in memory,
+    /// written to disk several times, and read whenever runs are listed.
+    pub const RUN_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
+    /// That little.
+    pub const SCANT_OUTPUT_BYTES: usize = 1024;
     /// The kernel's limit on a single argument is 128 KiB; all together stay below it.
     pub const ARGV_BYTES: usize = 64 * 1024;
     /// Arguments in one command.

@@ -1,8 +1,9 @@
 //! The rule library: every rule is read, linted and planned, and its README's table is written from the files.
 //! `STILLPOINT_WRITE=1 cargo test -p stillpoint-rules --test library` writes the table.
 
-#![allow(clippy::unwrap_used)] // what tests call is a test
+#![allow(clippy::unwrap_used, clippy::panic)] // what tests call is a test
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,7 +57,8 @@ fn entry(path: &Path) -> Entry {
     let is_rule = path.extension().is_some_and(|kind| kind == "yaml");
     let field = |key: &str| {
         let lines = text.lines().take_while(|line| !is_rule || line.starts_with('#'));
-        let mut lines = lines.map(|line| if is_rule { line.trim_start_matches("# ").trim_end_matches('#') } else { line });
+        let mut lines = lines
+            .map(|line| if is_rule { line.trim_start_matches("# ").trim_end_matches('#') } else { line });
         let key = if is_rule { format!("{key:<16}") } else { format!("{key}: ") };
         let first = lines.find_map(|line| line.strip_prefix(&key));
         let first = first.unwrap_or_else(|| panic!("{} does not say {key:?}", path.display())).to_owned();
@@ -68,7 +70,8 @@ fn entry(path: &Path) -> Entry {
 }
 
 fn table() -> String {
-    let mut lines = vec!["| File | What | Level reached | Proof |".to_owned(), "|---|---|---|---|".to_owned()];
+    let mut lines =
+        vec!["| File | What | Level reached | Proof |".to_owned(), "|---|---|---|---|".to_owned()];
     for path in entries() {
         let Entry { title, level, proof } = entry(&path);
         let level = level.split([':', ',', '.']).next().unwrap_or_default().to_owned();
@@ -122,7 +125,8 @@ fn every_entry_links_its_vendor_and_says_who_and_how_to_restore() {
     for path in entries() {
         let text = std::fs::read_to_string(&path).unwrap();
         for wanted in ["https://", "Who", "Restore", "Volumes"] {
-            let is_there = text.contains(wanted) || (wanted == "Volumes" && name(&path) == "elasticsearch.md");
+            let is_there =
+                text.contains(wanted) || (wanted == "Volumes" && name(&path) == "elasticsearch.md");
             assert!(is_there, "{}: nothing about {wanted}", name(&path));
         }
     }
@@ -157,7 +161,7 @@ fn every_rule_is_planned_and_a_session_outlives_a_round() {
     assert!(rules.len() >= 9, "{}", rules.len());
     for (path, rule) in rules {
         assert_eq!(format!("{}.yaml", rule.metadata.name), name(&path), "a rule is found by its name");
-        let rule = stillpoint_rules::api::params::resolve(rule, &Default::default()).unwrap();
+        let rule = stillpoint_rules::api::params::resolve(rule, &BTreeMap::default()).unwrap();
         let selector = rule.spec.steps[0].pods.selector.clone().unwrap();
         let labels: Vec<_> = selector.match_labels.into_iter().collect();
         let plan = plan(Some(&rule), &[pod(&labels)], &volumes).unwrap_or_else(|error| panic!("{error}"));
@@ -175,7 +179,8 @@ fn every_rule_is_planned_and_a_session_outlives_a_round() {
 fn mongosh(directory: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let program = directory.join("mongosh");
-    let script = "#!/bin/bash\nwhile IFS= read -r line; do echo \"$line\" >> \"$(dirname \"$0\")/told\"; done\n";
+    let script =
+        "#!/bin/bash\nwhile IFS= read -r line; do echo \"$line\" >> \"$(dirname \"$0\")/told\"; done\n";
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     directory.join("told")

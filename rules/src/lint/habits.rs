@@ -1,6 +1,6 @@
 //! Habits that have gone wrong for others.
 
-use crate::api::{Command, Deed, Hold, Invocation, Step, Wait, limits};
+use crate::api::{Command, Deed, Hold, Invocation, Step, Take, Wait, limits};
 
 use super::Severity;
 
@@ -27,6 +27,8 @@ const SESSION_LOCKS: &[&str] = &[
 ];
 /// Clients whose server would keep a dead one's session for hours.
 const CLIENTS: &[&str] = &["mariadb", "mysql", "psql"];
+/// Clients that keep what they print until they end, unless they are told not to.
+const BUFFERED: &[&str] = &["mariadb", "mysql"];
 /// What makes a server, or the container's own kernel, end such a session.
 const IDLE_LIMITS: &[&str] =
     &["wait_timeout", "interactive_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"];
@@ -133,6 +135,16 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "send `SET SESSION wait_timeout=10;` (MariaDB, MySQL) or `SET idle_session_timeout='10s';` (PostgreSQL) first, or begin the command with `timeout 10`",
         );
     }
+    let buffered = BUFFERED.iter().any(|client| has_word(client)) && !hold.send.is_empty();
+    if buffered && !has_word("unbuffered") && !has_word("stdbuf") && !has_short_flag(&hold.run, 'n') {
+        found(
+            Severity::Error,
+            "client-keeps-output",
+            "a client that keeps what it prints until it ends",
+            "that it holds would be heard only when it does not hold any more, so it never becomes ready",
+            "add `--unbuffered` to its arguments",
+        );
+    }
     let script = matches!(hold.run, Invocation::Shell(_)) || hold.run.shell_text().is_some();
     if script && !client && hold.heartbeat.is_none() {
         found(
@@ -150,6 +162,15 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "a session without `probe`",
             "that it is still there after the cut is all that is known; whether it still holds is not",
             "add `probe: {send: …, expect: …}`: a question that only a session which holds answers so",
+        );
+    }
+    if hold.take == Take::InTurn && hold.limit.is_none() {
+        found(
+            Severity::Warning,
+            "in-turn-without-limit",
+            "`take: inTurn` with the usual `limit`",
+            "the session holds while later steps run and the hosts prepare, which takes longer than 5 s",
+            "write a `limit` that is long enough for that, at most 1m",
         );
     }
     let limit = hold.limit_or_default();
@@ -171,6 +192,15 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "write `heartbeat: 1s`",
         );
     }
+}
+
+/// Whether an argument like `-n` or `-BNn` has this letter.
+fn has_short_flag(run: &Invocation, letter: char) -> bool {
+    let is_short = |flags: &str| flags.chars().all(|c| c.is_ascii_alphabetic());
+    run.argv()
+        .iter()
+        .flat_map(|argument| argument.split_whitespace())
+        .any(|word| word.strip_prefix('-').is_some_and(|flags| is_short(flags) && flags.contains(letter)))
 }
 
 fn words(run: &Invocation) -> String {

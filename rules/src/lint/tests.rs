@@ -47,6 +47,12 @@ fn every_unsafe_habit_is_found_with_its_place_and_its_fix() {
             "idle_session_timeout",
         ),
         (
+            "    hold: {command: [mariadb, --batch], send: [\"SET SESSION wait_timeout=10;\"], ready: x, probe: {send: a, expect: b}}",
+            "client-keeps-output",
+            8,
+            "--unbuffered",
+        ),
+        (
             "    hold: {shell: lock; cat, ready: x, probe: {send: a, expect: b}}",
             "script-without-heartbeat",
             8,
@@ -58,6 +64,12 @@ fn every_unsafe_habit_is_found_with_its_place_and_its_fix() {
             "short-limit",
             8,
             "raise `limit`",
+        ),
+        (
+            "    hold: {command: [locker], ready: x, take: inTurn, probe: {send: a, expect: b}}",
+            "in-turn-without-limit",
+            8,
+            "long enough",
         ),
         (
             "    before: {wait: {command: [x], every: 10s}, timeout: 5s}",
@@ -81,7 +93,8 @@ fn safe_ways_of_the_same_are_not_found() {
     let table = [
         "    before: {command: [nodetool, flush]}",
         "    before: {command: [psql, -c, CHECKPOINT]}",
-        "    hold: {command: [mariadb], send: [\"SET SESSION wait_timeout=10;\"], ready: x, probe: {send: a, expect: b}}",
+        "    hold: {command: [mariadb, -BNn], send: [\"SET SESSION wait_timeout=10;\"], ready: x, probe: {send: a, expect: b}}",
+        "    hold: {command: [mysql, --unbuffered], send: [\"SET SESSION wait_timeout=10;\"], ready: x, probe: {send: a, expect: b}}",
         "    hold: {command: [timeout, \"10\", psql], ready: x, probe: {send: a, expect: b}}",
         "    hold: {shell: lock, heartbeat: 1s, ready: x, probe: {send: a, expect: b}}",
         "    before: {command: [mongosh, --eval, db.fsyncLock()]}\n    after: {command: [mongosh, --eval, db.fsyncUnlock()]}",

@@ -186,25 +186,25 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        self.memory_kib("VmRSS:")
+        self.status_kib("VmRSS:")
     }
 
-    /// The most that it was, in KiB.
+    /// The most resident memory that it has had, in KiB.
     pub fn peak_kib(&self) -> Result<u64> {
-        self.memory_kib("VmHWM:")
+        self.status_kib("VmHWM:")
     }
 
-    /// What it is without what it has of files, which is mostly the program's text, in KiB.
+    /// Its resident memory without what it has of files, which is mostly the program's text, in KiB.
     pub fn anonymous_kib(&self) -> Result<u64> {
-        self.memory_kib("RssAnon:")
+        self.status_kib("RssAnon:")
     }
 
-    fn memory_kib(&self, figure: &str) -> Result<u64> {
+    fn status_kib(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.program_pid()?);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(figure));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok());
-        number.with_context(|| format!("{path} has no {figure}"))
+        number.with_context(|| format!("{path} has no {field}"))
     }
 
     /// Whether it has ended.

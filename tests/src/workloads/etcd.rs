@@ -53,6 +53,11 @@ impl Volumes {
         self.data.join("data")
     }
 
+    /// The file of the database.
+    pub fn database(&self) -> PathBuf {
+        self.data_directory().join("member/snap/db")
+    }
+
     /// Below one of etcd's own: it makes the log under another name beside it first.
     fn wal_directory(&self) -> PathBuf {
         self.wal.join("etcd/wal")
@@ -148,7 +153,7 @@ pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Che
     let present = server.connect().await?.ids().await?;
     let checked = nothing_lost(required, &present)?;
     let volumes = server.stop()?;
-    let database = volumes.data_directory().join("member/snap/db");
+    let database = volumes.database();
     let args = ["snapshot".as_ref(), "status".as_ref(), database.as_os_str()];
     process::succeed(None, &tool("etcdctl")?, args, VERIFY_LIMIT).await.context("the database is damaged")?;
     Ok(checked)
@@ -171,9 +176,8 @@ impl Connection {
     }
 
     async fn ids(&mut self) -> Result<HashSet<u64>> {
-        let all =
-            Range { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
-        let pairs: Ranged = self.call("/etcdserverpb.KV/Range", all).await?;
+        let all = Read { key: KEYS.into(), range_end: KEYS_END.into(), serializable: false, keys_only: true };
+        let pairs: Found = self.call("/etcdserverpb.KV/Range", all).await?;
         let id = |pair: KeyValue| {
             let text = String::from_utf8(pair.key)?;
             text.rsplit('/').next().unwrap_or_default().parse().with_context(|| format!("{text:?} has no id"))
@@ -202,7 +206,7 @@ struct Put {
 struct Done {}
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Range {
+struct Read {
     #[prost(bytes = "vec", tag = "1")]
     key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -214,7 +218,7 @@ struct Range {
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Ranged {
+struct Found {
     #[prost(message, repeated, tag = "2")]
     kvs: Vec<KeyValue>,
 }

@@ -1,6 +1,7 @@
 //! Write load on any server: connections that write one thing after another, and what was acknowledged when.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -112,7 +113,7 @@ pub struct Checked {
 }
 
 /// Everything that is required is there; an error says how much is not.
-pub fn nothing_lost(required: &[u64], present: &HashSet<u64>) -> Result<Checked> {
+pub fn nothing_lost<S: BuildHasher>(required: &[u64], present: &HashSet<u64, S>) -> Result<Checked> {
     ensure!(!required.is_empty(), "nothing was acknowledged before the cut, so nothing can be proven");
     let lost: Vec<u64> = required.iter().copied().filter(|id| !present.contains(id)).collect();
     if let Some(first) = lost.first() {

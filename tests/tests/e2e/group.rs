@@ -2,10 +2,21 @@
 
 use std::time::Instant;
 
+use anyhow::{Context, Result};
 use stillpoint_tests::cluster::workspace::Workspace;
 
 use crate::cluster;
 use crate::manifests::{GROUP, READY, READY_TO_USE, SPREAD, claim, pod, source};
+
+/// The snapshot of a claim that is a member of this group.
+pub fn member_of(space: &Workspace, group: &str, claim: &str) -> Result<String> {
+    let path = format!(
+        r#"jsonpath={{range .items[?(@.status.volumeGroupSnapshotName=="{group}")]}}{{.spec.source.persistentVolumeClaimName}} {{.metadata.name}}{{"\n"}}{{end}}"#
+    );
+    let listed = space.run(&["get", "volumesnapshots", "-o", &path])?;
+    let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{claim} ")));
+    line.map(str::to_owned).with_context(|| format!("{group} has no member of {claim} in:\n{listed}"))
+}
 
 #[test]
 #[ignore = "needs a cluster; run by: make e2e"]

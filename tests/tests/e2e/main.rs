@@ -14,6 +14,7 @@ mod journal;
 mod ledger;
 mod manifests;
 mod permissions;
+mod raw;
 mod rude;
 mod rules;
 mod three;

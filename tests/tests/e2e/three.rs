@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use stillpoint_tests::cluster::workspace::{LIMIT, Workspace};
 use stillpoint_tests::harness::{RunDir, binaries};
 use stillpoint_tests::workloads::ledger::{self, Audit, Ledger};
 
+use crate::group::member_of;
 use crate::manifests::{READY, READY_TO_USE, claim, pod, source};
 
 const PODS: &str = r"
@@ -114,16 +115,9 @@ pub fn wait_for_group(space: &Workspace, name: &str) -> Result<()> {
 
 /// The snapshots of a group, in the order of the pods.
 fn members(space: &Workspace, name: &str) -> Result<[String; 3]> {
-    let path = format!(
-        r#"jsonpath={{range .items[?(@.status.volumeGroupSnapshotName=="{name}")]}}{{.spec.source.persistentVolumeClaimName}} {{.metadata.name}}{{"\n"}}{{end}}"#
-    );
-    let listed = space.run(&["get", "volumesnapshots", "-o", &path])?;
     let mut found: [String; 3] = std::array::from_fn(|_| String::new());
     for (member, pod) in found.iter_mut().zip(NAMES) {
-        let claim = format!("data-{pod} ");
-        let line = listed.lines().find_map(|line| line.strip_prefix(&claim));
-        let line = line.with_context(|| format!("{name} has no member of {claim} in:\n{listed}"))?;
-        line.clone_into(member);
+        *member = member_of(space, name, &format!("data-{pod}"))?;
     }
     Ok(found)
 }

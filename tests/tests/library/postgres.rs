@@ -16,7 +16,7 @@ use super::scene::{Cut, LOAD, Scene, can_run, rule};
 /// What the rule's file says that its user needs.
 const USER: &str = "CREATE ROLE stillpoint LOGIN; GRANT pg_checkpoint TO stillpoint;
     GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO stillpoint;";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn why_not() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {

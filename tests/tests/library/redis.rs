@@ -45,7 +45,7 @@ async fn a_cut_of_redis_has_all_that_was_acknowledged_while_its_file_is_rewritte
     load.check_alive()?;
     server.process().check_alive()?;
     let required = load.acknowledged_before(cut.hold_began);
-    println!("redis: longest wait {:?}", load.longest_stall(cut.hold_began - LOAD, Instant::now()));
+    println!("redis: longest wait {:?}", load.longest_stall(cut.asked, Instant::now()));
 
     let late = scene.restore("late", "late-").await?;
     let checked = redis::check(&late[0].path, &required, scene.path()).await?;

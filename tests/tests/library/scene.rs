@@ -21,7 +21,7 @@ pub const HOSTS: [&str; 2] = ["a", "b"];
 /// How long load runs between two things that are looked at.
 pub const LOAD: Duration = Duration::from_millis(1500);
 /// What must happen at all happens within this.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at something that must come.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const FILESYSTEM: &str = "xfs";
@@ -83,6 +83,8 @@ pub async fn until(what: &str, done: impl Fn() -> bool) -> Result<()> {
 
 /// One cut and what is known of it.
 pub struct Cut {
+    /// When it was asked for.
+    pub asked: Instant,
     /// Whatever was acknowledged before this must be in it.
     pub hold_began: Instant,
     /// What was recorded of its rule.
@@ -199,7 +201,7 @@ impl Scene {
     }
 
     async fn take(&self, name: &str, rule: Option<&str>) -> Result<(CutRecord, Cut)> {
-        let selector = format!("app={}", self.app);
+        let (asked, selector) = (Instant::now(), format!("app={}", self.app));
         let record = self.stack.operator().snapshot(name, &selector, rule, Barrier::Together).await?;
         ensure!(record.members.len() == self.volumes.len(), "{} volumes were cut", record.members.len());
         let window = record.timeline.as_ref().context("a sealed cut has a timeline")?.window_us;
@@ -208,8 +210,8 @@ impl Scene {
         let since_cut = Duration::try_from(since_cut).context("the clock was set back")?;
         let since_hold = since_cut + Duration::from_micros(window);
         let hold_began = Instant::now().checked_sub(since_hold).context("the machine has just started")?;
-        println!("{}: {name}: window {:.1} ms", self.app, window as f64 / 1000.0);
-        let cut = Cut { hold_began, run: self.runs()?.into_iter().find(|run| run.name == name) };
+        println!("{}: {name}: window {window} µs", self.app);
+        let cut = Cut { asked, hold_began, run: self.runs()?.into_iter().find(|run| run.name == name) };
         Ok((record, cut))
     }
 

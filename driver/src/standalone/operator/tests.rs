@@ -1,4 +1,6 @@
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,14 +27,46 @@ value: flush-it
 
 /// Storage, commands and journal in memory; what happened is in `log`.
 #[derive(Default)]
-struct World {
-    log: Mutex<Vec<String>>,
-    cuts: Mutex<BTreeMap<CutId, CutRecord>>,
-    restored: Mutex<Vec<String>>,
-    exit_code: i32,
+pub(crate) struct World {
+    pub(crate) log: Mutex<Vec<String>>,
+    pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
+    pub(crate) restored: Mutex<Vec<String>>,
+    pub(crate) exit_code: i32,
+    /// By which cuts are dated; the first second of 1970 without one.
+    clock: Option<fn() -> Timestamp>,
+    /// Commands do not end.
+    pub(crate) hangs: AtomicBool,
+    /// Commands that have begun and not ended.
+    pub(crate) under_way: Arc<AtomicUsize>,
+    /// Hosts do not answer.
+    pub(crate) silent: AtomicBool,
+    /// Cuts cannot be deleted.
+    pub(crate) claimed: AtomicBool,
+}
+
+/// Counts a command for as long as it lives.
+struct Command(Arc<AtomicUsize>);
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
+    /// A world whose cuts are dated by this clock.
+    pub(crate) fn dated_by(clock: fn() -> Timestamp) -> Self {
+        Self { clock: Some(clock), ..Self::default() }
+    }
+
+    fn answers(&self) -> Result<(), Fault> {
+        if self.silent.load(Ordering::SeqCst) {
+            Err(Fault::unavailable("host b does not answer"))
+        } else {
+            Ok(())
+        }
+    }
+
     fn note(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
     }
@@ -54,9 +88,13 @@ impl Storage for World {
         Ok(self.cuts.lock().unwrap().get(id).cloned())
     }
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
+        self.answers()?;
         Ok(self.cuts.lock().unwrap().values().find(|record| record.name == name).cloned())
     }
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+        if self.claimed.load(Ordering::SeqCst) {
+            return Err(Fault::aborted("a copy reads it"));
+        }
         self.cuts.lock().unwrap().remove(id);
         Ok(())
     }
@@ -82,6 +120,11 @@ impl Inventory for World {
 impl PodExec for World {
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
         self.note(format!("exec {} in {}", request.argv.join(" "), request.target.pod));
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let _command = Command(Arc::clone(&self.under_way));
+        while self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         Ok(ExecOutcome { exit_code: self.exit_code, output: "told".into(), omitted_bytes: 0 })
     }
     async fn session(&self, request: SessionRequest) -> Result<Box<dyn Session>, ExecError> {
@@ -105,7 +148,8 @@ impl Cutter for FakeCutter {
     async fn open(&self, request: CutRequest) -> Result<Box<dyn OpenCut>, CutError> {
         let members: Vec<_> =
             volumes().all.into_iter().filter(|v| request.volumes.contains(&v.id().to_string())).collect();
-        let record = record(&request.name, &members, 1_000);
+        let record =
+            record(&request.name, &members, self.0.clock.map_or(1_000, |clock| clock().as_millisecond()));
         self.0.note("open");
         Ok(Box::new(FakeCut { world: Arc::clone(&self.0), record, level: self.1 }))
     }
@@ -132,7 +176,7 @@ impl OpenCut for FakeCut {
     }
 }
 
-fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
+pub(crate) fn operator(world: &Arc<World>) -> (Operator, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let storage: Arc<dyn Storage> = Arc::clone(world) as _;
     let inventory: Arc<dyn Inventory> = Arc::clone(world) as _;
@@ -292,6 +336,24 @@ async fn a_name_that_is_being_worked_on_is_told_to_wait() {
     let _first = operator.busy.claim("nightly").unwrap();
     let fault = snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap_err();
     assert_eq!(fault.code, Code::Aborted);
+}
+
+#[tokio::test]
+async fn deleting_a_cut_that_is_being_taken_undoes_its_run_first() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    world.hangs.store(true, Ordering::SeqCst);
+    let (taken, deleted) = tokio::join!(snapshot(&operator, order("nightly", "app=pg", RULE)), async {
+        while world.under_way.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        operator.delete("nightly").await
+    });
+    let fault = deleted.unwrap_err();
+    assert!(fault.code == Code::Aborted && fault.message.contains("stopped and undone"), "{fault}");
+    assert!(taken.unwrap_err().message.contains("its cut was deleted"));
+    assert_eq!(world.under_way.load(Ordering::SeqCst), 0, "its command is gone");
+    assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound, "there is no cut");
 }
 
 #[tokio::test]
