@@ -40,6 +40,11 @@ pub mod limits {
     pub const SHORTEST: Duration = Duration::from_millis(10);
     /// Most output kept per command; a run's record stays readable and below the API server's object limit.
     pub const OUTPUT_BYTES: u32 = 256 * 1024;
+    /// Most output kept of one run; beyond it only a little of each command that succeeds. A record is kept in memory,
+    /// written to disk several times, and read whenever runs are listed.
+    pub const RUN_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
+    /// That little.
+    pub const SCANT_OUTPUT_BYTES: usize = 1024;
     /// The kernel's limit on a single argument is 128 KiB; all together stay below it.
     pub const ARGV_BYTES: usize = 64 * 1024;
     /// Arguments in one command.

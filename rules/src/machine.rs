@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
 
-pub use types::{Event, Illegal, Order, Outline, Phase, StepFailure, StepOutline};
+pub use types::{Event, Illegal, Order, Outline, Phase, Stage, StepFailure, StepOutline};
 
 /// The state of one run.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that a guarantee asks for")]

@@ -117,6 +117,18 @@ pub enum Action {
     After,
 }
 
+impl Action {
+    /// As it is written in rules and records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Where => "where",
+            Self::Before => "before",
+            Self::Hold => "hold",
+            Self::After => "after",
+        }
+    }
+}
+
 /// A pod that is not worked with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]

@@ -192,6 +192,11 @@ impl Operator {
         self.with_run(record).await
     }
 
+    /// The record of the cut with this id, where there is one.
+    pub async fn by_id(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        self.storage.cut(id).await
+    }
+
     /// The cut of this name, where there is one.
     pub async fn find(&self, name: &str) -> Result<Option<CutAndRun>, Fault> {
         match self.storage.find_cut(name).await? {
@@ -229,8 +234,13 @@ impl Operator {
 
     /// What runs on record owe, for whoever watches.
     async fn count_debts(&self) {
-        match self.read_journal(FileJournal::list).await {
-            Ok(runs) => metrics::runs::unpaid(runs.iter().map(metrics::runs::unpaid_of).sum()),
+        let count = |journal: &FileJournal| {
+            let mut unpaid = 0;
+            journal.visit(|run| unpaid += metrics::runs::unpaid_of(&run))?;
+            Ok(unpaid)
+        };
+        match self.read_journal(count).await {
+            Ok(unpaid) => metrics::runs::unpaid(unpaid),
             Err(fault) => tracing::warn!(%fault, "what runs owe could not be counted"),
         }
     }

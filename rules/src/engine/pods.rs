@@ -97,7 +97,7 @@ pub(super) fn summary(step: &str, action: Action, last: &[&Attempt], consequence
     let consequence = if gone && action == Action::After { GONE } else { consequence };
     let message = format!(
         "step `{step}`: `{}` failed in {} of {} pods: {}{more}; {consequence}; try `{}` in {}/{} by hand",
-        word(action),
+        action.word(),
         failed.len(),
         last.len(),
         each.join(", "),
@@ -128,15 +128,6 @@ pub(super) const fn not_begun(meaning: OnFailure) -> &'static str {
 const GONE: &str = "what it would undo is gone with the pod, unless it was done to something that stays";
 /// What it means that an `after` failed.
 pub(super) const STILL_OWED: &str = "the application is still owed this";
-
-pub(super) fn word(action: Action) -> &'static str {
-    match action {
-        Action::Where => "where",
-        Action::Before => "before",
-        Action::Hold => "hold",
-        Action::After => "after",
-    }
-}
 
 fn one(attempt: &Attempt) -> String {
     const TAIL: usize = 200;

@@ -4,7 +4,7 @@ use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, Outline, StepOutline};
 use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
-use crate::run::{Attempt, AttemptFault, Debt, DebtState};
+use crate::run::{Attempt, AttemptFault, Debt, DebtState, keep};
 
 use super::attempt::Job;
 use super::conduct::{Conductor, bug};
@@ -52,7 +52,7 @@ impl Conductor {
                     yes.push(places[done.tag].clone());
                 }
                 last.extend(done.attempts.last().cloned());
-                attempts.extend(done.attempts);
+                keep(attempts, done.attempts);
             })
             .await;
         if let Err(why) = ended {
@@ -131,13 +131,13 @@ impl Conductor {
                     }
                     last.push(outcome.clone());
                 }
-                attempts.extend(done.attempts);
+                keep(attempts, done.attempts);
             })
             .await;
         let tried: Vec<&Attempt> = last.iter().collect();
         let failed = summary(step, action, &tried, consequence);
         let word = if failed.is_some() { "failed" } else { "done" };
-        self.say(format!("step {step}: {} {word} in {} pods", super::pods::word(action), tried.len()));
+        self.say(format!("step {step}: {} {word} in {} pods", action.word(), tried.len()));
         ended.map(|()| failed.map_or(Ok(()), Err))
     }
 

@@ -99,12 +99,7 @@ impl Conductor {
         }
         if let Some(cut) = &mut self.run.cut {
             cut.sealed = true;
-            self.run.level = Some(match (application, cut.level) {
-                (true, _) => Level::Application,
-                (false, StorageLevel::Crash) => Level::Crash,
-                (false, StorageLevel::Group) => Level::Group,
-                (false, StorageLevel::Filesystem) => Level::Filesystem,
-            });
+            self.run.level = Some(if application { Level::Application } else { cut.level.into() });
         }
         self.say("the cut is sealed".to_owned());
     }

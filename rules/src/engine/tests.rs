@@ -3,6 +3,7 @@
 mod actions;
 mod closing;
 mod fakes;
+mod refused;
 mod sim;
 
 use std::sync::Arc;

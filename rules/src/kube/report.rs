@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 
 use crate::failure::Failure;
-use crate::machine::Phase;
-use crate::plan::Action;
-use crate::ports::StorageLevel;
+use crate::machine::{Phase, Stage};
 use crate::run::{Attempt, Debt, Level, PodLane, Run};
 use crate::text::clip_to;
 
@@ -45,11 +43,11 @@ pub fn status(
     timeline.extend(before.lanes.iter().cloned());
     timeline.truncate(LANES);
     Ok(RunStatus {
-        phase: phase(run.phase).to_owned(),
+        phase: run.phase.stage().word().to_owned(),
         rule: run.rule.clone(),
         doing: doing(run),
         attempt: before.attempt,
-        level: run.level.map(|level| level_word(level).to_owned()),
+        level: run.level.map(|level| level.word().to_owned()),
         reasons: lines(&run.reasons),
         message: message(run),
         failures: failures(&run.failures),
@@ -67,7 +65,7 @@ pub fn status(
         cut: run.cut.as_ref().map(|cut| CutStatus {
             id: cut.id.clone(),
             sealed: cut.sealed,
-            storage_level: storage_word(cut.level).to_owned(),
+            storage_level: Level::from(cut.level).word().to_owned(),
             hold_requested_at: cut.hold_requested_at.to_string(),
             window_micros: cut.window_us,
             skew_micros: cut.skew_us,
@@ -92,25 +90,6 @@ fn slim(run: &Run) -> Run {
         attempt.output = String::new();
     }
     run
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "Pending",
-        Phase::Planning
-        | Phase::Choosing
-        | Phase::Preparing(_)
-        | Phase::Opening
-        | Phase::Holding
-        | Phase::Cutting
-        | Phase::Checking
-        | Phase::Releasing
-        | Phase::Sealing => "Running",
-        Phase::Undoing(_) => "Undoing",
-        Phase::Overdue => "Overdue",
-        Phase::Succeeded => "Succeeded",
-        Phase::Failed => "Failed",
-    }
 }
 
 fn doing(run: &Run) -> String {
@@ -140,7 +119,7 @@ fn message(run: &Run) -> String {
         Some(why) => format!("{}: {why}", run.verdict()),
         None => match (&run.cut, run.level) {
             (Some(cut), Some(level)) => {
-                format!("{}: level {}, window {} µs", run.verdict(), level_word(level), cut.window_us)
+                format!("{}: level {}, window {} µs", run.verdict(), level.word(), cut.window_us)
             }
             (_, None) | (None, Some(_)) => doing(run),
         },
@@ -177,7 +156,7 @@ fn result(attempt: &Attempt, output_limit: usize) -> PodResult {
     let omitted = attempt.omitted_bytes + attempt.output.len().saturating_sub(output.len()) as u64;
     PodResult {
         step: attempt.step.clone(),
-        action: action_word(attempt.action).to_owned(),
+        action: attempt.action.word().to_owned(),
         pod: attempt.target.pod.clone(),
         namespace: attempt.target.namespace.clone(),
         container: attempt.target.container.clone(),
@@ -208,7 +187,7 @@ fn debt(debt: &Debt) -> DebtStatus {
 
 fn pod_lane(lane: PodLane) -> Lane {
     let spans = lane.spans.into_iter().map(|span| LaneSpan {
-        what: format!("{} of {}", action_word(span.action), span.step),
+        what: format!("{} of {}", span.action.word(), span.step),
         start_micros: span.start_us,
         end_micros: span.end_us,
         failed: span.failed,
@@ -217,22 +196,12 @@ fn pod_lane(lane: PodLane) -> Lane {
 }
 
 fn conditions(run: &Run, before: &[Condition], now: Timestamp) -> Vec<Condition> {
-    let (succeeded, reason) = match run.phase {
-        Phase::Succeeded => ("True", "Succeeded"),
-        Phase::Failed if run.cut.as_ref().is_some_and(|cut| cut.sealed) => ("False", "FailedAfterTheCut"),
-        Phase::Failed => ("False", "Failed"),
-        Phase::Overdue => ("False", "Overdue"),
-        Phase::Pending
-        | Phase::Planning
-        | Phase::Choosing
-        | Phase::Preparing(_)
-        | Phase::Opening
-        | Phase::Holding
-        | Phase::Cutting
-        | Phase::Checking
-        | Phase::Releasing
-        | Phase::Sealing
-        | Phase::Undoing(_) => ("Unknown", "Running"),
+    let (succeeded, reason) = match run.phase.stage() {
+        Stage::Succeeded => ("True", "Succeeded"),
+        Stage::Failed if run.cut.as_ref().is_some_and(|cut| cut.sealed) => ("False", "FailedAfterTheCut"),
+        Stage::Failed => ("False", "Failed"),
+        Stage::Overdue => ("False", "Overdue"),
+        Stage::Pending | Stage::Running | Stage::Undoing => ("Unknown", "Running"),
     };
     let owed = unpaid(run);
     let (paid, why, debts) = match owed.as_slice() {
@@ -260,31 +229,5 @@ fn condition(
         reason: reason.to_owned(),
         message,
         last_transition_time: same.map_or_else(|| now.to_string(), |same| same.last_transition_time.clone()),
-    }
-}
-
-fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Where => "where",
-        Action::Before => "before",
-        Action::Hold => "hold",
-        Action::After => "after",
-    }
-}
-
-fn level_word(level: Level) -> &'static str {
-    match level {
-        Level::Crash => "crash",
-        Level::Group => "group",
-        Level::Filesystem => "filesystem",
-        Level::Application => "application",
-    }
-}
-
-fn storage_word(level: StorageLevel) -> &'static str {
-    match level {
-        StorageLevel::Crash => "crash",
-        StorageLevel::Group => "group",
-        StorageLevel::Filesystem => "filesystem",
     }
 }

@@ -40,7 +40,58 @@ pub enum Phase {
     Overdue,
 }
 
+/// Phases as people tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing was done.
+    Pending,
+    /// It plans, prepares, cuts, seals.
+    Running,
+    /// What was done is being undone.
+    Undoing,
+    /// Something is still owed.
+    Overdue,
+    /// Everything went as the rule says.
+    Succeeded,
+    /// Something did not.
+    Failed,
+}
+
+impl Stage {
+    /// As it is written in records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Undoing => "Undoing",
+            Self::Overdue => "Overdue",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
 impl Phase {
+    /// What people call it.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::Pending => Stage::Pending,
+            Self::Planning
+            | Self::Choosing
+            | Self::Preparing(_)
+            | Self::Opening
+            | Self::Holding
+            | Self::Cutting
+            | Self::Checking
+            | Self::Releasing
+            | Self::Sealing => Stage::Running,
+            Self::Undoing(_) => Stage::Undoing,
+            Self::Overdue => Stage::Overdue,
+            Self::Succeeded => Stage::Succeeded,
+            Self::Failed => Stage::Failed,
+        }
+    }
+
     /// Whether a run in this phase has ended: nothing is owed any more.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)

@@ -33,24 +33,36 @@ impl FileJournal {
 
     /// All runs, the newest first.
     pub fn list(&self) -> Result<Vec<Run>, JournalError> {
-        let names = self.names().map_err(|error| self.fail("listed", &error))?;
         let mut runs = Vec::new();
-        for path in names {
+        self.visit(|run| runs.push(run))?;
+        runs.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+        Ok(runs)
+    }
+
+    /// Shows all runs, one at a time and in any order: a thousand with what they printed need not fit into memory.
+    pub fn visit(&self, mut see: impl FnMut(Run)) -> Result<(), JournalError> {
+        for path in self.names().map_err(|error| self.fail("listed", &error))? {
             match read(&path) {
-                Ok(run) => runs.push(run),
+                Ok(run) => see(run),
                 // One damaged record must not hide the others, nor pass in silence.
                 Err(error) => tracing::error!(path = %path.display(), error, "a run's record cannot be read"),
             }
         }
-        runs.sort_by(|a, b| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
-        Ok(runs)
+        Ok(())
     }
 
     /// The newest run of a cut, by the cut's id or its name.
     pub fn of_cut(&self, id_or_name: &str) -> Result<Option<Run>, JournalError> {
         let is_it =
             |run: &Run| run.name == id_or_name || run.cut.as_ref().is_some_and(|cut| cut.id == id_or_name);
-        Ok(self.list()?.into_iter().find(is_it))
+        let mut newest: Option<Run> = None;
+        self.visit(|run| {
+            let is_newer = |known: &Run| (run.started_at, &run.id) > (known.started_at, &known.id);
+            if is_it(&run) && newest.as_ref().is_none_or(is_newer) {
+                newest = Some(run);
+            }
+        })?;
+        Ok(newest)
     }
 
     fn sweep(&self) -> std::io::Result<()> {
@@ -131,9 +143,16 @@ impl Journal for FileJournal {
 
     async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
         let journal = self.clone();
-        let task = tokio::task::spawn_blocking(move || journal.list());
-        let mut runs = task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))?;
-        runs.retain(|run| !run.phase.is_final());
-        Ok(runs)
+        let task = tokio::task::spawn_blocking(move || {
+            let mut runs = Vec::new();
+            journal.visit(|run| {
+                if !run.phase.is_final() {
+                    runs.push(run);
+                }
+            })?;
+            runs.sort_by(|a: &Run, b: &Run| (b.started_at, &b.id).cmp(&(a.started_at, &a.id)));
+            Ok(runs)
+        });
+        task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))
     }
 }

@@ -16,6 +16,8 @@ use crate::output::Output;
 
 /// Between the polite signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
+/// Bytes that are read at once, of each of two streams of hundreds of commands.
+const CHUNK: usize = 4 * 1024;
 /// How long the output is read on after a command ended: something that it left behind may hold the pipe.
 pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
@@ -169,7 +171,7 @@ fn explain(program: &str, pod: &PodDefinition, error: &std::io::Error) -> String
 /// Reads a stream to its end within the limit.
 pub(super) async fn read_all(stream: Option<impl AsyncRead + Unpin>, output: &mut Output) {
     let Some(mut stream) = stream else { return };
-    let mut chunk = vec![0; 16 * 1024];
+    let mut chunk = vec![0; CHUNK];
     loop {
         match stream.read(&mut chunk).await {
             Ok(0) | Err(_) => return,

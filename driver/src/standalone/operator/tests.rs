@@ -28,12 +28,12 @@ value: flush-it
 /// Storage, commands and journal in memory; what happened is in `log`.
 #[derive(Default)]
 pub(crate) struct World {
-    log: Mutex<Vec<String>>,
+    pub(crate) log: Mutex<Vec<String>>,
     pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
-    restored: Mutex<Vec<String>>,
-    exit_code: i32,
+    pub(crate) restored: Mutex<Vec<String>>,
+    pub(crate) exit_code: i32,
     /// By which cuts are dated; the first second of 1970 without one.
-    pub(crate) clock: Option<fn() -> Timestamp>,
+    clock: Option<fn() -> Timestamp>,
     /// Commands do not end.
     pub(crate) hangs: AtomicBool,
     /// Commands that have begun and not ended.
@@ -54,6 +54,11 @@ impl Drop for Command {
 }
 
 impl World {
+    /// A world whose cuts are dated by this clock.
+    pub(crate) fn dated_by(clock: fn() -> Timestamp) -> Self {
+        Self { clock: Some(clock), ..Self::default() }
+    }
+
     fn answers(&self) -> Result<(), Fault> {
         if self.silent.load(Ordering::SeqCst) {
             Err(Fault::unavailable("host b does not answer"))

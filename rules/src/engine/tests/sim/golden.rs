@@ -175,7 +175,8 @@ fn first_process(world: &Arc<World>, cancelled_at: Option<&str>) -> bool {
 }
 
 fn next_process(world: &Arc<World>) {
-    world.tell(|| "-- the next process starts --".to_owned());
+    // Without a time: there is none between two processes.
+    world.state().trace.iter_mut().for_each(|trace| trace.push("-- the next process starts --".to_owned()));
     world.state().dead = false;
     life().block_on(async {
         world.state().began = Instant::now();
