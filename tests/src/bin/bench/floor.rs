@@ -1,8 +1,9 @@
 //! What the kernel alone takes: FIFREEZE, the btrfs snapshot and FITHAW of the same volumes without Stillpoint, a
-//! thread for each volume, as nothing can be faster on this machine.
+//! thread for each volume, after the same flush. Deletions wait until the end.
 //!
 //! Nobody guards these holds but a dead-man thaw in a process of its own.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use stillpoint::host::linux::LinuxHost;
-use stillpoint::host::{Freezing, MountHandle, Subvolumes};
+use stillpoint::host::{Freezing, Images, MountHandle, Subvolumes};
 use stillpoint_guard::expedite::Expedite;
 use stillpoint_tests::harness::csi::Volume;
 use stillpoint_tests::harness::stack::Rcu;
@@ -21,7 +22,13 @@ use super::serial::{DeadMan, subvolumes};
 /// Windows of a group by the kernel alone: from the first freeze to the last thaw.
 pub fn windows(field: &Field, group: Group, rcu: Rcu, rounds: u32) -> Result<Vec<Duration>> {
     let volumes: Vec<&Volume> = field.volumes(group).collect();
-    (0..rounds).map(|_| window(field, &volumes, rcu)).collect()
+    let mut copies = Vec::new();
+    let times = (0..rounds).map(|round| window(field, &volumes, rcu, round, &mut copies)).collect();
+    // At the end, as removing subvolumes makes the next snapshots slow.
+    for copy in copies.iter().filter(|copy| copy.exists()) {
+        LinuxHost.delete_subvolume(copy)?;
+    }
+    times
 }
 
 struct Member {
@@ -30,14 +37,25 @@ struct Member {
     copy: PathBuf,
 }
 
-fn window(field: &Field, volumes: &[&Volume], rcu: Rcu) -> Result<Duration> {
+fn window(
+    field: &Field,
+    volumes: &[&Volume],
+    rcu: Rcu,
+    round: u32,
+    copies: &mut Vec<PathBuf>,
+) -> Result<Duration> {
     let member = |volume: &&Volume| -> Result<Member> {
         let (original, copy) = subvolumes(field, volume)?;
         let mount = LinuxHost.open_mount(&volume.path)?;
         mount.sync()?;
-        Ok(Member { mount, original, copy })
+        Ok(Member { mount, original, copy: copy.with_extension(format!("floor-{round}")) })
     };
     let members = volumes.iter().map(member).collect::<Result<Vec<_>>>()?;
+    // As before every round: then there is little to commit during the hold.
+    for pool in members.iter().filter_map(|member| member.copy.parent()).collect::<BTreeSet<_>>() {
+        LinuxHost.sync_filesystem(pool)?;
+    }
+    copies.extend(members.iter().map(|member| member.copy.clone()));
     let _dead_man = DeadMan::start(volumes)?;
     let lease = match rcu {
         Rcu::Auto => Some(Expedite::of_this_kernel().lease().context("rcu_expedited")?),
@@ -45,10 +63,6 @@ fn window(field: &Field, volumes: &[&Volume], rcu: Rcu) -> Result<Duration> {
     };
     let outcome = held(&members);
     drop(lease);
-    for member in &members {
-        // Where there is one; its failure is told by the round.
-        let _ = LinuxHost.delete_subvolume(&member.copy);
-    }
     outcome
 }
 
