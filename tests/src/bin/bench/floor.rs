@@ -4,6 +4,7 @@
 //! Nobody guards these holds but a dead-man thaw in a process of its own.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::thread;
@@ -19,6 +20,10 @@ use stillpoint_tests::harness::stack::Rcu;
 use super::field::{Field, Group};
 use super::serial::{DeadMan, subvolumes};
 
+/// Between two windows. A freeze soon after another one of the same filesystem waits for fewer grace periods (the kernel's
+/// `rcu_sync` goes back to its fast state only after some), which cuts that are not in a loop do not have either.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Windows of a group by the kernel alone: from the first freeze to the last thaw.
 pub fn windows(field: &Field, group: Group, rcu: Rcu, rounds: u32) -> Result<Vec<Duration>> {
     let volumes: Vec<&Volume> = field.volumes(group).collect();
@@ -27,6 +32,9 @@ pub fn windows(field: &Field, group: Group, rcu: Rcu, rounds: u32) -> Result<Vec
     // At the end, as removing subvolumes makes the next snapshots slow.
     for copy in copies.iter().filter(|copy| copy.exists()) {
         LinuxHost.delete_subvolume(copy)?;
+    }
+    for directory in copies.iter().filter_map(|copy| copy.parent()).collect::<BTreeSet<_>>() {
+        fs::remove_dir(directory)?;
     }
     times
 }
@@ -44,11 +52,15 @@ fn window(
     round: u32,
     copies: &mut Vec<PathBuf>,
 ) -> Result<Duration> {
+    thread::sleep(PAUSE);
     let member = |volume: &&Volume| -> Result<Member> {
         let (original, copy) = subvolumes(field, volume)?;
         let mount = LinuxHost.open_mount(&volume.path)?;
         mount.sync()?;
-        Ok(Member { mount, original, copy: copy.with_extension(format!("floor-{round}")) })
+        // A directory for each volume, as in Stillpoint: snapshots into the same one wait for each other.
+        let directory = copy.with_extension("floor");
+        fs::create_dir_all(&directory)?;
+        Ok(Member { mount, original, copy: directory.join(round.to_string()) })
     };
     let members = volumes.iter().map(member).collect::<Result<Vec<_>>>()?;
     // As before every round: then there is little to commit during the hold.
