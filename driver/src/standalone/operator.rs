@@ -211,8 +211,15 @@ impl Operator {
         self.read_journal(move |journal| journal.of_cut(&name)).await
     }
 
-    /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist.
+    /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist. The run of one that is
+    /// being taken right now is stopped and undone first.
     pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
+        if self.stop(id_or_name, "its cut was deleted") {
+            return Err(Fault::aborted(format!(
+                "the cut {} is being taken: its run is stopped and undone; delete it again when that has ended",
+                shortened(id_or_name, 80)
+            )));
+        }
         let id = match id_or_name.parse::<CutId>() {
             Ok(id) => id,
             Err(_) => self.record(id_or_name).await?.id,

@@ -339,6 +339,24 @@ async fn a_name_that_is_being_worked_on_is_told_to_wait() {
 }
 
 #[tokio::test]
+async fn deleting_a_cut_that_is_being_taken_undoes_its_run_first() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    world.hangs.store(true, Ordering::SeqCst);
+    let (taken, deleted) = tokio::join!(snapshot(&operator, order("nightly", "app=pg", RULE)), async {
+        while world.under_way.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        operator.delete("nightly").await
+    });
+    let fault = deleted.unwrap_err();
+    assert!(fault.code == Code::Aborted && fault.message.contains("stopped and undone"), "{fault}");
+    assert!(taken.unwrap_err().message.contains("its cut was deleted"));
+    assert_eq!(world.under_way.load(Ordering::SeqCst), 0, "its command is gone");
+    assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound, "there is no cut");
+}
+
+#[tokio::test]
 async fn a_name_is_made_when_none_is_given() {
     let world = Arc::new(World::default());
     let (operator, _directory) = operator(&world);
