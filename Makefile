@@ -48,8 +48,8 @@ test: setup  ## Every test that needs no cluster.
 lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint
 
-bench: setup build  ## Windows, calls and memory beside scripts in the same run. WRITE=1 writes docs/benchmarks.md.
-	$(AS_ROOT) target/release/stillpoint-bench $(if $(WRITE),--write)
+bench: setup build  ## Windows, calls and memory beside scripts in the same run. WRITE=1 writes docs/benchmarks.md; ONLY=lists (windows, calls, overhead, rules) measures that alone.
+	$(AS_ROOT) target/release/stillpoint-bench $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
 
 soak: setup  ## Long tests, one after another, each SOAK=60 minutes long. SEED=n repeats one.
 	$(CARGO) build --locked --workspace --bins

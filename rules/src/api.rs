@@ -17,7 +17,7 @@ pub use action::{Check, Command, CommandError, Deed, Invocation, Retry, Wait};
 pub(crate) use action::{check, deed, invocation};
 pub use duration::{DurationError, Length, parse_length};
 pub use env::{EnvEntry, SecretRef, is_secret_key, is_variable};
-pub use hold::{Hold, OnLost, Probe};
+pub use hold::{Hold, OnLost, Probe, Take};
 pub use http::{HttpCall, Method, Tls};
 pub use params::{Param, ParamKind};
 

@@ -163,7 +163,7 @@ impl Engine {
     pub async fn run(&self, request: RunRequest, control: Control) -> Run {
         let rule = request.rule.as_ref().map(|rule| rule.metadata.name.clone());
         let run = Run::new(&request.name, rule.as_deref(), jiff::Timestamp::now());
-        let budget = Budget::of_run(request.budget, self.closing());
+        let budget = Budget::of_run(request.budget, Some(self.closing()));
         let stop = Stop::new(self.shutdown.subscribe(), control.stop, &budget);
         let (ports, limits) = (self.ports.clone(), self.limits.clone());
         let conductor = Conductor::new(ports, limits, run.clone(), stop, budget, control.progress);
@@ -250,13 +250,13 @@ impl Engine {
         *self.active.borrow()
     }
 
-    fn closing(&self) -> Option<Closing> {
-        Some(self.closing.subscribe())
+    fn closing(&self) -> Closing {
+        self.closing.subscribe()
     }
 
     /// A conductor that only undoes.
     fn undoing(&self, run: Run) -> Conductor {
-        let budget = Budget::of_undoing(allowance(&run, &self.limits), self.closing());
+        let budget = Budget::of_undoing(allowance(&run, &self.limits), Some(self.closing()));
         Conductor::new(self.ports.clone(), self.limits.clone(), run, Stop::never(), budget, None)
     }
 }

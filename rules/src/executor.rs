@@ -8,7 +8,8 @@
 //! 2. [`Next::Save`]: the new book is made durable **before** the deed that comes with it. A book that cannot be saved
 //!    is thrown away, the deed is not done, and the question is asked again later.
 //! 3. A run ends: [`Book::ended`], saved. The cut that it made is the job's from then on.
-//! 4. [`deletable`] says which of these cuts go; what is gone is taken out by [`Book::forget`], saved.
+//! 4. [`anchor`] is the cut that must be seen to exist before [`deletable`] says which ones go; what is gone is taken out
+//!    by [`Book::forget`], saved.
 //!
 //! # Guarantees
 //! * A due instant is recorded before its run starts, with the name of its cut, which follows from schedule and due
@@ -41,7 +42,7 @@ use crate::schedule::Schedule;
 pub use book::{Book, Entry, Event, FORMAT, MadeCut, OpenRun};
 pub use endings::{FoundCut, Outcome};
 pub use form::in_config;
-pub use keep::{KeptCut, deletable, kept};
+pub use keep::{KeptCut, anchor, deletable, kept};
 pub use next::{Deed, Facts, Live, Next, next};
 pub use protection::{Protection, protection};
 

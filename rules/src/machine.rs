@@ -2,7 +2,7 @@
 //! clock and no pod; it knows steps by number and what is owed.
 //!
 //! ```text
-//! Pending ─ Planning ─ Choosing? ─ Preparing(0) … Preparing(n) ─ Opening ─ Holding? ─ Cutting ─ Checking?
+//! Pending ─ Planning ─ Choosing? ─ Preparing(0) ─ Taking(0)? … Preparing(n) ─ Opening ─ Holding? ─ Cutting ─ Checking?
 //!                                                                                                  │
 //!        Succeeded | Failed ─ Undoing(0) … Undoing(n) ─ Sealing ─ Releasing? ◄─────────────────────┘
 //!                      └─ Overdue ─┘ what could not be undone is tried again until it is paid
@@ -19,7 +19,7 @@ mod types;
 
 use std::collections::BTreeSet;
 
-use crate::api::OnFailure;
+use crate::api::{OnFailure, Take};
 use crate::failure::{Failure, FailureKind};
 
 pub use types::{Event, Illegal, Order, Outline, Phase, Stage, StepFailure, StepOutline};
@@ -133,6 +133,10 @@ impl Machine {
             (Phase::Choosing, Event::Chosen(Ok(()))) => self.prepare_from(0),
             (Phase::Preparing(k), Event::Prepared(done, result)) if done == k => self.prepared(k, result),
             (Phase::Opening, Event::Opened(Ok(()))) => self.opened(),
+            (Phase::Taking(k), Event::Held(failures)) => {
+                self.sessions = true;
+                if self.tolerate(failures) { self.prepare_from(k + 1) } else { self.let_go() }
+            }
             (Phase::Holding, Event::Held(failures)) => {
                 if self.tolerate(failures) {
                     self.enter(Phase::Cutting, vec![Order::Cut])
@@ -174,12 +178,12 @@ impl Machine {
             | (Phase::Choosing, Event::Chosen(Err(why)))
             | (Phase::Opening, Event::Opened(Err(why)))
             | (Phase::Cutting, Event::Cut(Err(why))) => self.fail(why),
-            (Phase::Preparing(_) | Phase::Opening, Event::JournalFailed(why)) => {
+            (Phase::Preparing(_) | Phase::Taking(_) | Phase::Opening, Event::JournalFailed(why)) => {
                 self.started = self.covered;
                 self.fail(why)
             }
             (phase, Event::Cancelled(why)) if phase.can_be_cancelled() => {
-                self.sessions |= phase == Phase::Holding;
+                self.sessions |= matches!(phase, Phase::Taking(_) | Phase::Holding);
                 self.opened |= phase == Phase::Opening;
                 self.fail(why)
             }
@@ -209,13 +213,18 @@ impl Machine {
         orders
     }
 
-    /// The next `before` from step `from` on, or the opening. Steps without one start as their turn passes.
+    /// The next `before` or session in its turn from step `from` on, or the opening. Steps without one start as their
+    /// turn passes.
     fn prepare_from(&mut self, from: usize) -> Vec<Order> {
         self.covered = self.started;
-        let next = (from..self.outline.steps.len()).find(|&k| self.outline.steps[k].before);
+        let acts = |k: &usize| self.outline.steps[*k].before || self.takes_in_turn(*k);
+        let next = (from..self.outline.steps.len()).find(acts);
         self.started = next.map_or(self.outline.steps.len(), |k| k + 1);
         match next {
-            Some(k) => self.enter(Phase::Preparing(k), vec![Order::Owe(k + 1), Order::Prepare(k)]),
+            Some(k) if self.outline.steps[k].before => {
+                self.enter(Phase::Preparing(k), vec![Order::Owe(k + 1), Order::Prepare(k)])
+            }
+            Some(k) => self.enter(Phase::Taking(k), vec![Order::Owe(k + 1), Order::Take(k)]),
             None => self.enter(Phase::Opening, vec![Order::Owe(self.started), Order::Open]),
         }
     }
@@ -223,14 +232,27 @@ impl Machine {
     fn prepared(&mut self, k: usize, result: Result<(), Failure>) -> Vec<Order> {
         let meaning = self.outline.steps[k].on_failure;
         let failures = result.err().map(|why| StepFailure { why, meaning }).into_iter().collect();
-        if self.tolerate(failures) { self.prepare_from(k + 1) } else { self.let_go() }
+        if !self.tolerate(failures) {
+            return self.let_go();
+        }
+        if self.takes_in_turn(k) {
+            // What it owes is in the journal already.
+            self.covered = self.started;
+            return self.enter(Phase::Taking(k), vec![Order::Take(k)]);
+        }
+        self.prepare_from(k + 1)
+    }
+
+    fn takes_in_turn(&self, k: usize) -> bool {
+        self.outline.steps[k].hold == Some(Take::InTurn)
     }
 
     fn opened(&mut self) -> Vec<Order> {
         self.opened = true;
         self.covered = self.started;
-        self.sessions = self.outline.steps.iter().any(|step| step.hold);
-        if self.sessions {
+        let last = self.outline.steps.iter().any(|step| step.hold == Some(Take::Last));
+        self.sessions |= last;
+        if last {
             self.enter(Phase::Holding, vec![Order::Hold])
         } else {
             self.enter(Phase::Cutting, vec![Order::Cut])

@@ -172,10 +172,12 @@ mod tests {
     use clap::Parser;
 
     fn parse(words: &[&str]) -> Result<SchedulesArgs, clap::Error> {
-        match Args::try_parse_from([&["stillpoint", "schedules"], words].concat())?.command {
-            Command::Schedules(args) => Ok(args),
-            other => panic!("{other:?}"),
-        }
+        let Command::Schedules(args) =
+            Args::try_parse_from([&["stillpoint", "schedules"], words].concat())?.command
+        else {
+            panic!("{words:?} is about something else")
+        };
+        Ok(args)
     }
 
     #[test]

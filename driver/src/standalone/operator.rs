@@ -195,6 +195,11 @@ impl Operator {
         self.with_run(record).await
     }
 
+    /// The record of the cut with this id, where there is one.
+    pub async fn by_id(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+        self.storage.cut(id).await
+    }
+
     /// The cut of this name, where there is one.
     pub async fn find(&self, name: &str) -> Result<Option<CutAndRun>, Fault> {
         match self.storage.find_cut(name).await? {
@@ -203,8 +208,15 @@ impl Operator {
         }
     }
 
-    /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist.
+    /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist. The run of one that is
+    /// being taken right now is stopped and undone first.
     pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
+        if self.stop(id_or_name, "its cut was deleted") {
+            return Err(Fault::aborted(format!(
+                "the cut {} is being taken: its run is stopped and undone; delete it again when that has ended",
+                shortened(id_or_name, 80)
+            )));
+        }
         let id = match id_or_name.parse::<CutId>() {
             Ok(id) => id,
             Err(_) => self.record(id_or_name).await?.id,

@@ -31,6 +31,20 @@ pub struct Hold {
     pub heartbeat: Option<Length>,
     /// What it means when it cannot prove after the cut that it held all along.
     pub on_lost: OnLost,
+    /// When it is taken.
+    pub take: Take,
+}
+
+/// When a session is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub enum Take {
+    /// Together with all others, when every `before` has succeeded and the hosts are prepared.
+    #[default]
+    Last,
+    /// When its step's turn comes, before later steps: what they do is done under it.
+    InTurn,
 }
 
 /// What the loss of a session means for the run.
@@ -107,6 +121,9 @@ struct RawHold {
     /// What it means when it cannot prove after the cut that it held all along.
     #[serde(default, skip_serializing_if = "super::is_default")]
     on_lost: OnLost,
+    /// When it is taken: last, together with all others, or in its step's turn.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    take: Take,
 }
 
 impl TryFrom<RawHold> for Hold {
@@ -123,6 +140,7 @@ impl TryFrom<RawHold> for Hold {
             limit: raw.limit,
             heartbeat: raw.heartbeat,
             on_lost: raw.on_lost,
+            take: raw.take,
         })
     }
 }
@@ -141,6 +159,7 @@ impl From<Hold> for RawHold {
             limit: hold.limit,
             heartbeat: hold.heartbeat,
             on_lost: hold.on_lost,
+            take: hold.take,
         }
     }
 }

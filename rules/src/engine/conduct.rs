@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::api::Take;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, Machine, Order};
 use crate::plan::PlannedStep;
@@ -152,7 +153,8 @@ impl Conductor {
             }
             Order::Prepare(step) => Some(self.prepare(step).await),
             Order::Open => Some(self.open().await),
-            Order::Hold => Some(self.hold().await),
+            Order::Take(step) => Some(self.hold(|index, _| index == step).await),
+            Order::Hold => Some(self.hold(|_, hold| hold.take == Take::Last).await),
             Order::Cut => Some(self.take_cut().await),
             Order::Check => Some(self.check().await),
             Order::Release => Some(self.release().await),

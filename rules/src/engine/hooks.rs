@@ -49,9 +49,12 @@ impl Broken {
     ];
 }
 
+/// Is told of phases.
+type Listener = Box<dyn FnMut(Phase)>;
+
 thread_local! {
     static BROKEN: Cell<Broken> = const { Cell::new(Broken::Nothing) };
-    static PHASES: RefCell<Vec<Box<dyn FnMut(Phase)>>> = const { RefCell::new(Vec::new()) };
+    static PHASES: RefCell<Vec<Listener>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Breaks the engine on this thread until it is dropped.
@@ -96,7 +99,7 @@ impl Conductor {
                 Some(self.undo(*step).await)
             }
             (Broken::CutsWithoutSessions, Order::Hold) => {
-                self.hold().await;
+                self.hold(|_, _| true).await;
                 Some(Event::Held(vec![]))
             }
             (Broken::BelievesSessions, Order::Check) => {

@@ -36,12 +36,12 @@ struct Trace {
 }
 
 impl Conductor {
-    /// Takes the sessions of all steps at the same time; so many of a step begin at once as its pods are worked with in
+    /// Takes the `wanted` sessions of all steps at the same time; so many of a step begin at once as its pods are worked with in
     /// parallel.
-    pub(super) async fn hold(&mut self) -> Event {
+    pub(super) async fn hold(&mut self, wanted: impl Fn(usize, &PlannedHold) -> bool) -> Event {
         let mut opening = JoinSet::new();
         for (index, step) in self.steps().into_iter().enumerate() {
-            let Some(hold) = &step.hold else { continue };
+            let Some(hold) = step.hold.as_ref().filter(|hold| wanted(index, hold)) else { continue };
             let turns = Arc::new(Semaphore::new(self.parallel(index)));
             for target in step.doing(Action::Hold) {
                 let (hands, turns) = (self.hands(), Arc::clone(&turns));

@@ -218,7 +218,7 @@ fn planning_failure(error: &PlanningError) -> Failure {
 fn outline(plan: &Plan) -> Outline {
     let step = |step: &PlannedStep| StepOutline {
         before: step.before.is_some(),
-        hold: step.hold.is_some(),
+        hold: step.hold.as_ref().map(|hold| hold.take),
         after: step.after.is_some(),
         on_failure: step.on_failure,
     };

@@ -1,4 +1,5 @@
 mod books;
+mod fates;
 mod forms;
 mod steps;
 mod world;
@@ -18,8 +19,8 @@ fn at(text: &str) -> Timestamp {
 
 /// One job with these lines, which cuts `app=db`.
 fn job(lines: &str) -> Job {
-    let indented: String = lines.lines().map(|line| format!("  {line}\n")).collect();
-    let text = format!("schedules:\n- name: s\n{indented}  cut: {{selectors: [app=db]}}\n");
+    let indented = lines.replace('\n', "\n  ");
+    let text = format!("schedules:\n- name: s\n  {indented}\n  cut: {{selectors: [app=db]}}\n");
     in_config(&text).unwrap_or_else(|error| panic!("{text}: {error}")).remove(0)
 }
 

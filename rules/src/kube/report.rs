@@ -103,6 +103,7 @@ fn doing(run: &Run) -> String {
         Phase::Choosing => "asking which pods are meant".to_owned(),
         Phase::Preparing(index) => format!("`before` of step {}", step(index)),
         Phase::Opening => "hosts prepare the cut".to_owned(),
+        Phase::Taking(index) => format!("taking sessions of step {}", step(index)),
         Phase::Holding => "taking sessions".to_owned(),
         Phase::Cutting => "cutting".to_owned(),
         Phase::Checking => "asking sessions whether they held all along".to_owned(),

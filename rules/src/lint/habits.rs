@@ -1,6 +1,6 @@
 //! Habits that have gone wrong for others.
 
-use crate::api::{Command, Deed, Hold, Invocation, Step, Wait, limits};
+use crate::api::{Command, Deed, Hold, Invocation, Step, Take, Wait, limits};
 
 use super::Severity;
 
@@ -162,6 +162,15 @@ fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
             "a session without `probe`",
             "that it is still there after the cut is all that is known; whether it still holds is not",
             "add `probe: {send: …, expect: …}`: a question that only a session which holds answers so",
+        );
+    }
+    if hold.take == Take::InTurn && hold.limit.is_none() {
+        found(
+            Severity::Warning,
+            "in-turn-without-limit",
+            "`take: inTurn` with the usual `limit`",
+            "the session holds while later steps run and the hosts prepare, which takes longer than 5 s",
+            "write a `limit` that is long enough for that, at most 1m",
         );
     }
     let limit = hold.limit_or_default();

@@ -66,6 +66,12 @@ fn every_unsafe_habit_is_found_with_its_place_and_its_fix() {
             "raise `limit`",
         ),
         (
+            "    hold: {command: [locker], ready: x, take: inTurn, probe: {send: a, expect: b}}",
+            "in-turn-without-limit",
+            8,
+            "long enough",
+        ),
+        (
             "    before: {wait: {command: [x], every: 10s}, timeout: 5s}",
             "wait-asks-once",
             8,

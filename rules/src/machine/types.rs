@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::OnFailure;
+use crate::api::{OnFailure, Take};
 use crate::failure::Failure;
 
 /// Where a run stands.
@@ -20,6 +20,8 @@ pub enum Phase {
     Preparing(usize),
     /// Hosts prepare the cut; nothing is held.
     Opening,
+    /// Sessions of this step are being taken before later steps are prepared.
+    Taking(usize),
     /// Sessions are being taken.
     Holding,
     /// Hosts hold, cut and release.
@@ -79,6 +81,7 @@ impl Phase {
             Self::Planning
             | Self::Choosing
             | Self::Preparing(_)
+            | Self::Taking(_)
             | Self::Opening
             | Self::Holding
             | Self::Cutting
@@ -109,6 +112,7 @@ impl Phase {
             | Self::Planning
             | Self::Choosing
             | Self::Preparing(_)
+            | Self::Taking(_)
             | Self::Opening
             | Self::Holding
             | Self::Cutting => true,
@@ -137,8 +141,8 @@ pub struct Outline {
 pub struct StepOutline {
     /// It has a `before`.
     pub before: bool,
-    /// It has a session.
-    pub hold: bool,
+    /// When its sessions are taken; `None` without any.
+    pub hold: Option<Take>,
     /// It has an `after`.
     pub after: bool,
     /// What its failure means.
@@ -167,7 +171,7 @@ pub enum Event {
     Prepared(usize, Result<(), Failure>),
     /// The hosts are prepared, or not.
     Opened(Result<(), Failure>),
-    /// All sessions hold, or these do not.
+    /// The sessions hold, or these do not.
     Held(Vec<StepFailure>),
     /// Hosts have held, cut and released.
     Cut(Result<(), Failure>),
@@ -203,7 +207,9 @@ pub enum Order {
     Prepare(usize),
     /// Let the hosts prepare: [`Event::Opened`].
     Open,
-    /// Take all sessions: [`Event::Held`].
+    /// Take the sessions of this step: [`Event::Held`].
+    Take(usize),
+    /// Take all sessions that are taken last: [`Event::Held`].
     Hold,
     /// Hold, cut and release: [`Event::Cut`].
     Cut,
@@ -235,6 +241,7 @@ impl Order {
             | Self::Note
             | Self::Prepare(_)
             | Self::Open
+            | Self::Take(_)
             | Self::Hold
             | Self::Cut
             | Self::Wait

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Check, Command, Deed, EnvEntry, Hold, HttpCall, Length, OnLost, Probe, Wait, defaults};
+use crate::api::{
+    Check, Command, Deed, EnvEntry, Hold, HttpCall, Length, OnLost, Probe, Take, Wait, defaults,
+};
 
 use super::Action;
 use super::render::command_line;
@@ -78,6 +80,9 @@ pub struct PlannedHold {
     /// What its loss means.
     #[serde(default)]
     pub on_lost: OnLost,
+    /// When it is taken.
+    #[serde(default)]
+    pub take: Take,
 }
 
 impl PlannedCommand {
@@ -168,6 +173,7 @@ impl PlannedHold {
             limit_ms: whole_ms(hold.limit_or_default()),
             heartbeat_ms: hold.heartbeat.map(|every| whole_ms(every.get())),
             on_lost: hold.on_lost,
+            take: hold.take,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::api::{LabelSelector, Operator, Pick};
+use crate::api::{LabelSelector, Operator, Pick, Take};
 
 use super::{Action, ExpectedPause, Plan, PlannedCommand, PlannedStep};
 
@@ -96,11 +96,12 @@ fn going_in(f: &mut fmt::Formatter<'_>, index: usize, step: &PlannedStep) -> fmt
         let pods = count(step.doing(Action::Hold).count(), "pod");
         writeln!(
             f,
-            "step {} {}: hold in {pods}: {} (at most {} ms)",
+            "step {} {}: hold in {pods}: {} (at most {} ms{})",
             index + 1,
             step.name,
             command_line(&hold.argv),
-            hold.limit_ms
+            hold.limit_ms,
+            if hold.take == Take::InTurn { ", taken before later steps" } else { "" }
         )?;
         targets(f, step, Action::Hold)?;
     }

@@ -1,8 +1,8 @@
 //! Reads actions and sessions of the canonical form.
 
 use crate::api::{
-    Check, Command, EnvEntry, Hold, HttpCall, Invocation, Method, OnLost, Probe, Retry, SecretRef, Tls, Wait,
-    check, deed, invocation, is_dns_subdomain, is_secret_key, is_variable, limits,
+    Check, Command, EnvEntry, Hold, HttpCall, Invocation, Method, OnLost, Probe, Retry, SecretRef, Take, Tls,
+    Wait, check, deed, invocation, is_dns_subdomain, is_secret_key, is_variable, limits,
 };
 
 use super::node::{Fields, Node};
@@ -215,7 +215,19 @@ fn one_line(node: &Node<'_>) -> Option<String> {
 pub(super) fn hold(node: &Node<'_>) -> Option<Hold> {
     let fields = node.fields(
         "a hold",
-        &["command", "shell", "env", "send", "ready", "probe", "finish", "limit", "heartbeat", "onLost"],
+        &[
+            "command",
+            "shell",
+            "env",
+            "send",
+            "ready",
+            "probe",
+            "finish",
+            "limit",
+            "heartbeat",
+            "onLost",
+            "take",
+        ],
     )?;
     let (argv, shell) = invocation_fields(&fields);
     let env = fields.optional("env", variables);
@@ -227,6 +239,7 @@ pub(super) fn hold(node: &Node<'_>) -> Option<Hold> {
     let heartbeat = fields.optional("heartbeat", |n| n.length(limits::HOLD_LIMIT));
     let on_lost =
         fields.optional("onLost", |n| n.choice(&[("abort", OnLost::Abort), ("degrade", OnLost::Degrade)]));
+    let take = fields.optional("take", |n| n.choice(&[("last", Take::Last), ("inTurn", Take::InTurn)]));
     let run: Invocation = one(&fields, invocation(argv?, shell?))?;
     Some(Hold {
         run,
@@ -238,6 +251,7 @@ pub(super) fn hold(node: &Node<'_>) -> Option<Hold> {
         limit: limit?,
         heartbeat: heartbeat?,
         on_lost: on_lost?.unwrap_or_default(),
+        take: take?.unwrap_or_default(),
     })
 }
 

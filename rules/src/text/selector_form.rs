@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::api::{
     Command, Hold, Invocation, LabelSelector, Metadata, OnFailure, OnLost, Pick, PodSet, Probe, Rule,
-    RuleSpec, Step, invocation, is_dns_label, limits,
+    RuleSpec, Step, Take, invocation, is_dns_label, limits,
 };
 
 use super::Role;
@@ -206,6 +206,7 @@ fn held(run: &Invocation) -> Option<Hold> {
         limit: None,
         heartbeat: None,
         on_lost: OnLost::Abort,
+        take: Take::Last,
     })
 }
 

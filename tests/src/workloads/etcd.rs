@@ -53,6 +53,11 @@ impl Volumes {
         self.data.join("data")
     }
 
+    /// The file of the database.
+    pub fn database(&self) -> PathBuf {
+        self.data_directory().join("member/snap/db")
+    }
+
     /// Below one of etcd's own: it makes the log under another name beside it first.
     fn wal_directory(&self) -> PathBuf {
         self.wal.join("etcd/wal")
@@ -148,7 +153,7 @@ pub async fn check(volumes: Volumes, required: &[u64], run: &Path) -> Result<Che
     let present = server.connect().await?.ids().await?;
     let checked = nothing_lost(required, &present)?;
     let volumes = server.stop()?;
-    let database = volumes.data_directory().join("member/snap/db");
+    let database = volumes.database();
     let args = ["snapshot".as_ref(), "status".as_ref(), database.as_os_str()];
     process::succeed(None, &tool("etcdctl")?, args, VERIFY_LIMIT).await.context("the database is damaged")?;
     Ok(checked)

@@ -9,11 +9,11 @@ use crate::manifests::{READY, READY_TO_USE, claim, source};
 
 const CUTS: usize = 3;
 
-/// A pod with the raw volume as /dev/data and the filesystem volume at /files.
-fn both(name: &str, raw: &str, files: &str) -> String {
+/// A pod with the raw volume as /dev/data and the filesystem volume at /files, that runs these lines.
+fn both(name: &str, raw: &str, files: &str, lines: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
-         - name: main\n    image: busybox:stillpoint\n    imagePullPolicy: Never\n    command: [sleep, infinity]\n    \
+         - name: main\n    image: busybox:stillpoint\n    imagePullPolicy: Never\n    command: [sh, -c, {lines:?}]\n    \
          volumeDevices: [{{name: raw, devicePath: /dev/data}}]\n    \
          volumeMounts: [{{name: files, mountPath: /files}}]\n  volumes:\n  \
          - {{name: raw, persistentVolumeClaim: {{claimName: {raw}}}}}\n  \
@@ -26,8 +26,9 @@ const BLOCK: &str = "  volumeMode: Block\n";
 /// Number n is on the raw device, durably, before it is in the file, and in the file before n + 1 is on the device. The
 /// shell keeps the device open, as a database does.
 const WRITE: &str = "exec 3<>/dev/data; n=0; while :; do n=$((n+1)); \
-     printf %-4096s $n | dd of=/dev/data bs=4096 iflag=fullblock oflag=direct conv=notrunc 2>/dev/null || exit 1; \
-     printf %-16s $n | dd of=/files/number conv=notrunc,fsync 2>/dev/null || exit 1; done";
+     e=$(printf %-4096s $n | dd of=/dev/data bs=4096 iflag=fullblock oflag=direct conv=notrunc 2>&1) || break; \
+     e=$(printf %-16s $n | dd of=/files/number conv=notrunc,fsync 2>&1) || break; done; echo $e; exit 1";
+const SLEEP: &str = "exec sleep infinity";
 
 fn group(name: &str) -> String {
     format!(
@@ -48,11 +49,12 @@ fn numbers(space: &Workspace, pod: &str) -> (u64, u64) {
 #[ignore = "needs a cluster; run by: make e2e"]
 fn a_raw_device_and_a_filesystem_that_one_pod_writes_in_turn_are_cut_at_one_instant() {
     let space = Workspace::new(&cluster(), "raw-group").unwrap();
-    space.apply(&(claim("raw", BLOCK) + &claim("files", "") + &both("writer", "raw", "files"))).unwrap();
+    space
+        .apply(&(claim("raw", BLOCK) + &claim("files", "") + &both("writer", "raw", "files", WRITE)))
+        .unwrap();
     space.wait("pod/writer", READY).unwrap();
-    space.shell("writer", &format!("nohup sh -c '{WRITE}' >/dev/null 2>&1 & sleep 1")).unwrap();
-    let begun = numbers(&space, "writer").1;
-    assert!(begun > 1, "the writer has written {begun}");
+    let has_written = || space.shell("writer", "[ -s /files/number ] && echo yes || echo no");
+    space.eventually("the writer writes", || Ok(has_written()? == "yes")).unwrap();
 
     let names: Vec<String> = (0..CUTS).map(|number| format!("cut-{number}")).collect();
     for name in &names {
@@ -72,7 +74,7 @@ fn a_raw_device_and_a_filesystem_that_one_pod_writes_in_turn_are_cut_at_one_inst
         let (raw, files) = (format!("{name}-raw"), format!("{name}-files"));
         let restored = claim(&raw, &(BLOCK.to_owned() + &source("VolumeSnapshot", &member("raw"))))
             + &claim(&files, &source("VolumeSnapshot", &member("files")))
-            + &both(name, &raw, &files);
+            + &both(name, &raw, &files, SLEEP);
         // Restored claims are no members of the next group.
         space.apply(&restored.replace("labels: {app: e2e}", "labels: {app: restored}")).unwrap();
         space.wait(&format!("pod/{name}"), READY).unwrap();

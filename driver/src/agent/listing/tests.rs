@@ -114,7 +114,7 @@ fn lists_of_two_pools_are_one_list_in_order() {
         assert_eq!(cut_ids(&host, CutScope::Existing, limit).len(), 11);
         assert_eq!(
             cut_ids(&host, CutScope::Unsettled, limit),
-            [round.clone()],
+            std::slice::from_ref(&round),
             "all others are of this host alone"
         );
     }

@@ -164,3 +164,9 @@ fn schedules_are_read_and_their_mistakes_are_told_with_their_place_in_the_file()
     assert!(told.contains("did you mean `daily`?") && told.contains("csiSockt"), "{told}");
     assert!(problems(&format!("{GOOD}schedules:\n")).contains("a list is expected"));
 }
+
+#[test]
+fn the_example_with_schedules_is_a_configuration() {
+    let example = include_str!("../../../../deploy/examples/standalone-schedules.yaml");
+    assert_eq!(parse(example).unwrap().schedules.len(), 2);
+}

@@ -33,7 +33,7 @@ pub(crate) struct World {
     pub(crate) restored: Mutex<Vec<String>>,
     pub(crate) exit_code: i32,
     /// By which cuts are dated; the first second of 1970 without one.
-    pub(crate) clock: Option<fn() -> Timestamp>,
+    clock: Option<fn() -> Timestamp>,
     /// Commands do not end.
     pub(crate) hangs: AtomicBool,
     /// Commands that have begun and not ended.
@@ -54,6 +54,11 @@ impl Drop for Command {
 }
 
 impl World {
+    /// A world whose cuts are dated by this clock.
+    pub(crate) fn dated_by(clock: fn() -> Timestamp) -> Self {
+        Self { clock: Some(clock), ..Self::default() }
+    }
+
     fn answers(&self) -> Result<(), Fault> {
         if self.silent.load(Ordering::SeqCst) {
             Err(Fault::unavailable("host b does not answer"))
@@ -331,6 +336,24 @@ async fn a_name_that_is_being_worked_on_is_told_to_wait() {
     let _first = operator.busy.claim("nightly").unwrap();
     let fault = snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap_err();
     assert_eq!(fault.code, Code::Aborted);
+}
+
+#[tokio::test]
+async fn deleting_a_cut_that_is_being_taken_undoes_its_run_first() {
+    let world = Arc::new(World::default());
+    let (operator, _directory) = operator(&world);
+    world.hangs.store(true, Ordering::SeqCst);
+    let (taken, deleted) = tokio::join!(snapshot(&operator, order("nightly", "app=pg", RULE)), async {
+        while world.under_way.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        operator.delete("nightly").await
+    });
+    let fault = deleted.unwrap_err();
+    assert!(fault.code == Code::Aborted && fault.message.contains("stopped and undone"), "{fault}");
+    assert!(taken.unwrap_err().message.contains("its cut was deleted"));
+    assert_eq!(world.under_way.load(Ordering::SeqCst), 0, "its command is gone");
+    assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound, "there is no cut");
 }
 
 #[tokio::test]

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stillpoint_rules::executor::{Book, Job, MadeCut, deletable};
-use tokio::sync::mpsc;
+use stillpoint_rules::executor::{Book, Job, MadeCut, anchor, deletable};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::domain::{Code, CutId, Fault};
 use crate::observe::metrics;
 use crate::standalone::operator::Operator;
 
-use super::desk::Report;
+use super::executor::Report;
 use super::work::found_cut;
 
 /// Between two looks at what has become too old.
@@ -30,6 +30,8 @@ pub(super) struct Cleaning {
     /// Not before.
     next: Instant,
     busy: bool,
+    /// Something has happened since it began.
+    again: bool,
     failures: u32,
     /// Why the last try did not do everything.
     pub(super) fault: Option<String>,
@@ -37,12 +39,13 @@ pub(super) struct Cleaning {
 
 impl Cleaning {
     pub(super) fn new() -> Self {
-        Self { next: Instant::now(), busy: false, failures: 0, fault: None }
+        Self { next: Instant::now(), busy: false, again: false, failures: 0, fault: None }
     }
 
     /// There may be something to do.
     pub(super) fn soon(&mut self) {
-        if self.failures == 0 {
+        self.again = true;
+        if !self.busy && self.failures == 0 {
             self.next = Instant::now();
         }
     }
@@ -50,7 +53,9 @@ impl Cleaning {
     /// Whether it is time; it is busy from here on until [`Cleaning::ended`].
     pub(super) fn begin(&mut self) -> bool {
         let begins = !self.busy && self.next <= Instant::now();
-        self.busy |= begins;
+        if begins {
+            (self.busy, self.again) = (true, false);
+        }
         begins
     }
 
@@ -63,7 +68,12 @@ impl Cleaning {
         self.busy = false;
         self.failures = if fault.is_some() { self.failures.saturating_add(1) } else { 0 };
         let pause = RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(RETRY_LIMIT);
-        self.next = Instant::now() + if fault.is_some() { pause } else { EVERY };
+        self.next = Instant::now()
+            + match (&fault, self.again) {
+                (Some(_), _) => pause,
+                (None, true) => Duration::ZERO,
+                (None, false) => EVERY,
+            };
         self.fault = fault.map(|fault| fault.message);
     }
 }
@@ -74,24 +84,31 @@ pub(super) struct Chores {
     pub(super) schedule: String,
     with_rule: bool,
     unknown: Vec<MadeCut>,
+    anchor: Option<MadeCut>,
     deletable: Vec<MadeCut>,
+    /// Becomes true when the process ends.
+    ending: watch::Receiver<bool>,
 }
 
 impl Chores {
-    /// By the book. `alive` are runs that may still make the cut of their name; `by_age` whether the clock is believed.
+    /// By the book. `alive` are runs that may still make the cut of their name; without `now` the clock is not believed,
+    /// and nothing is deleted.
     pub(super) fn of(
         operator: Arc<Operator>,
         job: &Job,
         book: &Book,
         alive: &BTreeSet<String>,
         now: Option<Timestamp>,
+        ending: watch::Receiver<bool>,
     ) -> Self {
         Self {
             operator,
             schedule: job.name().to_owned(),
             with_rule: job.cut.rule.is_some(),
             unknown: book.unknown().filter(|cut| !alive.contains(&cut.name)).cloned().collect(),
+            anchor: now.and_then(|now| anchor(job, book, now)),
             deletable: now.map(|now| deletable(job, book, now)).unwrap_or_default(),
+            ending,
         }
     }
 
@@ -101,25 +118,57 @@ impl Chores {
 
     /// Does all of it that can be done; one that cannot be deleted does not keep the others.
     pub(super) async fn done(self, reports: mpsc::Sender<Report>) {
-        let mut failed = None;
+        let mut failed = self.look_up(&reports).await.err();
+        match self.anchor_exists().await {
+            Ok(true) => failed = self.delete_all(&reports).await.err().or(failed),
+            Ok(false) => {
+                // Whatever else is to be deleted is judged anew without it.
+                if let Some(gone) = &self.anchor {
+                    tracing::warn!(
+                        schedule = self.schedule,
+                        cut = gone.name,
+                        "a cut of a schedule was deleted by hand"
+                    );
+                    self.tell(&reports, |schedule| Report::Deleted { schedule, cut: gone.name.clone() })
+                        .await;
+                }
+            }
+            Err(fault) => failed = Some(fault),
+        }
+        self.tell(&reports, |schedule| Report::Cleaned { schedule, fault: failed }).await;
+    }
+
+    /// Finds out whether cuts exist of which that is not known.
+    async fn look_up(&self, reports: &mpsc::Sender<Report>) -> Result<(), Fault> {
+        let mut failed = Ok(());
         for cut in &self.unknown {
-            let report = match self.operator.find(&cut.name).await {
+            match self.operator.find(&cut.name).await {
                 Ok(found) => {
                     // An older one of the name is somebody else's.
                     let ours = found.filter(|found| found.record.cut_at >= cut.at);
                     let found = ours.map(|found| found_cut(&found, self.with_rule));
-                    Report::Resolved { schedule: self.schedule.clone(), cut: cut.name.clone(), found }
+                    let name = cut.name.clone();
+                    self.tell(reports, |schedule| Report::Resolved { schedule, cut: name, found }).await;
                 }
-                Err(fault) => {
-                    failed.get_or_insert(fault);
-                    continue;
-                }
-            };
-            if reports.send(report).await.is_err() {
-                return;
+                Err(fault) => failed = Err(fault),
             }
         }
+        failed
+    }
+
+    async fn anchor_exists(&self) -> Result<bool, Fault> {
+        match self.anchor.as_ref().filter(|_| !self.deletable.is_empty()) {
+            None => Ok(true),
+            Some(anchor) => Ok(self.operator.by_id(&id_of(anchor)?).await?.is_some()),
+        }
+    }
+
+    async fn delete_all(&self, reports: &mpsc::Sender<Report>) -> Result<(), Fault> {
+        let mut failed = Ok(());
         for cut in &self.deletable {
+            if *self.ending.borrow() {
+                return failed;
+            }
             match self.delete(cut).await {
                 Ok(()) => {
                     metrics::schedules::deleted(&self.schedule);
@@ -128,29 +177,35 @@ impl Chores {
                         cut = cut.name,
                         "deleted a cut by its schedule's retention"
                     );
-                    let report = Report::Deleted { schedule: self.schedule.clone(), cut: cut.name.clone() };
-                    if reports.send(report).await.is_err() {
-                        return;
-                    }
+                    let name = cut.name.clone();
+                    self.tell(reports, |schedule| Report::Deleted { schedule, cut: name }).await;
                 }
                 Err(fault) => {
                     tracing::warn!(schedule = self.schedule, cut = cut.name, %fault, "a cut cannot be deleted yet");
                     metrics::schedules::not_deleted(&self.schedule);
-                    failed.get_or_insert(fault.context(format_args!("cannot delete {}", cut.name)));
+                    failed = Err(fault.context(format_args!("cannot delete {}", cut.name)));
                 }
             }
         }
-        let _ = reports.send(Report::Cleaned { schedule: self.schedule, fault: failed }).await;
+        failed
+    }
+
+    /// Nobody listens only where the process ends.
+    async fn tell(&self, reports: &mpsc::Sender<Report>, report: impl FnOnce(String) -> Report) {
+        let _ = reports.send(report(self.schedule.clone())).await;
     }
 
     /// By its id, never by its name: the cut that the schedule made, and no other. One that is gone is fine.
     async fn delete(&self, cut: &MadeCut) -> Result<(), Fault> {
-        let id = cut.id.as_deref().unwrap_or_default();
-        let id: CutId = id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
-        match self.operator.delete(&id.to_string()).await {
+        match self.operator.delete(&id_of(cut)?.to_string()).await {
             Ok(_) => Ok(()),
             Err(fault) if fault.code == Code::NotFound => Ok(()),
             Err(fault) => Err(fault),
         }
     }
+}
+
+fn id_of(cut: &MadeCut) -> Result<CutId, Fault> {
+    let id = cut.id.as_deref().unwrap_or_default();
+    id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))
 }

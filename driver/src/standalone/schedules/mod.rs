@@ -2,7 +2,7 @@
 //! pure; here it is done.
 //!
 //! # Flow of a run
-//! 1. The task with the books ([`desk`]) asks the executor; a run is due.
+//! 1. The task with the books ([`executor`]) asks the executor; a run is due.
 //! 2. The book with the claimed due instant and the name of the cut is written and synced ([`books`]).
 //! 3. A task of its own takes the cut as a snapshot by hand is taken ([`work`]), up to three times where something is busy.
 //! 4. At its limit it is told to stop and undone; after five minutes more the schedule goes on without it.
@@ -16,6 +16,8 @@
 mod books;
 mod clean;
 mod desk;
+mod executor;
+mod orders;
 mod pace;
 pub mod report;
 mod view;
@@ -35,7 +37,9 @@ use crate::text_file;
 
 use super::operator::{CutAndRun, Operator, read_rule};
 use books::Books;
-use desk::{Command, Executor, Seen};
+use desk::Seen;
+use executor::Executor;
+use orders::Command;
 use report::{Overview, PlanReport};
 
 /// Questions that wait for the task.
@@ -97,7 +101,7 @@ impl Schedules {
     /// All of them, and what they protect.
     pub async fn overview(&self) -> Result<Overview, Fault> {
         let seen = self.look().await?;
-        view::overview(&self.operator, &seen, (self.clock)()).await
+        Ok(view::overview(&self.operator, &seen, (self.clock)()).await)
     }
 
     /// What will be due, and what the retention would do now. Executes nothing.

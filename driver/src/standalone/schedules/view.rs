@@ -3,29 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use stillpoint_rules::executor::{KeptCut, kept, protection};
+use stillpoint_rules::executor::{KeptCut, MadeCut, Protection, kept, protection};
 use stillpoint_rules::retain::{Fate, Verdict};
 use stillpoint_rules::schedule::{Activity, Schedule, Span, When};
 
 use super::desk::Seen;
 use super::report::{DueReport, FateReport, Overview, PlanReport, ScheduleReport, Suspension, VolumeReport};
-use crate::domain::{Fault, VolumeId};
+use crate::domain::{CutId, Fault, VolumeId};
 use crate::standalone::operator::Operator;
 use crate::standalone::selection::Wanted;
 use crate::standalone::storage::PlacedVolume;
 
+/// Good cuts of a schedule that are looked at for its volumes, the newest first: a volume that is in none of them has not
+/// been protected for long.
+const LOOKED_AT: usize = 8;
+
 /// Everything about all schedules, with the volumes that they cut as of now.
-pub(super) async fn overview(operator: &Operator, seen: &[Seen], now: Timestamp) -> Result<Overview, Fault> {
-    let (cuts, mut silent) = match operator.cuts().await {
-        Ok(cuts) => (cuts, Vec::new()),
-        Err(fault) => (Vec::new(), vec![fault.message]),
-    };
-    let members: BTreeMap<String, BTreeSet<VolumeId>> = cuts
-        .into_iter()
-        .map(|cut| {
-            (cut.record.id.to_string(), cut.record.members.into_iter().map(|member| member.volume).collect())
-        })
-        .collect();
+pub(super) async fn overview(operator: &Operator, seen: &[Seen], now: Timestamp) -> Overview {
     let mut schedules = Vec::new();
     let mut scheduled = BTreeSet::new();
     for one in seen {
@@ -35,43 +29,80 @@ pub(super) async fn overview(operator: &Operator, seen: &[Seen], now: Timestamp)
         if let Ok(volumes) = &chosen {
             scheduled.extend(volumes.iter().map(|volume| volume.id().clone()));
         }
-        schedules.push(report(one, chosen, &members, now));
+        let goods = Goods::of(operator, one, chosen.as_deref().unwrap_or_default()).await;
+        schedules.push(report(one, chosen, &goods, now));
     }
     let volumes = operator.volumes().await;
-    silent.extend(volumes.silent.into_iter().map(|fault| fault.message));
-    silent.dedup();
     let unscheduled = volumes.all.iter().filter(|volume| !scheduled.contains(volume.id()));
-    let unscheduled = unscheduled.map(|volume| volume.name().to_owned()).collect();
-    Ok(Overview { now, schedules, unscheduled, silent })
+    Overview {
+        now,
+        schedules,
+        unscheduled: unscheduled.map(|volume| volume.name().to_owned()).collect(),
+        silent: volumes.silent.into_iter().map(|fault| fault.message).collect(),
+    }
+}
+
+/// The newest good cuts that were seen to exist.
+#[derive(Default)]
+struct Goods {
+    newest: Option<MadeCut>,
+    of_volume: BTreeMap<VolumeId, Timestamp>,
+    fault: Option<String>,
+}
+
+impl Goods {
+    /// Until each of these volumes is found in one.
+    async fn of(operator: &Operator, seen: &Seen, volumes: &[PlacedVolume]) -> Self {
+        let mut good: Vec<&MadeCut> =
+            seen.book.made.iter().filter(|made| made.verdict == Verdict::Good && made.id.is_some()).collect();
+        good.sort_by(|a, b| (b.at, &b.name).cmp(&(a.at, &a.name)));
+        let mut found = Self::default();
+        for made in good.into_iter().take(LOOKED_AT) {
+            let Some(id) = made.id.as_ref().and_then(|id| id.parse::<CutId>().ok()) else { continue };
+            match operator.by_id(&id).await {
+                // Somebody has deleted it by hand.
+                Ok(None) => continue,
+                Ok(Some(record)) => {
+                    found.newest.get_or_insert_with(|| made.clone());
+                    for member in record.members {
+                        found.of_volume.entry(member.volume).or_insert(made.at);
+                    }
+                }
+                Err(fault) => {
+                    found.fault = Some(format!("whether {} exists is not known: {fault}", made.name));
+                    return found;
+                }
+            }
+            if volumes.iter().all(|volume| found.of_volume.contains_key(volume.id())) {
+                break;
+            }
+        }
+        found
+    }
 }
 
 fn report(
     seen: &Seen,
     chosen: Result<Vec<PlacedVolume>, Fault>,
-    members: &BTreeMap<String, BTreeSet<VolumeId>>,
+    goods: &Goods,
     now: Timestamp,
 ) -> ScheduleReport {
     let Seen { job, book, .. } = seen;
-    let last_good = book.last_good().cloned();
-    let of_volume = |volume: PlacedVolume| {
-        let good = book.made.iter().filter(|made| made.verdict == Verdict::Good);
-        let has = good.filter(|made| {
-            let members = made.id.as_ref().and_then(|id| members.get(id));
-            members.is_some_and(|members| members.contains(volume.id()))
-        });
-        VolumeReport {
-            name: volume.name().to_owned(),
-            host: volume.host.to_string(),
-            protection: protection(job, book, has.map(|made| made.at).max(), now),
-        }
+    let last_good = goods.newest.clone();
+    let of_volume = |volume: PlacedVolume| VolumeReport {
+        name: volume.name().to_owned(),
+        host: volume.host.to_string(),
+        protection: protection(job, book, goods.of_volume.get(volume.id()).copied(), now),
     };
-    let (volumes, volumes_fault) = match chosen {
-        // A list of cuts that is not known would make every volume look unprotected.
-        Ok(_) if members.is_empty() && last_good.is_some() => {
-            (Vec::new(), Some("the cuts are not known while not every host answers".to_owned()))
-        }
-        Ok(volumes) => (volumes.into_iter().map(of_volume).collect(), None),
-        Err(fault) => (Vec::new(), Some(fault.message)),
+    let (volumes, volumes_fault) = match (chosen, &goods.fault) {
+        (Err(fault), _) => (Vec::new(), Some(fault.message)),
+        // What is not known must not look like what is not protected.
+        (Ok(_), Some(why)) => (Vec::new(), Some(why.clone())),
+        (Ok(volumes), None) => (volumes.into_iter().map(of_volume).collect(), None),
+    };
+    let protection = match &goods.fault {
+        None => protection(job, book, last_good.as_ref().map(|cut| cut.at), now),
+        Some(_) => Protection { overdue: false, ..protection(job, book, None, now) },
     };
     ScheduleReport {
         name: job.name().to_owned(),
@@ -84,7 +115,7 @@ fn report(
         },
         next: next_start(seen, now),
         running: book.open.clone().filter(|_| seen.running),
-        protection: protection(job, book, last_good.as_ref().map(|cut| cut.at), now),
+        protection,
         last_good,
         last_run: book.last_run().cloned(),
         kept: book.made.len(),

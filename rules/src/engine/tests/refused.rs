@@ -202,11 +202,14 @@ fn a_rule_of_a_megabyte_is_refused_for_its_length_alone() {
     assert!(!problem.why.is_empty() && !problem.fix.is_empty(), "{error}");
 }
 
+/// What it is, the rule, a parameter that is given, and words of the reason and the fix.
+type Unfit<'a> = (&'static str, String, Option<(&'a str, &'a str)>, &'static [&'static str]);
+
 /// What can only be known with the pods and the values at hand.
 #[tokio::test(start_paused = true)]
 async fn what_does_not_fit_the_pods_or_the_parameters_executes_nothing() {
     let good = before("{command: [x, \"${params.db}\"]}");
-    let table: [(&str, String, Option<(&str, &str)>, &[&str]); 7] = [
+    let table: [Unfit<'_>; 7] = [
         (
             "a selector that matches nothing",
             good.replace("app: db", "app: bd"),
@@ -250,7 +253,9 @@ async fn what_does_not_fit_the_pods_or_the_parameters_executes_nothing() {
         let params = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
         let run = world.engine().run(RunRequest { params, ..request(&text) }, Control::default()).await;
         let said = &run.failures[0].message;
-        words.iter().for_each(|word| assert!(said.contains(word), "{what}: {said}\nlacks {word}"));
+        for word in words {
+            assert!(said.contains(word), "{what}: {said}\nlacks {word}");
+        }
         assert_eq!((world.deeds(), run.attempts.len(), run.phase), (vec![], 0, Phase::Failed), "{what}");
     }
 }

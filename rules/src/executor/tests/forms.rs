@@ -92,9 +92,8 @@ fn what_is_wrong_is_told_with_the_place_in_the_whole_file() {
         let error = in_config(&text).unwrap_err().to_string();
         assert!(error.contains(what) && error.contains(fix), "{text}\n{error}");
     }
-    let many: String = (0..=limits::SCHEDULES)
-        .map(|n| format!("- {{name: s{n}, every: 1m, cut: {{volumes: [a]}}}}\n"))
-        .collect();
+    let one = |n| format!("- {{name: s{n}, every: 1m, cut: {{volumes: [a]}}}}");
+    let many = (0..=limits::SCHEDULES).map(one).collect::<Vec<_>>().join("\n");
     let error = in_config(&format!("schedules:\n{many}")).unwrap_err().to_string();
     assert!(error.contains("101 schedules") && error.contains("at most 100"), "{error}");
 }

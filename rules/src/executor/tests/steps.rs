@@ -8,8 +8,8 @@ fn facts(now: &str) -> Facts {
     Facts { now: at(now), watched_from: at(START), live: None, slots: limits::AT_ONCE }
 }
 
-fn live(for_s: u64, stopping_s: Option<u64>) -> Option<Live> {
-    Some(Live { for_time: Duration::from_secs(for_s), stopping_for: stopping_s.map(Duration::from_secs) })
+fn live(for_s: u64, stopping_s: Option<u64>) -> Live {
+    Live { for_time: Duration::from_secs(for_s), stopping_for: stopping_s.map(Duration::from_secs) }
 }
 
 fn hourly() -> (Job, Book) {
@@ -43,7 +43,7 @@ fn a_due_run_is_saved_before_it_starts() {
 fn a_run_beyond_its_limit_is_stopped_then_let_go_of_and_the_next_one_starts() {
     let (job, book) = hourly();
     let book = book.claim(at("2026-01-01T01:00:00Z"), at("2026-01-01T01:00:00Z"));
-    let under_way = |live| Facts { live, ..facts("2026-01-01T01:10:00Z") };
+    let under_way = |live| Facts { live: Some(live), ..facts("2026-01-01T01:10:00Z") };
     let waits = |live| match next(&job, &book, &under_way(live)) {
         Next::Wait { within, .. } => within.unwrap(),
         Next::Save(_, deed) | Next::Do(deed) => panic!("{deed:?}"),

@@ -3,15 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::retain::Fate;
 use crate::schedule;
 
 /// How a run goes.
 #[derive(Debug, Clone, Copy)]
-enum Plot {
+pub(super) enum Plot {
     /// It cuts at once and ends after so many seconds.
     Cuts { ends_s: u64 },
     /// It cuts nothing and ends after so many seconds.
@@ -26,7 +23,7 @@ enum Plot {
 
 /// What happens.
 #[derive(Debug, Clone, Copy)]
-enum Act {
+pub(super) enum Act {
     /// Time passes, in which the process does its work.
     Pass {
         seconds: i64,
@@ -52,9 +49,11 @@ enum Act {
     RunNow,
     /// Deletes what is to be deleted.
     Clean,
+    /// Somebody deletes the newest cut by hand.
+    DeleteNewest,
 }
 
-struct Run {
+pub(super) struct Run {
     name: String,
     plot: Plot,
     began: Duration,
@@ -62,36 +61,36 @@ struct Run {
     counted: bool,
 }
 
-struct Process {
-    book: Book,
+pub(super) struct Process {
+    pub(super) book: Book,
     watched_from: Timestamp,
     runs: Vec<Run>,
 }
 
-struct World {
-    job: Job,
-    wall: Timestamp,
-    mono: Duration,
-    disk: Book,
-    process: Option<Process>,
-    plot: Plot,
-    die_at_save: Option<bool>,
-    fail_save: bool,
+pub(super) struct World {
+    pub(super) job: Job,
+    pub(super) wall: Timestamp,
+    pub(super) mono: Duration,
+    pub(super) disk: Book,
+    pub(super) process: Option<Process>,
+    pub(super) plot: Plot,
+    pub(super) die_at_save: Option<bool>,
+    pub(super) fail_save: bool,
     /// A broken executor: what it has saved is not there after a restart.
-    forgetful: bool,
+    pub(super) forgetful: bool,
     /// What exists: name → when it was cut.
-    cuts: BTreeMap<String, Timestamp>,
+    pub(super) cuts: BTreeMap<String, Timestamp>,
     /// Due instants of each epoch that were started for the first time.
-    started: BTreeSet<(u32, Timestamp)>,
+    pub(super) started: BTreeSet<(u32, Timestamp)>,
     /// Due instants that were started or skipped, in this epoch.
-    handled: u64,
-    deleted: usize,
+    pub(super) handled: u64,
+    pub(super) deleted: usize,
 }
 
-const FOREIGN: &str = "s-made-by-somebody";
+pub(super) const FOREIGN: &str = "s-made-by-somebody";
 
 impl World {
-    fn new(job: Job, wall: Timestamp) -> Self {
+    pub(super) fn new(job: Job, wall: Timestamp) -> Self {
         let disk = Book::new(&job.schedule, wall);
         let cuts = BTreeMap::from([(FOREIGN.to_owned(), wall)]);
         let mut world = Self {
@@ -120,7 +119,7 @@ impl World {
         self.process = Some(Process { book: self.disk.clone(), watched_from: self.wall, runs: vec![] });
     }
 
-    fn act(&mut self, act: Act) {
+    pub(super) fn act(&mut self, act: Act) {
         match act {
             Act::Pass { seconds } => self.pass(seconds),
             Act::SetClock { by_s } => self.wall = shifted(self.wall, by_s),
@@ -136,6 +135,12 @@ impl World {
             Act::Resume => self.change(|book, job, now| book.skip_suspended(job, now).resume(now)),
             Act::RunNow => self.run_now(),
             Act::Clean => self.clean(),
+            Act::DeleteNewest => {
+                let own = self.cuts.iter().filter(|(name, _)| *name != FOREIGN);
+                if let Some(name) = own.max_by_key(|(_, taken)| **taken).map(|(name, _)| name.clone()) {
+                    self.cuts.remove(&name);
+                }
+            }
         }
         if self.process.is_none() {
             self.boot();
@@ -157,7 +162,7 @@ impl World {
     }
 
     /// Whether the book is durable and the process alive.
-    fn save(&mut self, book: Book) -> bool {
+    pub(super) fn save(&mut self, book: Book) -> bool {
         if std::mem::take(&mut self.fail_save) {
             return false;
         }
@@ -204,7 +209,11 @@ impl World {
                     assert!(skipped > 0);
                     let recorded = book.history.iter().rev().find_map(|entry| match &entry.event {
                         Event::Skipped { through, .. } => Some(*through),
-                        _ => None,
+                        Event::Succeeded { .. }
+                        | Event::Failed { .. }
+                        | Event::Suspended
+                        | Event::Resumed
+                        | Event::ClockSetBack { .. } => None,
                     });
                     assert_eq!(recorded, Some(handled), "handled without a run or a recorded skip");
                     self.handled += u64::try_from(skipped).unwrap();
@@ -220,8 +229,8 @@ impl World {
             now: self.wall,
             watched_from: process.watched_from,
             live: run.map(|run| Live {
-                for_time: self.mono - run.began,
-                stopping_for: run.stopped.map(|since| self.mono - since),
+                for_time: self.mono.saturating_sub(run.began),
+                stopping_for: run.stopped.map(|since| self.mono.saturating_sub(since)),
             }),
             slots: 1,
         }
@@ -303,7 +312,9 @@ impl World {
         let Some(process) = &mut self.process else { return };
         let mono = self.mono;
         let over = |run: &Run| match run.plot {
-            Plot::Cuts { ends_s } | Plot::Fails { ends_s } => mono - run.began >= Duration::from_secs(ends_s),
+            Plot::Cuts { ends_s } | Plot::Fails { ends_s } => {
+                mono.saturating_sub(run.began) >= Duration::from_secs(ends_s)
+            }
             Plot::Uncertain => true,
             Plot::Hangs => false,
             Plot::Stubborn => run.stopped.is_some(),
@@ -356,9 +367,23 @@ impl World {
             self.save(book);
         }
         let Some(process) = &self.process else { return };
-        let newest = process.book.last_good().map(|cut| cut.name.clone());
-        for cut in deletable(&self.job, &process.book.clone(), self.wall) {
-            assert!(Some(&cut.name) != newest.as_ref(), "the newest good one is deleted");
+        let mut book = process.book.clone();
+        while let Some(anchor) = anchor(&self.job, &book, self.wall) {
+            if self.cuts.contains_key(&anchor.name) {
+                break;
+            }
+            book = book.forget(&anchor.name);
+            if !self.save(book.clone()) {
+                return;
+            }
+        }
+        let good = |world: &Self| {
+            let exists =
+                |made: &&MadeCut| made.verdict == Verdict::Good && world.cuts.contains_key(&made.name);
+            book.made.iter().filter(exists).count()
+        };
+        let before = good(self);
+        for cut in deletable(&self.job, &book, self.wall) {
             assert_ne!(cut.name, FOREIGN);
             self.cuts.remove(&cut.name);
             self.deleted += 1;
@@ -366,6 +391,7 @@ impl World {
             let book = process.book.forget(&cut.name);
             self.save(book);
         }
+        assert!(before == 0 || good(self) > 0, "the last good one is deleted");
     }
 
     fn check(&self) {
@@ -384,124 +410,6 @@ impl World {
     }
 }
 
-fn shifted(t: Timestamp, by_s: i64) -> Timestamp {
+pub(super) fn shifted(t: Timestamp, by_s: i64) -> Timestamp {
     Timestamp::from_second(t.as_second() + by_s).unwrap()
-}
-
-fn plots() -> impl Strategy<Value = Plot> {
-    prop_oneof![
-        4 => (0_u64..200).prop_map(|ends_s| Plot::Cuts { ends_s }),
-        2 => (0_u64..200).prop_map(|ends_s| Plot::Fails { ends_s }),
-        1 => Just(Plot::Uncertain),
-        1 => Just(Plot::Hangs),
-        1 => Just(Plot::Stubborn),
-    ]
-}
-
-fn acts(steps: std::ops::Range<i64>) -> impl Strategy<Value = Vec<Act>> {
-    let act = prop_oneof![
-        8 => (1_i64..150).prop_map(|seconds| Act::Pass { seconds }),
-        2 => steps.prop_map(|by_s| Act::SetClock { by_s }),
-        2 => (0_i64..2_000).prop_map(|down_s| Act::Die { down_s }),
-        3 => any::<bool>().prop_map(|saved| Act::DieAtSave { saved }),
-        1 => Just(Act::FailSave),
-        4 => plots().prop_map(Act::Plot),
-        1 => Just(Act::Suspend),
-        1 => Just(Act::Resume),
-        1 => Just(Act::RunNow),
-        3 => Just(Act::Clean),
-    ];
-    proptest::collection::vec(act, 1..40)
-}
-
-fn jobs() -> impl Strategy<Value = Job> {
-    let when = prop_oneof![
-        Just("every: 7s"),
-        Just("every: 1m"),
-        Just("every: 5m\njitter: 2m"),
-        Just("cron: '*/3 * * * *'"),
-    ];
-    let keep = prop_oneof![
-        Just("{}"),
-        Just("{last: 2, failed: 1}"),
-        Just("{hourly: 2, maxAge: 1h}"),
-        Just("{last: 1, daily: 1}"),
-    ];
-    (when, keep, 1_u32..4, 1_u32..6).prop_map(|(when, keep, catch_up, run)| {
-        job(&format!("{when}\ncatchUp: {catch_up}m\nretention: {keep}\nlimits: {{run: {run}m}}"))
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_dies_or_hangs_each_due_instant_is_handled_once(
-        job in jobs(), acts in acts(-3_000..3_000), second in 1_760_000_000_i64..1_790_000_000,
-    ) {
-        let mut world = World::new(job, Timestamp::from_second(second).unwrap());
-        for act in acts {
-            world.act(act);
-        }
-    }
-
-    #[test]
-    fn a_clock_that_jumps_by_days_starts_nothing_twice_and_loses_no_cut(
-        job in jobs(), acts in acts(-400_000..400_000), second in 1_760_000_000_i64..1_790_000_000,
-    ) {
-        let mut world = World::new(job, Timestamp::from_second(second).unwrap());
-        for act in acts {
-            world.act(act);
-        }
-        // Whatever happened: where nothing goes wrong any more, it works again.
-        world.plot = Plot::Cuts { ends_s: 0 };
-        (world.die_at_save, world.fail_save) = (None, false);
-        world.act(Act::Die { down_s: 1 });
-        world.act(Act::Resume);
-        world.act(Act::SetClock { by_s: 400_000 });
-        world.act(Act::Die { down_s: 1 });
-        let before = world.cuts.len();
-        world.act(Act::Pass { seconds: 700 });
-        prop_assert!(world.cuts.len() > before, "the schedule stands still: {:?}", world.disk);
-        world.act(Act::Clean);
-        let book = &world.process.as_ref().unwrap().book;
-        let left = kept(&world.job, book, world.wall);
-        prop_assert!(left.iter().all(|cut| matches!(cut.fate, Fate::Keep(_))), "something was left to delete");
-    }
-}
-
-#[test]
-fn a_crash_at_every_save_of_a_day_loses_nothing() {
-    let job = job("every: 5m\ncatchUp: 1h\nretention: {last: 4}");
-    let begin = at("2026-03-01T00:00:00Z");
-    for saved in [true, false] {
-        for strike in 0..40 {
-            let mut world = World::new(job.clone(), begin);
-            world.plot = Plot::Cuts { ends_s: 20 };
-            let mut saves = 0;
-            for _ in 0..90 {
-                // One strike per life, at another save each time.
-                saves += 1;
-                if saves == strike {
-                    world.act(Act::DieAtSave { saved });
-                }
-                world.act(Act::Pass { seconds: 60 });
-                world.act(Act::Clean);
-            }
-            let due = 90 * 60 / 300;
-            assert!((due - 1..=due).contains(&world.handled), "{} of {due} at {strike}", world.handled);
-            assert!(world.deleted >= 10, "{}", world.deleted);
-            let newest = world.cuts.keys().filter(|name| *name != FOREIGN).count();
-            assert!((4..=5).contains(&newest), "{:?}", world.cuts);
-        }
-    }
-}
-
-#[test]
-#[should_panic(expected = "is started twice")]
-fn an_executor_whose_records_do_not_last_is_found_out() {
-    let mut world = World::new(job("every: 5m"), at("2026-03-01T00:00:00Z"));
-    world.forgetful = true;
-    world.act(Act::Pass { seconds: 310 });
-    world.act(Act::Die { down_s: 1 });
 }

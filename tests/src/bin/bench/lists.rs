@@ -31,6 +31,7 @@ use stillpoint_csi_proto::v1::controller_client::ControllerClient;
 use stillpoint_tests::harness::operator::Operator;
 use stillpoint_tests::harness::{Process, RunDir, Spec, Step, binaries, csi};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 use tonic::transport::{Channel, Server};
 
@@ -61,8 +62,10 @@ pub async fn rows() -> Result<Vec<Row>> {
     let names: Vec<HostName> = (0..HOSTS).map(|host| format!("h{host}").parse()).collect::<Result<_, _>>()?;
     pki::init(&pki, &names)?;
     let (mut crowd, mut agents) = (Vec::new(), Vec::new());
+    // Ended with this function, and what they have with them.
+    let mut servers = JoinSet::new();
     for name in names {
-        let (host, address) = serve(name, &pki).await?;
+        let (host, address) = serve(name, &pki, &mut servers).await?;
         agents.push(json!({"host": host.name, "address": address}));
         crowd.push(host);
     }
@@ -93,7 +96,7 @@ pub async fn rows() -> Result<Vec<Row>> {
     let resident_whole = controller.peak_kib()?;
     controller.kill()?;
     step.done();
-    drop(run.close());
+    drop((servers, run.close()));
     let profile = binaries::profile()?;
     let memory = |title: String, kib| Row {
         own: Samples::Memory(kib),
@@ -157,7 +160,7 @@ async fn volume_pages(channel: &Channel) -> Result<Vec<Duration>> {
 
 /// Makes volumes and snapshots until there are so many in all, all hosts at once.
 async fn fill(crowd: Vec<Crowd>, volumes: usize, snapshots: usize) -> Result<Vec<Crowd>> {
-    let mut filling = tokio::task::JoinSet::new();
+    let mut filling = JoinSet::new();
     for (index, mut host) in crowd.into_iter().enumerate() {
         let share = |all: usize| all / HOSTS + usize::from(index < all % HOSTS);
         let (volumes, snapshots) = (share(volumes), share(snapshots));
@@ -216,7 +219,7 @@ fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
     })
 }
 
-async fn serve(name: HostName, pki: &Path) -> Result<(Crowd, String)> {
+async fn serve(name: HostName, pki: &Path, servers: &mut JoinSet<()>) -> Result<(Crowd, String)> {
     let dir = PathBuf::from("/pool");
     let host = FakeHost::with_disk("memory", Bytes::gib(1 << 20), &dir);
     Pool::make(&host, BackendKind::Memory, &dir)?;
@@ -244,7 +247,7 @@ async fn serve(name: HostName, pki: &Path) -> Result<(Crowd, String)> {
     let address = listener.local_addr()?.to_string();
     let incoming = acceptor::incoming(listener, acceptor::fixed(credentials), Callers::WithCertificate);
     let server = Server::builder().layer(InterceptorLayer::new(only_the_controller)).add_service(service);
-    tokio::spawn(server.serve_with_incoming(incoming));
+    servers.spawn(async move { drop(server.serve_with_incoming(incoming).await) });
     Ok((Crowd { name, pool, volumes: Vec::new(), snapshots: 0 }, address))
 }
 

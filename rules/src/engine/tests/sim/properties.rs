@@ -16,8 +16,9 @@ fn everything() -> Vec<Vec<StepShape>> {
     let once = StepShape { after: Some(Repeatable::No), ..PLAIN };
     let strict = StepShape { before: false, hold: Some("abort"), ..PLAIN };
     let lenient = StepShape { hold: Some("degrade"), on_failure: "degrade", after: None, ..PLAIN };
+    let early = StepShape { hold: Some("abort"), in_turn: true, ..PLAIN };
     let again = StepShape { retries: true, on_failure: "ignore", ..PLAIN };
-    vec![vec![PLAIN, once], vec![strict, again], vec![again, lenient, once]]
+    vec![vec![PLAIN, once], vec![strict, again], vec![again, lenient, once], vec![early, PLAIN]]
 }
 
 fn outcome(shape: &[StepShape], pods: usize, script: Script) -> Outcome {
@@ -73,12 +74,13 @@ fn steps() -> impl Strategy<Value = Vec<StepShape>> {
         prop::sample::select(vec![None, Some(Repeatable::Yes), Some(Repeatable::No)]),
         prop::sample::select(vec![None, None, Some("abort"), Some("degrade")]),
         prop::sample::select(vec!["abort", "degrade", "ignore"]),
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
-        .prop_map(|(before, after, hold, on_failure, retries)| StepShape {
+        .prop_map(|(before, after, hold, on_failure, (retries, in_turn))| StepShape {
             before,
             after,
             hold,
+            in_turn,
             on_failure,
             retries,
         });

@@ -14,6 +14,8 @@ pub(super) struct StepShape {
     /// Whether its `after` may be repeated.
     pub(super) after: Option<Repeatable>,
     pub(super) hold: Option<&'static str>,
+    /// Its session is taken in its turn.
+    pub(super) in_turn: bool,
     pub(super) on_failure: &'static str,
     /// Its `before` is tried again.
     pub(super) retries: bool,
@@ -25,8 +27,14 @@ pub(super) enum Repeatable {
     No,
 }
 
-pub(super) const PLAIN: StepShape =
-    StepShape { before: true, after: Some(Repeatable::Yes), hold: None, on_failure: "abort", retries: false };
+pub(super) const PLAIN: StepShape = StepShape {
+    before: true,
+    after: Some(Repeatable::Yes),
+    hold: None,
+    in_turn: false,
+    on_failure: "abort",
+    retries: false,
+};
 
 pub(super) fn rule(steps: &[StepShape]) -> Rule {
     let mut text =
@@ -45,8 +53,9 @@ pub(super) fn rule(steps: &[StepShape]) -> Rule {
             line(format!("    before: {{command: [do, s{index}], timeout: 5s{retry}}}"));
         }
         if let Some(on_lost) = step.hold {
+            let take = if step.in_turn { "inTurn" } else { "last" };
             line(format!(
-                "    hold: {{command: [lock, s{index}, {on_lost}], ready: held, limit: 5s, onLost: {on_lost}, probe: {{send: a, expect: b}}}}"
+                "    hold: {{command: [lock, s{index}, {on_lost}], ready: held, limit: 5s, onLost: {on_lost}, take: {take}, probe: {{send: a, expect: b}}}}"
             ));
         }
         if let Some(repeatable) = step.after {
@@ -75,6 +84,7 @@ fn one(dice: &mut Dice) -> StepShape {
             1 => Some("degrade"),
             _ => None,
         },
+        in_turn: dice.one_in(3),
         on_failure: match dice.roll(3) {
             0 => "degrade",
             1 => "ignore",
