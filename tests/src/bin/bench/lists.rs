@@ -199,6 +199,7 @@ impl Crowd {
 fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
     let id = CutId::new(CutKind::Single, name, [volume]).context("a cut has a member")?;
     let member = CutMember {
+        known_as: None,
         volume: volume.clone(),
         volume_name: format!("pvc-{}", volume.hash),
         snapshot: SnapshotId::of(volume, &id),
