@@ -68,6 +68,10 @@ pub enum Command {
     Volumes(ListArgs),
     /// Make new volumes from a cut.
     Restore(RestoreArgs),
+    /// Move a volume to another host; it keeps its id, and its snapshots stay where they are.
+    Move(MoveArgs),
+    /// Cancel the copy of a volume from host to host, and remove what has arrived.
+    CancelCopy(CancelCopyArgs),
     /// Delete a cut with all its snapshots.
     Delete(DeleteArgs),
     /// Stop the run of a cut that is being taken; what it did to applications is undone.
@@ -193,6 +197,34 @@ pub struct RestoreArgs {
     pub socket: SocketArgs,
 }
 
+/// `stillpoint move …`
+#[derive(Debug, Group)]
+pub struct MoveArgs {
+    /// The volume, by name or id; it must not be in use.
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// The host that it goes to.
+    #[arg(long = "to", value_name = "HOST")]
+    pub to: HostName,
+    /// Output.
+    #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
+    pub output: Format,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// `stillpoint cancel-copy …`
+#[derive(Debug, Group)]
+pub struct CancelCopyArgs {
+    /// The volume that is copied or moved, by name or id.
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
 /// `stillpoint delete …`
 #[derive(Debug, Group)]
 pub struct DeleteArgs {
@@ -279,6 +311,8 @@ impl Command {
             | Self::Snapshots(_)
             | Self::Volumes(_)
             | Self::Restore(_)
+            | Self::Move(_)
+            | Self::CancelCopy(_)
             | Self::Delete(_)
             | Self::Cancel(_)
             | Self::Overdue(_)

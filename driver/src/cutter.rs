@@ -7,6 +7,7 @@ use stillpoint_rules::run::Run;
 
 use crate::controller::cuts::{self, Barrier, CutOrder, Cuts, Opened, Taken};
 use crate::domain::{Code, CutKind, Fault, Level, VolumeId};
+use crate::observe::request::{self, RequestId};
 
 /// Takes the cuts of one fleet.
 pub struct FleetCutter {
@@ -28,8 +29,10 @@ impl Cutter for FleetCutter {
         let volumes = request.volumes.iter().map(|id| id.parse()).collect::<Result<Vec<VolumeId>, _>>();
         let volumes = volumes.map_err(|error| CutError { retry: false, message: error.to_string() })?;
         let order = CutOrder { kind: self.kind, name: request.name, volumes, barrier: self.barrier };
-        match self.cuts.open(order).await.map_err(cut_error)? {
-            Opened::Ready(open) => Ok(Box::new(FleetCut { open, taken: None })),
+        // The engine runs in a task of its own.
+        let request = request::of_cut(&order.name);
+        match request::within(request.clone(), self.cuts.open(order)).await.map_err(cut_error)? {
+            Opened::Ready(open) => Ok(Box::new(FleetCut { open, taken: None, request })),
             // It was looked for before the run began, so somebody else made it meanwhile. The commands that ran
             // have nothing to do with it, so this run must not claim it.
             Opened::Exists(record) => Err(CutError {
@@ -46,12 +49,15 @@ impl Cutter for FleetCutter {
 struct FleetCut {
     open: Box<cuts::OpenCut>,
     taken: Option<Taken>,
+    /// The request that has asked for it.
+    request: Option<RequestId>,
 }
 
 #[async_trait]
 impl OpenCut for FleetCut {
     async fn cut(&mut self) -> Result<CutReport, CutError> {
-        let taken = self.open.cut().await.map_err(cut_error)?;
+        let request = self.request.clone();
+        let taken = request::within(request, self.open.cut()).await.map_err(cut_error)?;
         let report = CutReport {
             cut_id: self.open.record().id.to_string(),
             level: storage_level(taken.level),
@@ -70,7 +76,8 @@ impl OpenCut for FleetCut {
             return Err(CutError { retry: false, message });
         };
         let (level, reasons) = sealed_level(&taken, request);
-        self.open.seal(level, reasons).await.map(drop).map_err(cut_error)
+        let sealed = request::within(self.request, self.open.seal(level, reasons)).await;
+        sealed.map(drop).map_err(cut_error)
     }
 }
 

@@ -49,6 +49,8 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
         Command::Snapshots(args) => cuts::list(args).await,
         Command::Volumes(args) => volumes::list(args).await,
         Command::Restore(args) => volumes::restore(args).await,
+        Command::Move(args) => volumes::relocate(args).await,
+        Command::CancelCopy(args) => volumes::cancel_copy(args).await,
         Command::Delete(args) => cuts::delete(args).await,
         Command::Timeline(args) => cuts::timeline(args).await,
         Command::Cancel(args) => runs::cancel(args).await,

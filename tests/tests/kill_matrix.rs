@@ -120,6 +120,36 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_request_is_followed_by_its_id_over_all_hosts_that_work_for_it() -> Result<()> {
+    for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
+        if let Some(why) = scratch::why_not(kind) {
+            skip("a request over hosts", &why);
+            return Ok(());
+        }
+    }
+    const ID: &str = "followed-4711";
+    let mut field = Field::build("kill-follow").await?;
+    field.make_controller_talk().await?;
+    field.make_agents_talk().await?;
+    // A temporary cut at the source, a grant, a copy by the target, and the export between the two agents.
+    field.clone_as(ID, 0, 1).await?;
+    for (process, calls) in [
+        ("controller", &["Controller/CreateVolume"][..]),
+        ("agent-a", &["Agent/Round", "Agent/Seal", "Blocks/Grant", "Peer/Export"]),
+        ("agent-b", &["Blocks/Receive"]),
+    ] {
+        let log = field.log(process)?;
+        for call in calls {
+            let is_followed = |line: &str| line.contains(ID) && line.contains(call);
+            ensure!(log.lines().any(is_followed), "{process} does not say that {call} was for {ID}:\n{log}");
+        }
+    }
+    let left = field.close().await?;
+    ensure!(left.is_clean(), "something had to be released by force: {left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writers_that_check_themselves_find_nothing_wrong_while_everything_around_them_dies() -> Result<()> {
     for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
         if let Some(why) = scratch::why_not(kind) {

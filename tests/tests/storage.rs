@@ -51,6 +51,7 @@ fn create(pool: &Pool, name: &str, source: Option<Source>) -> Result<(), PoolErr
 fn round(name: &str, volumes: &[VolumeId]) -> CutRecord {
     let id = CutId::new(CutKind::Group, name, volumes).expect("there are volumes");
     let member = |volume: &VolumeId| CutMember {
+        known_as: None,
         snapshot: SnapshotId::of(volume, &id),
         volume: volume.clone(),
         volume_name: "volume".into(),

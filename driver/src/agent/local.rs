@@ -24,8 +24,8 @@ pub struct LocalHost {
     name: HostName,
     host: Arc<dyn Host>,
     pools: Pools,
-    locks: VolumeLocks,
-    node: Arc<NodeVolumes>,
+    pub(super) locks: VolumeLocks,
+    pub(super) node: Arc<NodeVolumes>,
     orphans: Counts,
 }
 
@@ -89,17 +89,25 @@ impl LocalHost {
         Ok(pool.delete_volume(id)?)
     }
 
-    /// One volume.
+    /// One volume, or where it went.
     pub fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, Fault> {
         let pool = self.pools.get(&id.pool)?;
-        self.info(pool, pool.volume(id)?, &self.mounts()?)
+        match pool.volume(id) {
+            Ok(record) => self.info(pool, record, &self.mounts()?),
+            Err(error) => self.departed(id).ok_or_else(|| error.into()),
+        }
     }
 
     /// The volume whose name has this hash.
     pub fn find_volume(&self, name: &NameHash) -> Result<VolumeInfo, Fault> {
         let found = self.pools.iter().find_map(|pool| Some((pool, pool.find_volume_by_hash(name)?)));
         let Some((pool, record)) = found else {
-            return Err(Fault::not_found(format!("no volume on this host has a name with hash {name}")));
+            // One that has left and is not settled may not exist anywhere else yet.
+            let mut left = self.pools.iter().flat_map(|pool| pool.moves());
+            let left = left.find(|record| record.volume.id.hash == *name);
+            return left.and_then(|record| self.departed(&record.volume.id)).ok_or_else(|| {
+                Fault::not_found(format!("no volume on this host has a name with hash {name}"))
+            });
         };
         self.info(pool, record, &self.mounts()?)
     }
@@ -224,10 +232,18 @@ impl LocalHost {
         if self.host.stat(&image).map_err(kernel)?.is_none() {
             // Deleted since it was listed is another matter.
             let conditions = vec![health::image_missing(&pool.volume(&record.id)?.id)];
-            return Ok(VolumeInfo { allocated: Bytes(0), backend, published_at: None, record, conditions });
+            return Ok(VolumeInfo {
+                allocated: Bytes(0),
+                backend,
+                published_at: None,
+                record,
+                conditions,
+                moved: None,
+            });
         }
         let sight = Sight::among(&*self.host, &image, mounts).map_err(kernel)?;
         Ok(VolumeInfo {
+            moved: None,
             allocated: pool.allocated(&record.id)?,
             backend,
             published_at: sight.staged().map(|place| place.target.clone()),

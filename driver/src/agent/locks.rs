@@ -18,6 +18,8 @@ pub enum Purpose {
     Expand,
     /// It is being attached, mounted, unmounted or detached.
     Use,
+    /// Its move to another host begins or is committed.
+    Move,
     /// It is a member of this cut's round.
     Round(CutId),
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Purpose {
             Self::Delete => f.write_str("it is being deleted"),
             Self::Expand => f.write_str("it is being expanded"),
             Self::Use => f.write_str("it is being staged, published or given back"),
+            Self::Move => f.write_str("it is being moved"),
             Self::Round(cut) => write!(f, "cut {cut} is being taken of it"),
         }
     }

@@ -16,6 +16,7 @@ mod listing;
 pub mod local;
 pub mod locks;
 pub mod mounts;
+pub mod moves;
 pub mod orphans;
 pub mod pool;
 pub mod pools;

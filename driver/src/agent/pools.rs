@@ -127,6 +127,14 @@ impl Catalogue for Pools {
         })
     }
 
+    fn own_id(&self, known_as: &VolumeId) -> VolumeId {
+        self.iter().find_map(|pool| pool.own_id(known_as)).unwrap_or_else(|| known_as.clone())
+    }
+
+    fn before_use(&self, volume: &VolumeId) -> Result<(), Fault> {
+        Ok(self.get(&volume.pool)?.stay(volume)?)
+    }
+
     fn ailments(&self) -> Vec<Ailment> {
         self.iter().flat_map(|pool| health::of_pool(pool).1).collect()
     }

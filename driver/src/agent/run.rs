@@ -53,6 +53,7 @@ use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::agent::agent_server::AgentServer;
 use crate::proto::agent::blocks_server::BlocksServer;
+use crate::proto::agent::moves_server::MovesServer;
 use crate::proto::agent::peer_server::PeerServer;
 
 /// How long calls under way may take after the agent was told to end; longer than any hold by default.
@@ -273,7 +274,7 @@ impl Agent {
             tasks.spawn(async move { csi.await.map_err(|why| server("CSI node", &why)) });
         }
         if let Some(listener) = listeners.metrics {
-            let exposition = metrics::of_agent(self.pools.clone());
+            let exposition = metrics::of_agent(self.pools.clone(), Arc::clone(&transfers.counters));
             let served = metrics::serve::serve(listener, exposition, ended(stopped.clone()));
             tasks.spawn(async move {
                 served.await;
@@ -317,13 +318,17 @@ impl Agent {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
         let service = Service::new(Arc::clone(&self.local), Arc::clone(&self.rounds));
-        let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_LIMIT_BYTES);
+        let service = Arc::new(service);
+        let agent =
+            AgentServer::from_arc(Arc::clone(&service)).max_decoding_message_size(REQUEST_LIMIT_BYTES);
+        let moves = MovesServer::from_arc(service);
         let (blocks, peer) =
             (BlocksServer::from_arc(Arc::clone(&transfers)), PeerServer::from_arc(transfers));
         let server = with_limits(Server::builder())
             .layer(Observe)
             .add_service(InterceptedService::new(agent, only_the_controller))
             .add_service(InterceptedService::new(blocks, only_the_controller))
+            .add_service(InterceptedService::new(moves, only_the_controller))
             // Finds out by itself whether the caller is the agent that a grant names.
             .add_service(peer);
         let incoming = acceptor::incoming(listener, credentials, Callers::WithCertificate);

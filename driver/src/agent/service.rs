@@ -20,7 +20,7 @@ pub struct Service {
     rounds: Arc<RoundContext>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
     /// The API of this host.
@@ -28,7 +28,7 @@ impl Service {
         Self { local, rounds }
     }
 
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         deed: impl FnOnce(&LocalHost) -> Result<T, Fault> + Send + 'static,
     ) -> Answer<T> {
@@ -42,7 +42,7 @@ impl Service {
     }
 }
 
-fn parse<T>(field: &str, text: &str) -> Result<T, Status>
+pub(super) fn parse<T>(field: &str, text: &str) -> Result<T, Status>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,

@@ -51,6 +51,14 @@ pub struct VolumeImage {
 pub trait Catalogue: Send + Sync + 'static {
     /// The image of a volume; NOT_FOUND when there is no such volume.
     fn image(&self, volume: &VolumeId) -> Result<VolumeImage, Fault>;
+    /// The id here of the volume that orchestrators know by this id; the same where it is not here.
+    fn own_id(&self, known_as: &VolumeId) -> VolumeId {
+        known_as.clone()
+    }
+    /// The volume is about to be used: whoever counts on its image standing still is told, durably.
+    fn before_use(&self, _volume: &VolumeId) -> Result<(), Fault> {
+        Ok(())
+    }
     /// What is wrong with what volumes are stored on.
     fn ailments(&self) -> Vec<Ailment> {
         vec![]
@@ -76,6 +84,7 @@ impl NodeVolumes {
         let _guard = self.locks.try_lock(&request.volume, Purpose::Use)?;
         let image = self.catalogue.image(&request.volume)?;
         check_access(&request.volume, &image, &request.access)?;
+        self.catalogue.before_use(&request.volume)?;
         let sight = self.sight(&image)?;
         match (&request.access, image.filesystem) {
             (Access::Mount { options, group, .. }, Some(filesystem)) => {
@@ -230,6 +239,11 @@ impl NodeVolumes {
             return Ok(vec![health::image_missing(volume)]);
         }
         health::of_volume(&*self.host, &self.sight(&image)?).map_err(machine)
+    }
+
+    /// The id here of the volume that orchestrators know by this id.
+    pub fn own_id(&self, known_as: &VolumeId) -> VolumeId {
+        self.catalogue.own_id(known_as)
     }
 
     /// What is wrong with the pools of this host.

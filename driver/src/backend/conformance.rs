@@ -205,6 +205,7 @@ fn cut_record(name: &str, state: CutState, members: impl IntoIterator<Item = Vol
     let id = CutId::new(CutKind::Group, name, &volumes).context("a cut has members")?;
     let host: crate::domain::HostName = "node-1".parse()?;
     let member = |volume: VolumeId| CutMember {
+        known_as: None,
         volume_name: volume.hash.to_string(),
         snapshot: SnapshotId::of(&volume, &id),
         volume,

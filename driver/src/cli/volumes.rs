@@ -1,14 +1,16 @@
-//! `stillpoint volumes` and `stillpoint restore`.
+//! `stillpoint volumes`, `stillpoint restore`, `stillpoint move` and `stillpoint cancel-copy`.
 
 use serde_json::{Value, json};
 
-use crate::args::{ListArgs, RestoreArgs};
+use crate::args::{CancelCopyArgs, ListArgs, MoveArgs, RestoreArgs};
 use crate::domain::{Bytes, Fault};
 use crate::observe::plain::shortened;
 use crate::observe::table::{right_align, with_header};
 use crate::proto::operator::list_volumes_response::{Transfer, Volume};
 use crate::proto::operator::restore_response::Restored;
-use crate::proto::operator::{ListVolumesRequest, ListVolumesResponse, RestoreRequest};
+use crate::proto::operator::{
+    CancelCopyRequest, ListVolumesRequest, ListVolumesResponse, MoveRequest, RestoreRequest,
+};
 use crate::wire::status::fault_of;
 
 use super::client::{connect, quick};
@@ -42,6 +44,32 @@ pub async fn restore(args: RestoreArgs) -> Result<(), Fault> {
         Format::Json => print_json(&restored.iter().map(restored_json).collect::<Vec<_>>()),
         Format::Text => print(&restored_table(&restored)),
     }
+}
+
+/// Moves a volume to another host.
+pub async fn relocate(args: MoveArgs) -> Result<(), Fault> {
+    let mut client = connect(&args.socket.socket).await?;
+    let request = MoveRequest { volume: args.volume, to_host: args.to.to_string() };
+    let moved = client.r#move(request).await.map_err(fault_of)?.into_inner();
+    let name = shortened(&moved.name, 80);
+    match (args.output, moved.from_host.as_str()) {
+        (Format::Json, from) => print_json(&json!({
+            "id": moved.volume_id, "name": moved.name, "host": moved.host,
+            "fromHost": (!from.is_empty()).then_some(from),
+        })),
+        (Format::Text, "") => print(&format!("{name} is on {} already", moved.host)),
+        (Format::Text, from) => {
+            print(&format!("{name} moved from {from} to {}; its id is still {}", moved.host, moved.volume_id))
+        }
+    }
+}
+
+/// Cancels a copy.
+pub async fn cancel_copy(args: CancelCopyArgs) -> Result<(), Fault> {
+    let mut client = connect(&args.socket.socket).await?;
+    let request = CancelCopyRequest { volume: args.volume.clone() };
+    let hosts = client.cancel_copy(request).await.map_err(fault_of)?.into_inner().hosts;
+    print(&format!("the copy of {} is cancelled; nothing of it is left on {}", args.volume, hosts.join(", ")))
 }
 
 pub(super) fn volume_table(volumes: &[Volume]) -> String {

@@ -27,7 +27,8 @@ use super::fleet::{Agent, Fleet};
 use super::round::{Part, Round};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::round::Limits;
-use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, SnapshotId, VolumeId};
+use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, PoolId, SnapshotId, VolumeId};
+use crate::observe::request::carried;
 
 pub use open::{OpenCut, Taken};
 pub use sweep::Swept;
@@ -180,10 +181,16 @@ impl Cuts {
         let order = CutOrder { kind, name: name.to_owned(), volumes: volumes.to_vec(), barrier: Barrier::Up };
         let _busy = self.wait_until_free(kind, name).await?;
         let hash = NameHash::of(name);
-        let pools: BTreeSet<_> = volumes.iter().map(|volume| &volume.pool).collect();
+        let mut pools: BTreeSet<_> = volumes.iter().map(|volume| volume.pool.clone()).collect();
+        for volume in volumes {
+            // It may have moved, and been cut where it is now.
+            if let Ok((_, info)) = self.fleet.locate(volume).await {
+                pools.insert(info.record.id.pool);
+            }
+        }
         for pool in pools {
             // A silent host must not pass for one that has nothing.
-            self.fleet.agent_of_pool(pool).await?.find_cut(kind, &hash).await?;
+            self.fleet.agent_of_pool(&pool).await?.find_cut(kind, &hash).await?;
         }
         self.settle_earlier(&order).await
     }
@@ -252,7 +259,7 @@ impl Cuts {
         let mut others = JoinSet::new();
         for agent in self.agents_of(&record)?.into_iter().filter(|agent| agent.host() != home.host()) {
             let (id, attempt) = (id.clone(), record.attempt.clone());
-            others.spawn(async move { agent.delete_cut(&id, &attempt).await });
+            others.spawn(carried(async move { agent.delete_cut(&id, &attempt).await }));
         }
         others.join_all().await.into_iter().collect()
     }
@@ -282,25 +289,29 @@ impl Cuts {
         let id = CutId::new(order.kind, &order.name, &order.volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
         let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
+        let pools: BTreeSet<&PoolId> = order.volumes.iter().map(|volume| &volume.pool).collect();
+        for pool in pools {
+            // So that not every volume asks all hosts at once; one that has moved may come from a pool that is gone.
+            let _ = self.fleet.agent_of_pool(pool).await;
+        }
         let mut asked = JoinSet::new();
         for volume in order.volumes.clone() {
-            let agent = self.fleet.agent_of_pool(&volume.pool).await?;
-            agents.insert(agent.host().clone(), agent.clone());
-            asked.spawn(async move {
-                let answer = agent.volume(&volume).await;
-                (volume, agent, answer)
-            });
+            let fleet = self.fleet.clone();
+            asked.spawn(carried(async move { fleet.locate(&volume).await }));
         }
-        for (volume, agent, answer) in asked.join_all().await {
-            let record = answer?.record;
+        for found in asked.join_all().await {
+            let (agent, info) = found?;
+            let record = info.record;
             members.push(CutMember {
-                snapshot: SnapshotId::of(&volume, &id),
-                volume,
+                snapshot: SnapshotId::of(&record.id, &id),
+                volume: record.id,
+                known_as: record.known_as,
                 volume_name: record.name,
                 host: agent.host().clone(),
                 capacity: record.capacity,
                 filesystem: record.filesystem,
             });
+            agents.insert(agent.host().clone(), agent);
         }
         members.sort_by(|left, right| left.volume.cmp(&right.volume));
         Ok((members, agents))
@@ -364,7 +375,7 @@ impl Cuts {
         let mut answers = JoinSet::new();
         for agent in self.fleet.agents() {
             let hash = hash.clone();
-            answers.spawn(async move { agent.find_cut(kind, &hash).await });
+            answers.spawn(carried(async move { agent.find_cut(kind, &hash).await }));
         }
         let mut records = BTreeMap::new();
         for answer in answers.join_all().await {
@@ -414,7 +425,7 @@ fn check_volumes(order: &CutOrder) -> Result<(), Fault> {
 
 fn same_members(order: &CutOrder, sealed: &CutRecord) -> Result<(), Fault> {
     let wanted: BTreeSet<&VolumeId> = order.volumes.iter().collect();
-    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(|member| &member.volume).collect();
+    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(CutMember::known_as).collect();
     if wanted == has {
         return Ok(());
     }

@@ -10,6 +10,7 @@
 //! [`Agent`] that was taken from the fleet keeps its connection when the fleet changes, so rounds go on.
 
 pub mod agent;
+mod locate;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::transfers::Transfers;
 use crate::domain::{Code, Fault, HostInfo, HostName, PoolId};
 use crate::identity::tls::Credentials;
+use crate::observe::request::carried;
 
 pub use agent::Agent;
 
@@ -267,7 +269,7 @@ impl Fleet {
     pub async fn survey(&self) -> Vec<(HostName, Result<HostInfo, Fault>)> {
         let mut asked = JoinSet::new();
         for agent in self.agents() {
-            asked.spawn(async move { (agent.host().clone(), agent.describe().await) });
+            asked.spawn(carried(async move { (agent.host().clone(), agent.describe().await) }));
         }
         let mut answers: Vec<_> = asked.join_all().await;
         answers.sort_by(|(left, _), (right, _)| left.cmp(right));

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::domain::listing::{Keyed, PIECE_LIMIT, Piece, Slice};
 use crate::domain::{Fault, HostName};
+use crate::observe::request::carried;
 
 /// The smallest first piece: with few entries on each of many hosts the first question is the only one.
 const FIRST_LEAST: usize = 16;
@@ -141,7 +142,7 @@ impl<T: Keyed + Send + 'static> Merge<T> {
             if part.ahead.is_empty() && part.state == State::Open {
                 let source = Arc::clone(&part.source);
                 let slice = Slice { after: part.after.clone(), limit: part.limit };
-                answers.spawn(async move { (index, ask(&*source, slice).await) });
+                answers.spawn(carried(async move { (index, ask(&*source, slice).await) }));
             }
         }
         while let Some(answer) = answers.join_next().await {

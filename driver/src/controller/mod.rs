@@ -1,8 +1,8 @@
 //! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
 //! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
 //! [`clock`]); [`blocks`] tells what changed between two of them, and
-//! [`transfers`] copies a volume to another host. Lists of all hosts are one sorted list ([`merge`]), given in pages
-//! ([`paging`]). [`process`] is what every controller process has around them.
+//! [`transfers`] copies a volume to another host, and [`moves`] moves it there. Lists of all hosts are one sorted list
+//! ([`merge`]), given in pages ([`paging`]). [`process`] is what every controller process has around them.
 
 pub mod blocks;
 pub mod clock;
@@ -10,6 +10,7 @@ pub mod cuts;
 pub mod fleet;
 pub mod lanes;
 pub mod merge;
+pub mod moves;
 pub mod orders;
 pub mod paging;
 pub mod placement;

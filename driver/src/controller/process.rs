@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cuts::Cuts;
-use super::transfers;
+use super::fleet::Fleet;
+use super::{moves, transfers};
 use crate::csi::socket;
 use crate::domain::Fault;
 use crate::observe::metrics;
@@ -76,7 +77,7 @@ pub async fn together(
 }
 
 /// Settles what dead controllers have left, now and then.
-pub async fn sweep(cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
+pub async fn sweep(fleet: Fleet, cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fault> {
     let stop = until(stopped);
     tokio::pin!(stop);
     loop {
@@ -97,6 +98,9 @@ pub async fn sweep(cuts: Cuts, stopped: watch::Receiver<bool>) -> Result<(), Fau
         }
         if let Err(fault) = transfers::sweep(&cuts).await {
             tracing::warn!(%fault, "cannot look for temporary snapshots yet");
+        }
+        if let Err(fault) = moves::sweep(&fleet).await {
+            tracing::warn!(%fault, "cannot settle all moves of volumes yet");
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::domain::timeline::HostLane;
 use crate::domain::{Code, Fault, HostName};
 use crate::observe::holds::{self, Held};
 use crate::observe::metrics::{self, cuts::Reason};
+use crate::observe::request::carried;
 use crate::proto::agent::{self as proto, Member, RoundOrder, RoundReport, round_order, round_report};
 use crate::wire;
 
@@ -92,7 +93,7 @@ impl Round {
         for (index, part) in parts.into_iter().enumerate() {
             let (orders, queue) = mpsc::channel(ORDERS);
             let open = open_order(record, text.clone(), &part.members, limits);
-            tokio::spawn(listen(index, part.agent.clone(), queue, sender.clone(), base));
+            tokio::spawn(carried(listen(index, part.agent.clone(), queue, sender.clone(), base)));
             // The channel is new and has room.
             let _ = orders.try_send(open);
             hosts.push(Host {

@@ -1,125 +1,43 @@
 //! Copies of volumes from host to host: the controller brings two agents together and watches.
 //!
 //! It gives both a ticket (see `agent::transfer`), waits while the target fetches, and takes the grant back. A retry
-//! goes on with what has arrived: the target knows it. When this process dies, the target stops and keeps its part, and
+//! goes on with what has arrived: the target knows it. Who cancels a copy ([`cancel`]) ends its call with
+//! FAILED_PRECONDITION, and what has arrived is removed. When this process dies, the target stops and keeps its part, and
 //! the source lets the snapshot go after ten minutes.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod figures;
+mod running;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::timeout;
+use stillpoint_guard::fault::point;
+use tokio::time::{Instant, timeout};
 
 use super::cuts::Cuts;
+use super::fleet::agent::Granting;
 use super::fleet::{Agent, Fleet};
-use crate::domain::{Bytes, Code, CutKind, Fault, HostName, NewVolume, SnapshotId, VolumeId, VolumeInfo};
+use crate::domain::{
+    Bytes, Code, CutKind, Fault, HostName, Moved, NameHash, NewVolume, SnapshotId, VolumeId, VolumeInfo,
+};
+use crate::observe::plain::shortened;
+use crate::observe::request::carried;
 use crate::proto::agent::ReceiveRequest;
 use crate::wire::{convert, fault_of};
 
+pub use figures::{Failure, TransferFigures};
+use running::Running;
+pub use running::{Transfer, Transfers};
+
 /// A target that says nothing for so long has died; it speaks twice a second.
 const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
+/// What has arrived of a copy that is cancelled can be removed within this.
+const DROP_LIMIT: Duration = Duration::from_secs(30);
+const DROP_PAUSE: Duration = Duration::from_millis(50);
 /// Snapshots that exist only to copy a volume are called this and the new volume's name.
 const TEMPORARY: &str = "stillpoint.dev/transfer/";
 /// A temporary snapshot that is older and not being read was left by a controller that died.
 const TEMPORARY_KEPT: SignedDuration = SignedDuration::from_hours(1);
-
-/// One copy that is under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transfer {
-    /// The volume that is made.
-    pub volume: VolumeId,
-    /// Its name.
-    pub name: String,
-    /// Host of the source.
-    pub from: HostName,
-    /// Host of the new volume.
-    pub to: HostName,
-    /// Data that has arrived.
-    pub done: Bytes,
-    /// About how much there is.
-    pub total: Bytes,
-    /// Since when this call has been copying.
-    pub began_at: Timestamp,
-}
-
-/// Copies that are under way, and figures of all since this process started.
-#[derive(Debug, Default)]
-pub struct Transfers {
-    running: Mutex<BTreeMap<VolumeId, Transfer>>,
-    copied_bytes: AtomicU64,
-    arrived: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// Figures, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TransferFigures {
-    /// Copies that are under way.
-    pub running: usize,
-    /// Data that arrived, of copies under way too.
-    pub copied_bytes: u64,
-    /// Volumes that arrived whole.
-    pub arrived: u64,
-    /// Attempts that did not come to their end.
-    pub failed: u64,
-}
-
-impl Transfers {
-    /// Those under way, sorted by volume.
-    pub fn running(&self) -> Vec<Transfer> {
-        self.table().values().cloned().collect()
-    }
-
-    /// Figures now.
-    pub fn figures(&self) -> TransferFigures {
-        TransferFigures {
-            running: self.table().len(),
-            copied_bytes: self.copied_bytes.load(Ordering::Relaxed),
-            arrived: self.arrived.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-        }
-    }
-
-    fn table(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Transfer>> {
-        // Whole between any two statements.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(self: &Arc<Self>, transfer: Transfer) -> Running {
-        let running =
-            Running { transfers: Arc::clone(self), volume: transfer.volume.clone(), has_arrived: false };
-        self.table().insert(transfer.volume.clone(), transfer);
-        running
-    }
-}
-
-/// Shown as under way while this lives.
-struct Running {
-    transfers: Arc<Transfers>,
-    volume: VolumeId,
-    has_arrived: bool,
-}
-
-impl Running {
-    fn update(&self, done: Bytes) {
-        if let Some(transfer) = self.transfers.table().get_mut(&self.volume) {
-            // What an earlier call copied was counted then.
-            let more = if transfer.done.0 == 0 { 0 } else { done.saturating_sub(transfer.done).0 };
-            self.transfers.copied_bytes.fetch_add(more, Ordering::Relaxed);
-            transfer.done = done;
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.transfers.table().remove(&self.volume);
-        let figure = if self.has_arrived { &self.transfers.arrived } else { &self.transfers.failed };
-        figure.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A grant at the source; taken back when this is dropped.
 struct Granted {
@@ -127,14 +45,49 @@ struct Granted {
     ticket: String,
 }
 
+impl Granted {
+    /// Takes it back now: who goes on needs what was granted.
+    async fn withdraw(mut self) {
+        let ticket = std::mem::take(&mut self.ticket);
+        if let Err(fault) = self.source.withdraw(&ticket).await {
+            tracing::info!(%fault, "a grant could not be taken back; it ends by itself");
+        }
+    }
+}
+
 impl Drop for Granted {
     fn drop(&mut self) {
         let (source, ticket) = (self.source.clone(), std::mem::take(&mut self.ticket));
-        tokio::spawn(async move {
+        if ticket.is_empty() {
+            return;
+        }
+        tokio::spawn(carried(async move {
             if let Err(fault) = source.withdraw(&ticket).await {
                 tracing::info!(%fault, "a grant could not be taken back; it ends by itself");
             }
-        });
+        }));
+    }
+}
+
+/// What was brought to a host.
+pub struct Brought {
+    /// The volume.
+    pub made: VolumeInfo,
+    /// Names what was copied.
+    pub content: String,
+}
+
+/// A copy that did not come to its end.
+pub struct Stopped {
+    /// Why.
+    pub fault: Fault,
+    /// It was cancelled, and nothing of it is left.
+    pub was_cancelled: bool,
+}
+
+impl From<Fault> for Stopped {
+    fn from(fault: Fault) -> Self {
+        Self { fault, was_cancelled: false }
     }
 }
 
@@ -146,29 +99,63 @@ pub async fn copy(
     from: &SnapshotId,
 ) -> Result<VolumeInfo, Fault> {
     let (source, target) = (fleet.agent_of_pool(&from.volume.pool).await?, fleet.agent(to)?);
+    let brought = bring(fleet, &source, &target, volume, Granting::Snapshot(from.clone()), None).await;
+    brought.map(|brought| brought.made).map_err(|stopped| stopped.fault)
+}
+
+/// Has one host fetch a volume from another. The grant has been taken back when it is there.
+pub async fn bring(
+    fleet: &Fleet,
+    source: &Agent,
+    target: &Agent,
+    volume: NewVolume,
+    what: Granting,
+    moved: Option<&Moved>,
+) -> Result<Brought, Stopped> {
     let address = fleet.addresses().into_iter().find(|address| address.host == *source.host());
     let address = address.ok_or_else(|| {
         Fault::unavailable(format!("host {} has just left the fleet; ask again", source.host()))
     })?;
     let ticket = ticket()?;
-    let granted = source.grant(&ticket, to, from).await?;
-    let grant = Granted { source, ticket };
+    let granted = source.grant(&ticket, target.host(), &what, &volume.id).await?;
+    let grant = Granted { source: source.clone(), ticket };
+    point("controller.copy.granted");
     let mut running = fleet.transfers().begin(Transfer {
         volume: volume.id.clone(),
         name: volume.name.clone(),
         from: address.host.clone(),
-        to: to.clone(),
+        to: target.host().clone(),
         done: Bytes(0),
         total: Bytes(granted.allocated_bytes),
         began_at: Timestamp::now(),
     });
+    let content = granted.content.clone();
     let request = ReceiveRequest {
         volume: Some(convert::new_volume_to_proto(&volume)),
         ticket: grant.ticket.clone(),
         from_host: address.host.to_string(),
         from_address: address.address,
         granted: Some(granted),
+        moved: moved.map(convert::moved_to_proto),
     };
+    let watching = watch(target, request, &running);
+    let outcome = tokio::select! {
+        made = watching => made,
+        () = running.cancelled() => {
+            running.failure = Some(Failure::Cancelled);
+            let fault = drop_arrived(target, &volume, &content).await;
+            return Err(Stopped { was_cancelled: fault.code == Code::Precondition, fault });
+        }
+    };
+    let made = outcome.inspect_err(|fault| running.failure = Some(Failure::of(fault.code)))?;
+    running.has_arrived = true;
+    point("controller.copy.arrived");
+    grant.withdraw().await;
+    Ok(Brought { made, content })
+}
+
+/// Follows a copy to its end.
+async fn watch(target: &Agent, request: ReceiveRequest, running: &Running) -> Result<VolumeInfo, Fault> {
     let mut progress = target.receive(request).await?;
     loop {
         let message = timeout(PROGRESS_LIMIT, progress.message())
@@ -180,10 +167,72 @@ pub async fn copy(
             .ok_or_else(|| target.named(Fault::unavailable("the transfer broke off; ask again")))?;
         running.update(Bytes(message.done_bytes));
         if let Some(made) = message.made {
-            running.has_arrived = true;
             return convert::volume_from_proto(made).map_err(|fault| target.named(fault));
         }
     }
+}
+
+/// Removes what has arrived of a copy that was cancelled; FAILED_PRECONDITION says that nothing of it is left.
+async fn drop_arrived(target: &Agent, volume: &NewVolume, content: &str) -> Fault {
+    let deadline = Instant::now() + DROP_LIMIT;
+    loop {
+        // Until the target has noticed that nobody listens any more, it is at work on the volume.
+        match target.abandon(&volume.id, Some(content)).await {
+            Err(fault) if fault.code == Code::Aborted && Instant::now() < deadline => {
+                tokio::time::sleep(DROP_PAUSE).await;
+            }
+            Err(fault) => {
+                return Fault::unavailable(format!(
+                    "the copy of {:?} was cancelled, but what has arrived could not be removed ({fault}); cancel it again",
+                    volume.name
+                ));
+            }
+            Ok(_) => {
+                return Fault::precondition(format!(
+                    "the copy of {:?} to host {} was cancelled by hand, and what had arrived is removed; \
+                     asking again begins anew",
+                    volume.name,
+                    target.host()
+                ));
+            }
+        }
+    }
+}
+
+/// Cancels the copies of a volume, by its name or an id that it has or will have, and removes what has arrived, also of
+/// one that broke off. Says from which hosts. NOT_FOUND when there is nothing of the kind.
+pub async fn cancel(fleet: &Fleet, name_or_id: &str) -> Result<Vec<HostName>, Fault> {
+    let name = name_or_id.parse::<VolumeId>().map_or_else(|_| NameHash::of(name_or_id), |id| id.hash);
+    let mut hosts = fleet.transfers().cancel(&name);
+    let deadline = Instant::now() + DROP_LIMIT;
+    while fleet.transfers().is_running(&name) && Instant::now() < deadline {
+        tokio::time::sleep(DROP_PAUSE).await;
+    }
+    for agent in fleet.agents() {
+        for leaving in
+            agent.moves().await?.0.iter().filter(|leaving| !leaving.has_left && leaving.to.hash == name)
+        {
+            agent.stay(&leaving.volume.record.id).await?;
+            let target = fleet.agent_of_pool(&leaving.to.pool).await?;
+            if target.abandon(&leaving.to, Some(&leaving.content)).await? {
+                hosts.push(target.host().clone());
+            }
+        }
+        for pool in agent.describe().await?.pools {
+            if agent.abandon(&VolumeId { pool: pool.id, hash: name.clone() }, None).await? {
+                hosts.push(agent.host().clone());
+            }
+        }
+    }
+    hosts.sort();
+    hosts.dedup();
+    if hosts.is_empty() {
+        return Err(Fault::not_found(format!(
+            "nothing of {} is being copied from host to host; `stillpoint volumes` shows what is",
+            shortened(name_or_id, 80)
+        )));
+    }
+    Ok(hosts)
 }
 
 fn ticket() -> Result<String, Fault> {
@@ -222,3 +271,5 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) mod world;

@@ -86,16 +86,17 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Its id.
+    /// The id by which orchestrators know it.
     pub fn id(&self) -> &VolumeId {
-        &self.info.record.id
+        self.info.record.known_as()
     }
 }
 
 impl Keyed for Placed {
     type Key = VolumeId;
+    /// By the id in its pool, as its host lists it.
     fn key(&self) -> VolumeId {
-        self.id().clone()
+        self.info.record.id.clone()
     }
 }
 
@@ -150,7 +151,8 @@ impl Volumes {
             copies: order.copies,
         };
         let spots = placement::rank(wish, &facts, &self.policy)?;
-        self.make(order, &name, filesystem, size, spots).await
+        let source = source.map(|source| source.pool);
+        self.make(order, &name, filesystem, size, source.as_ref(), spots).await
     }
 
     /// Tries one pool after the other as long as they refuse for want of space.
@@ -160,6 +162,7 @@ impl Volumes {
         name: &NameHash,
         filesystem: Option<Filesystem>,
         size: Bytes,
+        source: Option<&PoolId>,
         spots: Vec<Spot>,
     ) -> Result<Placed, Fault> {
         let mut spots = spots;
@@ -177,7 +180,7 @@ impl Volumes {
                 source: order.source.clone(),
             };
             point("controller.create.placed");
-            match self.make_there(&host, volume).await {
+            match self.make_there(&host, volume, source).await {
                 Ok(info) => {
                     point("controller.create.made");
                     self.settled(name);
@@ -195,15 +198,16 @@ impl Volumes {
     }
 
     /// Makes a volume in its pool: at once where its source is in that pool too, else by copying all data.
-    async fn make_there(&self, host: &HostName, volume: NewVolume) -> Result<VolumeInfo, Fault> {
-        match volume.source.clone() {
-            Some(Source::Snapshot(from)) if from.volume.pool != volume.id.pool => {
-                self.hosts.copy(host, volume, &from).await
-            }
-            Some(Source::Volume(from)) if from.pool != volume.id.pool => {
-                self.clone_there(host, volume, &from).await
-            }
-            Some(Source::Snapshot(_) | Source::Volume(_)) | None => self.hosts.create(host, volume).await,
+    async fn make_there(
+        &self,
+        host: &HostName,
+        volume: NewVolume,
+        source: Option<&PoolId>,
+    ) -> Result<VolumeInfo, Fault> {
+        match volume.source.clone().filter(|_| source != Some(&volume.id.pool)) {
+            Some(Source::Snapshot(from)) => self.hosts.copy(host, volume, &from).await,
+            Some(Source::Volume(from)) => self.clone_there(host, volume, &from).await,
+            None => self.hosts.create(host, volume).await,
         }
     }
 
@@ -240,7 +244,13 @@ impl Volumes {
                 Err(fault) => tracing::warn!(%host, %fault, "cannot ask for a volume by name"),
             }
         }
-        Ok(found)
+        match found.as_ref().and_then(|found| found.info.moved.as_ref()) {
+            Some(departure) => Err(Fault::unavailable(format!(
+                "the volume has moved to {}, whose host cannot be asked now; ask again when it is back",
+                departure.to
+            ))),
+            None => Ok(found),
+        }
     }
 
     fn doubted(&self, name: &NameHash) -> Option<HostName> {
@@ -270,8 +280,8 @@ impl Volumes {
             }
             Some(Source::Volume(id)) => {
                 let volume = self.hosts.volume(id).await?.map(|placed| placed.info.record);
-                let facts = volume.map(|record| (record.capacity, record.filesystem));
-                (id.to_string(), facts.map(|facts| (id.pool.clone(), facts)))
+                let facts = volume.map(|record| (record.id.pool, (record.capacity, record.filesystem)));
+                (id.to_string(), facts)
             }
         };
         match facts {

@@ -33,7 +33,7 @@ pub fn volume(placed: &Placed) -> v1::Volume {
     let record = &placed.info.record;
     v1::Volume {
         capacity_bytes: bytes(record.capacity),
-        volume_id: record.id.to_string(),
+        volume_id: record.known_as().to_string(),
         volume_context: HashMap::new(),
         content_source: record.source.as_ref().map(source),
         accessible_topology: vec![topology(&placed.host)],
@@ -63,7 +63,7 @@ pub fn listed(entry: &SnapshotEntry) -> v1::Snapshot {
     v1::Snapshot {
         size_bytes: bytes(entry.capacity),
         snapshot_id: entry.id.to_string(),
-        source_volume_id: entry.id.volume.to_string(),
+        source_volume_id: entry.known_as().to_string(),
         creation_time: Some(time(entry.cut_at)),
         ready_to_use: true,
         group_snapshot_id: match entry.kind() {

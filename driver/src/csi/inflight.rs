@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::domain::Fault;
+use crate::observe::request::carried;
 
 /// Operations of one kind that may be under way at once; more is a caller that does not wait for answers.
 const LIMIT: usize = 1024;
@@ -89,7 +90,7 @@ where
             sender.send_replace(Some(result));
         };
         // What it logs belongs to the call that began it.
-        tokio::spawn(work_in_its_span.in_current_span());
+        tokio::spawn(carried(work_in_its_span).in_current_span());
         Ok(outcome)
     }
 

@@ -18,6 +18,7 @@ use super::{answer, reply, snapshots};
 use crate::controller::blocks::{Blocks, Page, Walk};
 use crate::domain::blocks::{Comparison, WalkOrder};
 use crate::domain::{Bytes, Fault, SnapshotId};
+use crate::observe::request::carried;
 use crate::wire::status_of;
 
 /// Messages that wait for a slow reader.
@@ -130,7 +131,7 @@ impl Begun {
 /// Answers of a walk; only a walk that was complete ends it without an error.
 fn messages<T: Send + 'static>(begun: Begun, message: fn(Told) -> T) -> Messages<T> {
     let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(begun.tell(sender));
+    tokio::spawn(carried(begun.tell(sender)));
     Messages { receiver: ReceiverStream::new(receiver), message, has_ended: false }
 }
 

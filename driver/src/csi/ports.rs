@@ -146,33 +146,34 @@ pub trait NodeWork: Send + Sync + 'static {
     fn storage_health(&self) -> Vec<Ailment>;
 }
 
+/// The orchestrator's ids end here: a volume that came from another pool has one of its own in this one.
 impl NodeWork for NodeVolumes {
     fn stage(&self, request: &StageRequest) -> Result<(), Fault> {
-        Self::stage(self, request)
+        Self::stage(self, &StageRequest { volume: self.own_id(&request.volume), ..request.clone() })
     }
 
     fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault> {
-        Self::unstage(self, volume, staging)
+        Self::unstage(self, &self.own_id(volume), staging)
     }
 
     fn publish(&self, request: &PublishRequest) -> Result<(), Fault> {
-        Self::publish(self, request)
+        Self::publish(self, &PublishRequest { volume: self.own_id(&request.volume), ..request.clone() })
     }
 
     fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault> {
-        Self::unpublish(self, volume, target)
+        Self::unpublish(self, &self.own_id(volume), target)
     }
 
     fn stats(&self, volume: &VolumeId, path: &Path) -> Result<Usage, Fault> {
-        Self::stats(self, volume, path)
+        Self::stats(self, &self.own_id(volume), path)
     }
 
     fn grow(&self, request: &GrowRequest) -> Result<Bytes, Fault> {
-        Self::grow(self, request)
+        Self::grow(self, &GrowRequest { volume: self.own_id(&request.volume), ..request.clone() })
     }
 
     fn health(&self, volume: &VolumeId) -> Result<Vec<Ailment>, Fault> {
-        Self::health(self, volume)
+        Self::health(self, &self.own_id(volume))
     }
 
     fn storage_health(&self) -> Vec<Ailment> {

@@ -22,7 +22,7 @@ pub async fn take(
         Err(fault) if fault.code == Code::NotFound => {
             let earlier = cuts.find(kind, name).await?;
             let same = |cut: &CutRecord| {
-                cut.members.iter().map(|member| member.volume.clone()).collect::<BTreeSet<_>>() == wanted
+                cut.members.iter().map(|member| member.known_as().clone()).collect::<BTreeSet<_>>() == wanted
             };
             earlier.filter(same).ok_or(fault)
         }
@@ -45,11 +45,10 @@ pub async fn page(
 ) -> Result<Page<SnapshotEntry>, Fault> {
     match filter {
         SnapshotFilter::Nothing => Ok(Page::empty()),
-        SnapshotFilter::One(id, volume) if volume.as_ref().is_some_and(|volume| *volume != id.volume) => {
-            Ok(Page::empty())
-        }
-        SnapshotFilter::One(id, _) => {
-            let entries = one(cuts, id).await?.map(|(cut, member)| cut.entry_of(&member));
+        SnapshotFilter::One(id, volume) => {
+            let is_of =
+                |entry: &SnapshotEntry| volume.as_ref().is_none_or(|volume| volume == entry.known_as());
+            let entries = one(cuts, id).await?.map(|(cut, member)| cut.entry_of(&member)).filter(is_of);
             Ok(Page { entries: entries.into_iter().collect(), next: String::new() })
         }
         SnapshotFilter::All => cuts.snapshots(None, request).await,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
+
 use super::health::Ailment;
 use super::record::{Source, VolumeRecord};
 use super::{Bytes, Filesystem, HostName, PoolId, VolumeId};
@@ -47,6 +49,52 @@ pub struct VolumeInfo {
     pub published_at: Option<PathBuf>,
     /// What is wrong with it.
     pub conditions: Vec<Ailment>,
+    /// Set where it is not here any more.
+    pub moved: Option<Departure>,
+}
+
+/// Where a volume has moved to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departure {
+    /// Its id there.
+    pub to: VolumeId,
+    /// Nothing is left to be done at the pool that it came from.
+    pub is_settled: bool,
+}
+
+/// A volume that moves: kept aside where it arrives until its source has let go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// The id by which orchestrators know it.
+    pub known_as: VolumeId,
+    /// Its id in the pool that it comes from.
+    pub from: VolumeId,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A volume that leaves, or has left and is not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The volume as it was.
+    pub volume: VolumeInfo,
+    /// Its id in the pool to which it goes.
+    pub to: VolumeId,
+    /// Names what is copied.
+    pub content: String,
+    /// Whether it is the other pool's already.
+    pub has_left: bool,
+}
+
+/// A volume that has arrived whole and waits for its source to let go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its id here.
+    pub volume: VolumeId,
+    /// What has arrived.
+    pub content: String,
+    /// Its id in the pool that it comes from.
+    pub from: VolumeId,
 }
 
 /// A volume to be made.

@@ -76,8 +76,10 @@ pub trait Keyed {
 /// A snapshot as lists show it: a member of a sealed cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
-    /// The snapshot, and with it its volume.
+    /// The snapshot, and with it its volume, by its id in the pool that it was in.
     pub id: SnapshotId,
+    /// The id by which orchestrators know the volume, where that is another one.
+    pub known_as: Option<VolumeId>,
     /// Its cut.
     pub cut: CutId,
     /// The name that the cut was asked for by.
@@ -148,6 +150,11 @@ impl Keyed for CutRecord {
 }
 
 impl SnapshotEntry {
+    /// The id by which orchestrators know the volume.
+    pub fn known_as(&self) -> &VolumeId {
+        self.known_as.as_ref().unwrap_or(&self.id.volume)
+    }
+
     /// Whether it was cut alone or in a group.
     pub fn kind(&self) -> CutKind {
         self.id.kind

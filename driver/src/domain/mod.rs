@@ -20,5 +20,5 @@ pub use bytes::Bytes;
 pub use fault::{Code, Fault};
 pub use filesystem::Filesystem;
 pub use ids::{CutId, CutKind, HostName, NameHash, PoolId, SnapshotId, VolumeId};
-pub use inventory::{HostInfo, NewVolume, PoolInfo, VolumeInfo};
+pub use inventory::{Departure, HostInfo, Move, Moved, NewVolume, PoolInfo, VolumeInfo, Waiting};
 pub use level::Level;

@@ -29,8 +29,11 @@ pub struct PoolRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeRecord {
-    /// The volume's id.
+    /// The volume's id in its pool.
     pub id: VolumeId,
+    /// The id by which orchestrators know it, where that is another one: it was made in that id's pool and has moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_as: Option<VolumeId>,
     /// The orchestrator's name for it.
     pub name: String,
     /// Size of the image.
@@ -41,6 +44,41 @@ pub struct VolumeRecord {
     pub source: Option<Source>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl VolumeRecord {
+    /// The id by which orchestrators know the volume: the first that it had.
+    pub fn known_as(&self) -> &VolumeId {
+        self.known_as.as_ref().unwrap_or(&self.id)
+    }
+}
+
+/// `<pool>/moves/<volume>.json`: a volume that goes to another pool, or has gone there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRecord {
+    /// The volume as it was when the move began.
+    pub volume: VolumeRecord,
+    /// Its id in the pool to which it goes.
+    pub to: VolumeId,
+    /// Names what is copied: another one for each beginning.
+    pub content: String,
+    /// How far it is.
+    pub state: MoveState,
+    /// When it began.
+    pub began_at: Timestamp,
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveState {
+    /// The volume is here, and nobody has used it since the move began. Whoever does ends the move.
+    Leaving,
+    /// The volume is the other pool's, whatever is left of it here.
+    Left,
+    /// As [`MoveState::Left`], and nothing is left here but the way there.
+    Gone,
 }
 
 /// What a volume was made from.
@@ -92,6 +130,7 @@ impl CutRecord {
     pub fn entry_of(&self, member: &CutMember) -> SnapshotEntry {
         SnapshotEntry {
             id: member.snapshot.clone(),
+            known_as: member.known_as.clone(),
             cut: self.id.clone(),
             cut_name: self.name.clone(),
             cut_at: self.cut_at,
@@ -104,8 +143,11 @@ impl CutRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CutMember {
-    /// The volume.
+    /// The volume, by its id in the pool that it was in.
     pub volume: VolumeId,
+    /// The id by which orchestrators know it, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_as: Option<VolumeId>,
     /// The volume's name, for people.
     pub volume_name: String,
     /// The snapshot taken of it.
@@ -116,4 +158,11 @@ pub struct CutMember {
     pub capacity: Bytes,
     /// Its filesystem.
     pub filesystem: Option<Filesystem>,
+}
+
+impl CutMember {
+    /// The id by which orchestrators know the volume.
+    pub fn known_as(&self) -> &VolumeId {
+        self.known_as.as_ref().unwrap_or(&self.volume)
+    }
 }

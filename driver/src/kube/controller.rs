@@ -258,12 +258,16 @@ impl Controller {
         parts.spawn(async move {
             health::serve(probes, readiness, stop).await.map_err(|error| ended("health", &error))
         });
-        let served = metrics::serve::serve(scrapes, metrics::of_controller(), until(stopped.clone()));
+        let served = metrics::serve::serve(
+            scrapes,
+            metrics::of_controller(Arc::clone(self.fleet.transfers())),
+            until(stopped.clone()),
+        );
         parts.spawn(async move {
             served.await;
             Ok(())
         });
-        parts.spawn(sweep(self.cuts, stopped.clone()));
+        parts.spawn(sweep(self.fleet.clone(), self.cuts, stopped.clone()));
         parts.spawn(settle_runs(self.ruled, stopped.clone()));
         let (roll, seen) = (self.roll, self.seen);
         parts.spawn(while_running(stopped.clone(), async move { roll.keep_following(seen).await }));

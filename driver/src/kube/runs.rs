@@ -46,6 +46,7 @@ use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
+use crate::observe::request::known_by;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
 use super::pace::Pace;
@@ -277,6 +278,7 @@ impl RuledCuts {
             CutKind::Group => &self.group,
         };
         let control = Control { progress: None, stop: Some(stopped) };
+        let _known = known_by(&request.name);
         let running = engine.run(request, control);
         tokio::pin!(running);
         let mut renewed = Instant::now();

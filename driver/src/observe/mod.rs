@@ -6,6 +6,7 @@ pub mod holds;
 pub mod log;
 pub mod metrics;
 pub mod plain;
+pub mod request;
 pub mod rpc;
 pub mod table;
 pub mod timeline;

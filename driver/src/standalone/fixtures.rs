@@ -15,7 +15,9 @@ pub(crate) fn volume(name: &str, host: u8) -> PlacedVolume {
     PlacedVolume {
         host: format!("node-{host}").parse().unwrap(),
         info: VolumeInfo {
+            moved: None,
             record: VolumeRecord {
+                known_as: None,
                 id: VolumeId::new(PoolId::from_random([host; 6]), name),
                 name: name.into(),
                 capacity: Bytes::gib(1),
@@ -52,6 +54,7 @@ pub(crate) fn pod(name: &str, app: &str, volumes: &[&str]) -> Pod {
 pub(crate) fn record(name: &str, members: &[PlacedVolume], cut_at_ms: i64) -> CutRecord {
     let id = CutId::new(CutKind::Group, name, members.iter().map(PlacedVolume::id)).unwrap();
     let member = |volume: &PlacedVolume| CutMember {
+        known_as: None,
         volume: volume.id().clone(),
         volume_name: volume.name().into(),
         snapshot: SnapshotId::of(volume.id(), &id),

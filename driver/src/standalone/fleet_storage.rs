@@ -7,11 +7,13 @@ use tokio::task::JoinSet;
 
 use crate::controller::cuts::Cuts;
 use crate::controller::fleet::Fleet;
+use crate::controller::moves::{self, Relocated};
 use crate::controller::orders::{Content, Copies, Places, SizeRange, VolumeOrder};
-use crate::controller::transfers::{Transfer, is_temporary};
+use crate::controller::transfers::{self, Transfer, is_temporary};
 use crate::controller::volumes::Volumes as VolumeCases;
 use crate::domain::record::{CutMember, CutRecord, Source};
-use crate::domain::{CutId, CutKind, Fault, HostName};
+use crate::domain::{CutId, CutKind, Fault, HostName, VolumeId};
+use crate::observe::request::carried;
 
 use super::storage::{PlacedVolume, Storage, Volumes};
 
@@ -30,7 +32,7 @@ impl Storage for FleetStorage {
     async fn volumes(&self) -> Volumes {
         let mut asked = JoinSet::new();
         for agent in self.fleet.agents() {
-            asked.spawn(async move { (agent.host().clone(), agent.volumes().await) });
+            asked.spawn(carried(async move { (agent.host().clone(), agent.volumes().await) }));
         }
         let mut found = Volumes::default();
         for (host, answer) in asked.join_all().await {
@@ -81,6 +83,14 @@ impl Storage for FleetStorage {
         };
         let placed = self.volumes.create(&order).await?;
         Ok(PlacedVolume { host: placed.host, info: placed.info })
+    }
+
+    async fn relocate(&self, id: &VolumeId, to: &HostName) -> Result<Relocated, Fault> {
+        moves::relocate(&self.fleet, id, to).await
+    }
+
+    async fn cancel_copy(&self, name_or_id: &str) -> Result<Vec<HostName>, Fault> {
+        transfers::cancel(&self.fleet, name_or_id).await
     }
 
     fn transfers(&self) -> Vec<Transfer> {

@@ -21,13 +21,15 @@ use stillpoint_rules::run::Run;
 use stillpoint_rules::standalone::FileJournal;
 use tokio::sync::mpsc;
 
+use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, Fault};
-use crate::observe::metrics;
+use crate::domain::{CutId, Fault, HostName};
 use crate::observe::plain::shortened;
+use crate::observe::{metrics, request};
 
+use super::selection;
 use super::storage::{Storage, Volumes};
 
 use busy::BusyNames;
@@ -152,6 +154,7 @@ impl Operator {
             return Ok((self.with_run(record).await?, Origin::Found));
         }
         let control = Control { progress: Some(progress.clone()), stop: Some(stop) };
+        let _known = request::known_by(&request.name);
         let run = self.engines.of(order.order).run(request, control).await;
         metrics::runs::ended(&run);
         self.count_debts().await;
@@ -205,6 +208,12 @@ impl Operator {
         }
     }
 
+    /// The newest run of the cut of this name, made or not.
+    pub async fn last_run(&self, name: &str) -> Result<Option<Run>, Fault> {
+        let name = name.to_owned();
+        self.read_journal(move |journal| journal.of_cut(&name)).await
+    }
+
     /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist. The run of one that is
     /// being taken right now is stopped and undone first.
     pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
@@ -220,6 +229,22 @@ impl Operator {
         };
         self.storage.delete(&id).await?;
         Ok(id)
+    }
+
+    /// Moves the volume of this id or name to a host, under its own id. Idempotent.
+    pub async fn relocate(&self, id_or_name: &str, to: &HostName) -> Result<Relocated, Fault> {
+        let volumes = self.storage.volumes().await;
+        let id = match selection::find(id_or_name, &volumes) {
+            Ok(volume) => volume.id().clone(),
+            // One whose move is not settled is in no list.
+            Err(fault) => id_or_name.parse().map_err(|_| fault)?,
+        };
+        self.storage.relocate(&id, to).await
+    }
+
+    /// Cancels the copy of a volume from host to host and removes what has arrived; says to which hosts it went.
+    pub async fn cancel_copy(&self, name_or_id: &str) -> Result<Vec<HostName>, Fault> {
+        self.storage.cancel_copy(name_or_id).await
     }
 
     /// Copies between hosts that are under way.

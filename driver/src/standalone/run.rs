@@ -143,9 +143,13 @@ impl Controller {
         let service = Service::new(Arc::clone(&self.operator), self.schedules);
         parts.spawn(serve_operator(operator_listener, self.operator, service, settled, stopped.clone()));
         parts.spawn(start_when(is_settled, self.runner, stopped.clone()));
-        parts.spawn(sweep(self.cuts.clone(), stopped.clone()));
+        parts.spawn(sweep(self.fleet.clone(), self.cuts.clone(), stopped.clone()));
         if let Some(listener) = scrapes {
-            let served = metrics::serve::serve(listener, metrics::of_controller(), until(stopped.clone()));
+            let served = metrics::serve::serve(
+                listener,
+                metrics::of_controller(Arc::clone(self.fleet.transfers())),
+                until(stopped.clone()),
+            );
             parts.spawn(async move {
                 served.await;
                 Ok(())

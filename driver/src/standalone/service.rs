@@ -7,15 +7,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::domain::Fault;
+use crate::observe::request::carried;
 use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
-    CancelRequest, CancelResponse, CutDetail, CutSummary, DeleteCutRequest, DeleteCutResponse, GetCutRequest,
-    ListCutsRequest, ListCutsResponse, ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest,
-    ListSchedulesResponse, ListVolumesRequest, ListVolumesResponse, PlanResponse, PlanScheduleRequest,
-    PlanScheduleResponse, RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse,
-    SnapshotProgress, SnapshotRequest, list_volumes_response, restore_response,
+    CancelCopyRequest, CancelCopyResponse, CancelRequest, CancelResponse, CutDetail, CutSummary,
+    DeleteCutRequest, DeleteCutResponse, GetCutRequest, ListCutsRequest, ListCutsResponse,
+    ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest, ListSchedulesResponse, ListVolumesRequest,
+    ListVolumesResponse, MoveRequest, MoveResponse, PlanResponse, PlanScheduleRequest, PlanScheduleResponse,
+    RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse, SnapshotProgress, SnapshotRequest,
+    list_volumes_response, restore_response,
 };
 use crate::wire::convert::Side;
 use crate::wire::status_of;
@@ -100,6 +103,27 @@ impl OperatorApi for Service {
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
         self.operator.cancel(&request.into_inner().name).map_err(status_of)?;
         Ok(Response::new(CancelResponse {}))
+    }
+
+    /// The caller that goes away ends the copy, and a repetition goes on with it.
+    async fn r#move(&self, request: Request<MoveRequest>) -> Result<Response<MoveResponse>, Status> {
+        let MoveRequest { volume, to_host } = request.into_inner();
+        let to = Side::Caller.parse("to_host", &to_host).map_err(status_of)?;
+        let Relocated { placed, from } = self.operator.relocate(&volume, &to).await.map_err(status_of)?;
+        Ok(Response::new(MoveResponse {
+            volume_id: placed.id().to_string(),
+            name: placed.info.record.name.clone(),
+            host: placed.host.to_string(),
+            from_host: from.map(|host| host.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn cancel_copy(
+        &self,
+        request: Request<CancelCopyRequest>,
+    ) -> Result<Response<CancelCopyResponse>, Status> {
+        let hosts = self.operator.cancel_copy(&request.into_inner().volume).await.map_err(status_of)?;
+        Ok(Response::new(CancelCopyResponse { hosts: hosts.iter().map(ToString::to_string).collect() }))
     }
 
     async fn list_overdue(
@@ -187,7 +211,7 @@ where
     let (answers, stream) = mpsc::channel(LINES);
     let (lines, mut told) = mpsc::channel::<String>(LINES);
     let work = work(lines);
-    tokio::spawn(async move {
+    tokio::spawn(carried(async move {
         let forward = async {
             while let Some(line) = told.recv().await {
                 // Nobody listens any more: go on.
@@ -198,7 +222,7 @@ where
         let last = outcome.map_err(status_of);
         let last = last.map(|done| SnapshotProgress { line: String::new(), done: Some(done) });
         let _ = answers.send(last).await;
-    });
+    }));
     Response::new(ReceiverStream::new(stream))
 }
 
@@ -257,7 +281,7 @@ fn volume(volume: &PlacedVolume) -> list_volumes_response::Volume {
 
     let record = &volume.info.record;
     list_volumes_response::Volume {
-        id: record.id.to_string(),
+        id: record.known_as().to_string(),
         name: record.name.clone(),
         host: volume.host.to_string(),
         pool: record.id.pool.to_string(),

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{CutId, Fault, HostName, VolumeId, VolumeInfo};
@@ -16,9 +17,9 @@ pub struct PlacedVolume {
 }
 
 impl PlacedVolume {
-    /// Its id.
+    /// The id by which orchestrators know it.
     pub fn id(&self) -> &VolumeId {
-        &self.info.record.id
+        self.info.record.known_as()
     }
 
     /// Its name.
@@ -53,6 +54,14 @@ pub trait Storage: Send + Sync {
     async fn roll_forward(&self, cut: &CutRecord, members: &[CutMember]) -> Result<(), Fault>;
     /// Makes a volume of this name from a member, on this host; idempotent.
     async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault>;
+    /// Moves the volume of this id to this host; idempotent.
+    async fn relocate(&self, id: &VolumeId, to: &HostName) -> Result<Relocated, Fault> {
+        Err(Fault::unimplemented(format!("volume {id} cannot be moved to {to} from here")))
+    }
+    /// Cancels copies of the volume of this name or id; says to which hosts they went.
+    async fn cancel_copy(&self, _name_or_id: &str) -> Result<Vec<HostName>, Fault> {
+        Err(Fault::unimplemented("there are no copies between hosts here"))
+    }
     /// Copies between hosts that are under way.
     fn transfers(&self) -> Vec<Transfer> {
         Vec::new()

@@ -8,8 +8,8 @@ use crate::domain::health::Ailment;
 use crate::domain::listing::{CutFilter, CutScope, Detail, Slice, SnapshotEntry};
 use crate::domain::record::{CutRecord, CutState, Source, VolumeRecord};
 use crate::domain::{
-    Bytes, Code, CutId, CutKind, Fault, Filesystem, HostInfo, NameHash, NewVolume, PoolInfo, VolumeId,
-    VolumeInfo,
+    Bytes, Code, CutId, CutKind, Departure, Fault, Filesystem, HostInfo, Move, Moved, NameHash, NewVolume,
+    PoolInfo, VolumeId, VolumeInfo, Waiting,
 };
 use crate::proto::agent as proto;
 
@@ -44,8 +44,17 @@ impl Side {
         text.parse().map_err(|why| self.fault(field, why))
     }
 
+    /// Parses one field that may be empty.
+    fn optional<T>(self, field: &str, text: &str) -> Result<Option<T>, Fault>
+    where
+        T: std::str::FromStr,
+        T::Err: std::fmt::Display,
+    {
+        if text.is_empty() { Ok(None) } else { self.parse(field, text).map(Some) }
+    }
+
     fn filesystem(self, text: &str) -> Result<Option<Filesystem>, Fault> {
-        if text.is_empty() { Ok(None) } else { self.parse("filesystem", text).map(Some) }
+        self.optional("filesystem", text)
     }
 
     /// A snapshot id or a volume id; empty for none.
@@ -146,14 +155,20 @@ pub fn volume_to_proto(volume: &VolumeInfo) -> proto::Volume {
             .as_ref()
             .map_or_else(String::new, |path| path.display().to_string()),
         conditions: ailments_to_proto(&volume.conditions),
+        known_as: record.known_as.as_ref().map(ToString::to_string).unwrap_or_default(),
+        moved_to: volume.moved.as_ref().map(|moved| moved.to.to_string()).unwrap_or_default(),
+        settled: volume.moved.as_ref().is_some_and(|moved| moved.is_settled),
     }
 }
 
 /// A volume as its agent described it.
 pub fn volume_from_proto(volume: proto::Volume) -> Result<VolumeInfo, Fault> {
     let side = Side::Agent;
+    let moved_to = side.optional("moved_to", &volume.moved_to)?;
     Ok(VolumeInfo {
+        moved: moved_to.map(|to| Departure { to, is_settled: volume.settled }),
         record: VolumeRecord {
+            known_as: side.optional("known_as", &volume.known_as)?,
             id: side.parse("volume id", &volume.id)?,
             name: volume.name,
             capacity: Bytes(volume.capacity_bytes),
@@ -195,6 +210,67 @@ pub fn new_volume_from_proto(volume: proto::CreateVolumeRequest) -> Result<NewVo
         capacity: Bytes(volume.capacity_bytes),
         filesystem: side.filesystem(&volume.filesystem)?,
         source: side.source(&volume.source)?,
+    })
+}
+
+/// What a volume that moves brings with it, for the wire.
+pub fn moved_to_proto(moved: &Moved) -> proto::MovedVolume {
+    proto::MovedVolume {
+        known_as: moved.known_as.to_string(),
+        created_at: moved.created_at.to_string(),
+        from: moved.from.to_string(),
+    }
+}
+
+/// What a volume that moves brings with it.
+pub fn moved_from_proto(moved: &proto::MovedVolume) -> Result<Moved, Fault> {
+    let side = Side::Caller;
+    Ok(Moved {
+        known_as: side.parse("moved.known_as", &moved.known_as)?,
+        from: side.parse("moved.from", &moved.from)?,
+        created_at: side.parse("moved.created_at", &moved.created_at)?,
+    })
+}
+
+/// A volume that leaves, for the wire.
+pub fn move_to_proto(leaving: &Move) -> proto::Move {
+    proto::Move {
+        volume: Some(volume_to_proto(&leaving.volume)),
+        to: leaving.to.to_string(),
+        content: leaving.content.clone(),
+        has_left: leaving.has_left,
+    }
+}
+
+/// A volume that leaves, as its agent described it.
+pub fn move_from_proto(leaving: Option<proto::Move>) -> Result<Move, Fault> {
+    let side = Side::Agent;
+    let leaving = leaving.ok_or_else(|| side.fault("move", "it is missing"))?;
+    let volume = leaving.volume.ok_or_else(|| side.fault("volume", "it is missing"))?;
+    Ok(Move {
+        volume: volume_from_proto(volume)?,
+        to: side.parse("to", &leaving.to)?,
+        content: leaving.content,
+        has_left: leaving.has_left,
+    })
+}
+
+/// A volume that waits to be adopted, for the wire.
+pub fn waiting_to_proto(waiting: &Waiting) -> proto::list_moves_response::Waiting {
+    proto::list_moves_response::Waiting {
+        volume_id: waiting.volume.to_string(),
+        content: waiting.content.clone(),
+        from: waiting.from.to_string(),
+    }
+}
+
+/// A volume that waits to be adopted, as its agent described it.
+pub fn waiting_from_proto(waiting: proto::list_moves_response::Waiting) -> Result<Waiting, Fault> {
+    let side = Side::Agent;
+    Ok(Waiting {
+        volume: side.parse("volume_id", &waiting.volume_id)?,
+        content: waiting.content,
+        from: side.parse("from", &waiting.from)?,
     })
 }
 
@@ -283,6 +359,7 @@ pub fn snapshot_to_proto(entry: &SnapshotEntry) -> proto::Snapshot {
         cut_name: entry.cut_name.clone(),
         cut_at: entry.cut_at.to_string(),
         capacity_bytes: entry.capacity.0,
+        known_as: entry.known_as.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
 
@@ -291,6 +368,7 @@ pub fn snapshot_from_proto(snapshot: proto::Snapshot) -> Result<SnapshotEntry, F
     let side = Side::Agent;
     Ok(SnapshotEntry {
         id: side.parse("snapshot id", &snapshot.id)?,
+        known_as: side.optional("known_as", &snapshot.known_as)?,
         cut: side.parse("cut_id", &snapshot.cut_id)?,
         cut_name: snapshot.cut_name,
         cut_at: side.parse("cut_at", &snapshot.cut_at)?,

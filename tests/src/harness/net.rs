@@ -37,3 +37,14 @@ pub fn own_addresses(count: u8) -> Vec<IpAddr> {
     let [.., high, low] = std::process::id().to_be_bytes();
     (1..=count).map(|host| IpAddr::V4(Ipv4Addr::new(127, 64 + high % 64, low, host))).collect()
 }
+
+/// What a process that serves metrics at this address says.
+pub async fn metrics(address: SocketAddr) -> Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut stream = tokio::net::TcpStream::connect(address).await.context("nobody serves metrics")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}

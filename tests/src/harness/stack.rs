@@ -99,10 +99,16 @@ pub struct Host {
     /// How its guard was started.
     guard_spec: Spec,
     csi_socket: PathBuf,
+    metrics: SocketAddr,
     node: Node,
 }
 
 impl Host {
+    /// What its agent's metrics say.
+    pub async fn metrics(&self) -> Result<String> {
+        net::metrics(self.metrics).await
+    }
+
     /// Its CSI side.
     pub fn node(&self) -> &Node {
         &self.node
@@ -339,6 +345,7 @@ async fn start_host(
     let address = net::free_address()?;
     let pki = run.path().join("pki");
     let csi_socket = home.join("csi.sock");
+    let metrics = net::free_address()?;
     let mut config = json!({
         "host": name,
         "listen": address,
@@ -348,6 +355,7 @@ async fn start_host(
         "csiSocket": csi_socket,
         "guardSocket": guard_socket,
         "expedite": blueprint.rcu,
+        "metricsListen": metrics,
     });
     config.as_object_mut().context("the configuration is a map")?.extend(options.agents.clone());
     let config = write_config(run, &format!("agent-{name}.yaml"), &config)?;
@@ -358,7 +366,7 @@ async fn start_host(
     csi::wait_ready(&csi_socket, &mut agent, START_LIMIT).await?;
     let node = Node::connect(&csi_socket, home).await?;
     let name = name.into();
-    Ok((Host { name, pool, agent, guard, agent_spec, guard_spec, csi_socket, node }, address))
+    Ok((Host { name, pool, agent, guard, agent_spec, guard_spec, csi_socket, metrics, node }, address))
 }
 
 fn with_fault_points(spec: Spec, process: &str, options: &Options) -> Result<Spec> {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use stillpoint::domain::Bytes;
+use stillpoint::proto::operator::MoveRequest;
+use stillpoint::proto::operator::operator_client::OperatorClient;
 use stillpoint_csi_proto::v1 as csi;
 use stillpoint_csi_proto::v1::controller_client::ControllerClient;
 use stillpoint_csi_proto::v1::group_controller_client::GroupControllerClient;
@@ -35,6 +37,8 @@ pub enum Call {
     Delete { id: String },
     /// NodeStageVolume.
     Stage { host: usize, id: String, staging: PathBuf },
+    /// The operator's Move.
+    Move { id: String, to: String },
     /// NodeUnstageVolume.
     Unstage { host: usize, id: String, staging: PathBuf },
 }
@@ -56,11 +60,16 @@ pub struct Caller {
     controller: ControllerClient<Channel>,
     group: GroupControllerClient<Channel>,
     nodes: Vec<NodeClient<Channel>>,
+    operator: OperatorClient<Channel>,
 }
 
 impl Caller {
-    /// Connects to the controller and to the node service of each host.
-    pub async fn connect(controller: &Path, nodes: impl Iterator<Item = PathBuf>) -> Result<Self> {
+    /// Connects to both sockets of the controller and to the node service of each host.
+    pub async fn connect(
+        controller: &Path,
+        operator: &Path,
+        nodes: impl Iterator<Item = PathBuf>,
+    ) -> Result<Self> {
         let channel_of = channel(controller).await?;
         let mut clients = Vec::new();
         for node in nodes {
@@ -70,6 +79,7 @@ impl Caller {
             controller: ControllerClient::new(channel_of.clone()),
             group: GroupControllerClient::new(channel_of),
             nodes: clients,
+            operator: OperatorClient::new(channel(operator).await?),
         })
     }
 
@@ -118,6 +128,11 @@ impl Caller {
                 self.nodes[host].clone().node_stage_volume(limited(request)).await?;
                 Ok(Answer::Done)
             }
+            Call::Move { id, to } => {
+                let request = MoveRequest { volume: id, to_host: to };
+                self.operator.clone().r#move(limited(request)).await?;
+                Ok(Answer::Done)
+            }
             Call::Unstage { host, id, staging } => {
                 let request = csi::NodeUnstageVolumeRequest {
                     volume_id: id,
@@ -127,6 +142,20 @@ impl Caller {
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// Makes a volume under this id of the request, once.
+    pub async fn create_as(
+        &self,
+        request_id: &str,
+        name: &str,
+        host: &str,
+        source: Option<csi::VolumeContentSource>,
+    ) -> Result<csi::Volume> {
+        let mut request = limited(create(name.to_owned(), host.to_owned(), source));
+        request.metadata_mut().insert("x-request-id", request_id.parse()?);
+        let answer = self.controller.clone().create_volume(request).await?.into_inner();
+        answer.volume.context("an answer without a volume")
     }
 
     /// Repeats a call while nothing final is said; the answer, and how often it was asked for.
@@ -154,6 +183,16 @@ impl Caller {
             Answer::Volume(volume) => Ok(volume),
             Answer::Group(_) | Answer::Done => bail!("{call:?} made no volume"),
         }
+    }
+
+    /// The host on which a volume is, and its id as the controller tells it.
+    pub async fn whereabouts(&self, id: &str) -> Result<(String, String)> {
+        let request = csi::ControllerGetVolumeRequest { volume_id: id.into() };
+        let answer = self.controller.clone().controller_get_volume(limited(request)).await?.into_inner();
+        let volume = answer.volume.context("an answer without a volume")?;
+        let place = volume.accessible_topology.first().context("a volume without a place")?;
+        let host = place.segments.get(TOPOLOGY_KEY).context("a place without a host")?;
+        Ok((host.clone(), volume.volume_id))
     }
 
     /// As [`Self::until_done`], for a call that makes a group.

@@ -30,6 +30,10 @@ pub enum Deed {
     Delete,
     /// Staging a volume on its node.
     Stage,
+    /// A new volume from a snapshot of another host.
+    Copy,
+    /// A volume that goes to another host and keeps its id.
+    Move,
 }
 
 /// How the process that reaches the point is struck.
@@ -154,7 +158,19 @@ fn deeds(point: &str) -> &'static [Deed] {
         (_, Some("create")) => &[Deed::Create],
         (_, Some("delete")) => &[Deed::Delete],
         (_, Some("stage")) => &[Deed::Stage],
+        // What is published by itself is a copy; what moves is adopted by the same steps.
+        (_, Some("copy")) => &[Deed::Copy, Deed::Move],
+        (_, Some("move")) => &[Deed::Move],
         _ => &[],
+    }
+}
+
+/// Whether the host that reaches this point is the one that a volume comes from.
+pub(super) fn is_at_the_source(point: &str) -> bool {
+    match point {
+        "agent.copy.sending" => true,
+        "agent.copy.writing" | "agent.copy.whole" | "agent.copy.published" | "agent.move.kept" => false,
+        _ => point.starts_with("agent.move.") || point.starts_with("controller."),
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use stillpoint_csi_proto::v1 as csi;
 
 use super::calls::{Answer, Call, snapshot_of, words};
+use super::carry;
 use super::case::{Case, Deed, Party};
 use super::field::{Field, HARD_LIMIT, PATIENCE, no_context};
 use crate::harness::csi::{from_snapshot, from_volume};
@@ -111,6 +112,9 @@ async fn strike_and_check(field: &mut Field, case: &Case, seen: &mut Seen) -> Re
 
 /// Makes what the deed needs; the call that is struck.
 async fn prepare(field: &mut Field, case: &Case) -> Result<Call> {
+    if matches!(case.deed, Deed::Copy | Deed::Move) {
+        return carry::prepare(field, case).await;
+    }
     let host = match case.at {
         Party::Agent(host) | Party::Guard(host) => host,
         Party::Controller => 0,
@@ -129,6 +133,7 @@ async fn prepare(field: &mut Field, case: &Case) -> Result<Call> {
             let id = field.caller().volume(&new(None)).await?.volume_id;
             Call::Stage { host, id, staging: field.staging(host, &name)? }
         }
+        Deed::Copy | Deed::Move => bail!("{case} is prepared elsewhere"),
     })
 }
 
@@ -148,6 +153,10 @@ async fn check(field: &Field, case: &Case, call: &Call, answer: &Answer) -> Resu
             field.caller().until_done(&uncut(group)).await.context("deleting the group")?;
             audited
         }
+        (Call::Create { name, host, source }, Answer::Volume(volume)) if case.deed == Deed::Copy => {
+            carry::check_copy(field, name, host, source.as_ref(), volume).await
+        }
+        (Call::Move { id, to }, Answer::Done) => carry::check_move(field, id, to).await,
         (Call::Create { name, host, .. }, Answer::Volume(volume)) => {
             let used = use_once(field, name, host, volume).await;
             field.caller().until_done(&Call::Delete { id: volume.volume_id.clone() }).await?;

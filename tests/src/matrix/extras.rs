@@ -8,7 +8,7 @@ use stillpoint_csi_proto::v1 as csi;
 use super::calls::{Call, snapshot_of};
 use super::conduct::uncut;
 use super::field::{Field, no_context};
-use crate::harness::csi::{Volume, from_snapshot};
+use crate::harness::csi::{Volume, from_snapshot, from_volume};
 
 impl Field {
     /// The run's directory.
@@ -39,6 +39,13 @@ impl Field {
     pub async fn drop_copy(&self, copy: &Volume) -> Result<()> {
         self.stack().detach(copy).await?;
         self.caller().until_done(&Call::Delete { id: copy.id.clone() }).await.map(drop)
+    }
+
+    /// Clones the ledger's volume of one host onto another under this id of the request, and deletes the clone.
+    pub async fn clone_as(&mut self, request_id: &str, from: usize, to: usize) -> Result<()> {
+        let (name, source) = (self.new_name("followed"), from_volume(&self.volumes()[from].id));
+        let made = self.caller().create_as(request_id, &name, Self::host(to), Some(source)).await?;
+        self.caller().until_done(&Call::Delete { id: made.volume_id }).await.map(drop)
     }
 
     /// Deletes a group.

@@ -87,28 +87,35 @@ impl Field {
         let paths = [0, 1, 2].map(|index: usize| volumes[index].path.clone());
         let ledger = Ledger::start(&binaries::binary("stillpoint-demo")?, &paths, stack.path())?;
         let nodes = stack.hosts().iter().map(|host| host.csi_socket().to_owned());
-        let caller = Caller::connect(stack.csi_socket(), nodes).await?;
+        let caller = Caller::connect(stack.csi_socket(), stack.operator().socket(), nodes).await?;
         let before = traces(&stack, Trash::Waits)?;
         Ok(Self { ledger, stack, caller, volumes, extra, points, before, metrics, serial: 0 })
     }
 
     /// What the controller's metrics say.
     pub async fn metrics(&self) -> Result<String> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-        let mut stream = tokio::net::TcpStream::connect(self.metrics).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
+        net::metrics(self.metrics).await
     }
 
     /// Makes the controller log more, and waits until it does.
     pub async fn make_controller_talk(&mut self) -> Result<()> {
         self.stack.controller_mut().send(Signal::SIGUSR1)?;
+        self.talks("controller").await
+    }
+
+    /// Makes the agents log more, and waits until they do.
+    pub async fn make_agents_talk(&mut self) -> Result<()> {
+        for (host, name) in HOSTS.iter().enumerate() {
+            self.stack.hosts()[host].agent.send(Signal::SIGUSR1)?;
+            self.talks(&format!("agent-{name}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn talks(&self, process: &str) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while !self.log("controller")?.contains("the log level was changed") {
-            ensure!(Instant::now() < end, "SIGUSR1 changes nothing");
+        while !self.log(process)?.contains("the log level was changed") {
+            ensure!(Instant::now() < end, "SIGUSR1 changes nothing for {process}");
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(())

@@ -36,8 +36,12 @@ impl Traces {
             things.insert(format!("mount at {}", mount.display()));
         }
         for pool in pools {
-            for part in ["volumes", "cuts"] {
-                things.extend(names(&pool.join(part), trash)?);
+            for part in ["volumes", "cuts", "moves"] {
+                let directory = pool.join(part);
+                // The last one is made when the first volume leaves.
+                if part != "moves" || directory.exists() {
+                    things.extend(names(&directory, trash)?);
+                }
             }
             for volume in directories(&pool.join("snapshots"))? {
                 things.extend(names(&volume, trash)?);
@@ -59,7 +63,9 @@ fn names(directory: &Path, trash: Trash) -> Result<Vec<String>> {
     let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
-        let is_trash = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default();
+        // What has arrived of a volume is no trash: somebody must go on with it.
+        let is_trash = name.starts_with(b".") && !name.starts_with(b".part-");
         if !is_trash || trash == Trash::Counts {
             names.push(path.display().to_string());
         }

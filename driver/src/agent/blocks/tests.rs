@@ -69,6 +69,7 @@ impl World {
         let id = CutId::new(CutKind::Single, name, [volume]).unwrap();
         let snapshot = SnapshotId::of(volume, &id);
         let member = CutMember {
+            known_as: None,
             volume: volume.clone(),
             volume_name: "v".into(),
             snapshot: snapshot.clone(),

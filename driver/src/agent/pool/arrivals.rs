@@ -5,20 +5,25 @@
 //! ```
 //! A part survives the agent: whoever asks for the same volume with the same content goes on where the record says.
 //! It is published by rename, like everything else; one that nobody asked for within [`PART_KEPT`] is removed.
+//!
+//! A volume that *moves* is kept aside when it is whole ([`Pool::keep_arrival`]) and published when its source has let go
+//! ([`Pool::adopt`]): who has a whole part does not have the volume. It waits until somebody who has asked the source says
+//! that it is not needed ([`Pool::abandon`]).
 
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use stillpoint_guard::fault::point;
 
 use super::claims::Claim;
-use super::layout::{PART_RECORD, VOLUME_RECORD};
+use super::layout::{Name, PART_RECORD, VOLUME_RECORD};
 use super::volumes::{image_size, same_or_differs};
 use super::{Pool, PoolError, Result, records};
 use crate::backend::IMAGE;
 use crate::domain::record::VolumeRecord;
 use crate::domain::transfer::Chain;
-use crate::domain::{Bytes, NewVolume, VolumeId};
+use crate::domain::{Bytes, Moved, NewVolume, VolumeId, Waiting};
 
 /// How long a part waits for somebody to go on with it.
 pub const PART_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -55,6 +60,19 @@ struct PartRecord {
     data: Bytes,
     chain: String,
     touched_at: Timestamp,
+    /// Where it moves from: its id in that pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moves_from: Option<VolumeId>,
+    /// All of it is there, and it waits to be adopted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_whole: bool,
+}
+
+impl PartRecord {
+    fn moves(&self) -> Option<(&VolumeId, &VolumeId, Timestamp)> {
+        let from = self.moves_from.as_ref()?;
+        Some((self.volume.known_as(), from, self.volume.created_at))
+    }
 }
 
 /// A volume of which a part is there. Nobody else works with it while this lives.
@@ -72,6 +90,8 @@ pub enum Begun {
     Part(Box<Arrival>),
     /// All of it: an earlier call came to its end.
     Whole(Box<VolumeRecord>),
+    /// All of it, of a volume that moves and waits to be adopted.
+    Kept(Box<VolumeRecord>),
 }
 
 impl Arrival {
@@ -90,12 +110,17 @@ impl Arrival {
 
 impl Pool {
     /// Makes or finds the part of a volume. A part with another content or other properties is removed first.
-    pub fn begin_arrival(&self, new: &NewVolume, content: &Content) -> Result<Begun> {
+    pub fn begin_arrival(&self, new: &NewVolume, content: &Content, moved: Option<&Moved>) -> Result<Begun> {
         self.check_writable()?;
         self.check_own(&new.id, &new.id.pool)?;
         let claim = self.claims.exclusive(&new.id)?;
         if let Some(found) = self.find_published(&new.id)? {
-            return same_or_differs(found, new).map(|record| Begun::Whole(Box::new(record)));
+            let found = same_or_differs(found, new)?;
+            if let Some(moved) = moved.filter(|moved| moved.known_as != *found.known_as()) {
+                let (have, want) = (found.known_as().to_string(), moved.known_as.to_string());
+                return Err(PoolError::Differs { id: found.id, property: "identity", have, want });
+            }
+            return Ok(Begun::Whole(Box::new(found)));
         }
         if new.capacity < content.size {
             let reason = "a copy of its source".to_owned();
@@ -108,34 +133,47 @@ impl Pool {
                 && (&record.volume.id, &record.volume.name, record.volume.capacity)
                     == (&new.id, &new.name, new.capacity)
                 && (record.volume.filesystem, &record.volume.source) == (new.filesystem, &new.source)
+                && record.moves() == moved.map(|moved| (&moved.known_as, &moved.from, moved.created_at))
         });
+        if let Some(record) = found.as_ref().filter(|record| record.is_whole) {
+            return Ok(Begun::Kept(Box::new(record.volume.clone())));
+        }
         let record = match found {
             Some(record) => record,
-            None => self.new_part(&tree, new, content)?,
+            None => self.new_part(&tree, new, content, moved)?,
         };
         let missing = content.allocated.saturating_sub(record.data);
         self.space()?.check(self.id(), missing)?;
         Ok(Begun::Part(Box::new(Arrival { record, tree, _claim: claim })))
     }
 
-    fn new_part(&self, tree: &Path, new: &NewVolume, content: &Content) -> Result<PartRecord> {
+    fn new_part(
+        &self,
+        tree: &Path,
+        new: &NewVolume,
+        content: &Content,
+        moved: Option<&Moved>,
+    ) -> Result<PartRecord> {
         let host = &*self.host;
         self.backend.remove(host, tree)?;
         self.space()?.check(self.id(), content.allocated)?;
         let record = PartRecord {
             volume: VolumeRecord {
+                known_as: moved.map(|moved| moved.known_as.clone()).filter(|known_as| *known_as != new.id),
                 id: new.id.clone(),
                 name: new.name.clone(),
                 capacity: new.capacity,
                 filesystem: new.filesystem,
                 source: new.source.clone(),
-                created_at: Timestamp::now(),
+                created_at: moved.map_or_else(Timestamp::now, |moved| moved.created_at),
             },
             content: content.id.clone(),
             until: 0,
             data: Bytes(0),
             chain: Chain::default().to_string(),
             touched_at: Timestamp::now(),
+            moves_from: moved.map(|moved| moved.from.clone()),
+            is_whole: false,
         };
         self.backend.create(host, tree)?;
         host.create_image(&tree.join(IMAGE), image_size(content.size))?;
@@ -161,13 +199,83 @@ impl Pool {
         let Arrival { record: PartRecord { volume: record, .. }, tree, _claim } = arrival;
         host.grow_image(&tree.join(IMAGE), image_size(record.capacity))?;
         host.write_synced(&tree.join(VOLUME_RECORD), &records::encode(&tree, &record)?)?;
-        host.remove_file(&tree.join(PART_RECORD))?;
         host.sync_directory(&tree)?;
         self.backend.settle(host, self.dir())?;
-        host.rename(&tree, &self.layout.volume(&record.id))?;
+        let published = self.layout.volume(&record.id);
+        point("agent.copy.whole");
+        host.rename(&tree, &published)?;
         host.sync_directory(&self.layout.volumes())?;
         self.index_mut().put_volume(record.clone());
+        point("agent.copy.published");
+        // Before the rename it is what the part is known by.
+        host.remove_file(&published.join(PART_RECORD))?;
         Ok(record)
+    }
+
+    /// Keeps aside a volume that moves and has arrived whole; the caller has synced the image.
+    pub fn keep_arrival(&self, arrival: Arrival) -> Result<VolumeRecord> {
+        let Arrival { mut record, tree, _claim } = arrival;
+        record.is_whole = true;
+        record.touched_at = Timestamp::now();
+        records::publish(&*self.host, &tree, PART_RECORD, &record)?;
+        point("agent.move.kept");
+        Ok(record.volume)
+    }
+
+    /// Makes the volume of what was kept aside, because its source has let go. Idempotent.
+    pub fn adopt(&self, id: &VolumeId, content: &str) -> Result<VolumeRecord> {
+        self.check_writable()?;
+        self.check_own(id, &id.pool)?;
+        let claim = self.claims.exclusive(id)?;
+        let record = if let Some(found) = self.find_published(id)? {
+            self.host.remove_file(&self.layout.volume(id).join(PART_RECORD))?;
+            found
+        } else {
+            let tree = self.layout.part(id);
+            let record = self.read_part(&tree)?.filter(|record| record.is_whole && record.content == content);
+            let record = record.ok_or_else(|| PoolError::NotWaiting(id.clone()))?;
+            self.publish_arrival(Arrival { record, tree, _claim: claim })?
+        };
+        // It may be back where it once was.
+        self.drop_move(id)?;
+        Ok(record)
+    }
+
+    /// Removes what has arrived of a volume: of this content, or of any that is not kept for a move. Says whether there
+    /// was something.
+    pub fn abandon(&self, id: &VolumeId, content: Option<&str>) -> Result<bool> {
+        self.check_writable()?;
+        self.check_own(id, &id.pool)?;
+        let _claim = self.claims.exclusive(id)?;
+        let tree = self.layout.part(id);
+        if self.host.stat(&tree)?.is_none() {
+            return Ok(false);
+        }
+        let is_meant = match (self.read_part(&tree)?, content) {
+            (Some(record), Some(content)) => record.content == content,
+            (Some(record), None) => !record.is_whole,
+            (None, _) => true,
+        };
+        if is_meant {
+            self.discard(&tree)?;
+        }
+        Ok(is_meant)
+    }
+
+    /// Volumes that move, have arrived whole and wait.
+    pub fn waiting(&self) -> Result<Vec<Waiting>> {
+        let mut waiting = Vec::new();
+        for (name, _) in self.host.list(&self.layout.volumes())? {
+            if Name::of(&name) != Name::Part {
+                continue;
+            }
+            let record = self.read_part(&self.layout.volumes().join(name))?;
+            let Some(record) = record.filter(|record| record.is_whole) else { continue };
+            if let Some(from) = record.moves_from {
+                waiting.push(Waiting { volume: record.volume.id, content: record.content, from });
+            }
+        }
+        Ok(waiting)
     }
 
     /// Removes the part of a volume that nobody will go on with; none is fine.
@@ -195,6 +303,6 @@ impl Pool {
     /// Whether somebody may still go on with the part in this tree.
     pub(super) fn is_awaited(&self, tree: &Path, now: Timestamp) -> Result<bool> {
         let record = self.read_part(tree)?;
-        Ok(record.is_some_and(|record| now.duration_since(record.touched_at) < PART_KEPT))
+        Ok(record.is_some_and(|record| record.is_whole || now.duration_since(record.touched_at) < PART_KEPT))
     }
 }

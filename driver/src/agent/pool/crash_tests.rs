@@ -110,6 +110,7 @@ fn cut(world: &World, name: &str) -> PoolResult<()> {
     let id = world.cut_id(name);
     let volume = world.volume("old");
     let member = CutMember {
+        known_as: None,
         snapshot: SnapshotId::of(&volume, &id),
         volume,
         volume_name: "old".to_owned(),

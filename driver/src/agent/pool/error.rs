@@ -71,6 +71,17 @@ pub enum PoolError {
     /// In use.
     #[error("volume {id} is in use: attached as {device}; unpublish and unstage it first", device = device.display())]
     Attached { id: VolumeId, device: PathBuf },
+    /// Its move has not begun, or was ended.
+    #[error(
+        "volume {0} does not leave (any more): it was used, grown or sent elsewhere since its move began; ask for the move again"
+    )]
+    NotLeaving(VolumeId),
+    /// It is another pool's.
+    #[error("volume {id} has moved to {to}, and what is left of it here is still to be removed; ask again")]
+    HasLeft { id: VolumeId, to: VolumeId },
+    /// Nothing whole of it has arrived.
+    #[error("nothing of volume {0} waits here to be adopted; the data is where it came from")]
+    NotWaiting(VolumeId),
     /// Below the reserve.
     #[error(
         "pool {pool} is too full: {free} free of {total}, {reserve} of it held in reserve so that existing volumes stay writable, {need} needed; delete volumes or snapshots, or enlarge the pool"
@@ -130,7 +141,12 @@ impl PoolError {
             Self::TooSmall { .. } => Code::OutOfRange,
             Self::TooLarge { .. } | Self::Full { .. } => Code::Exhausted,
             Self::OtherFilesystem { .. } | Self::Malformed { .. } => Code::Invalid,
-            Self::Busy(_) | Self::Unfinished { .. } | Self::Fenced { .. } => Code::Aborted,
+            Self::Busy(_)
+            | Self::Unfinished { .. }
+            | Self::Fenced { .. }
+            | Self::NotLeaving(_)
+            | Self::HasLeft { .. } => Code::Aborted,
+            Self::NotWaiting(_) => Code::Precondition,
         }
     }
 }

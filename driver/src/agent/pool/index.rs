@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::domain::listing::{Slice, SnapshotEntry};
-use crate::domain::record::{CutMember, CutRecord, CutState, VolumeRecord};
+use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, VolumeRecord};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 
 /// Everything below the first two maps is derived from them, and changed together with them.
@@ -15,6 +15,9 @@ pub(super) struct Index {
     /// Whose index this is.
     pool: PoolId,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Volumes that came from other pools, by the id that they had there first.
+    known_as: BTreeMap<VolumeId, VolumeId>,
+    moves: BTreeMap<VolumeId, MoveRecord>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
     /// Cuts whose records are gone, but not all of their trees.
     removed: BTreeMap<CutId, Arc<CutRecord>>,
@@ -24,6 +27,9 @@ pub(super) struct Index {
     rounds: BTreeSet<CutId>,
     /// Members, on whatever pool, of the sealed cuts whose home is this pool: what lists of snapshots show.
     snapshots: BTreeSet<SnapshotId>,
+    /// Those of volumes that came from other pools: by the id by which the volume is known, how many there are for each id
+    /// that it had here.
+    moved: BTreeMap<VolumeId, BTreeMap<VolumeId, usize>>,
     /// Sum of all capacities.
     promised: u128,
 }
@@ -34,11 +40,14 @@ impl Index {
         Self {
             pool,
             volumes: BTreeMap::new(),
+            known_as: BTreeMap::new(),
+            moves: BTreeMap::new(),
             cuts: BTreeMap::new(),
             removed: BTreeMap::new(),
             names: BTreeSet::new(),
             rounds: BTreeSet::new(),
             snapshots: BTreeSet::new(),
+            moved: BTreeMap::new(),
             promised: 0,
         }
     }
@@ -58,17 +67,47 @@ impl Index {
 
     pub(super) fn put_volume(&mut self, record: VolumeRecord) {
         self.promised += u128::from(record.capacity.0);
+        if let Some(known_as) = &record.known_as {
+            self.known_as.insert(known_as.clone(), record.id.clone());
+        }
         let before = self.volumes.insert(record.id.clone(), record);
         self.no_longer_promised(before);
     }
 
     pub(super) fn drop_volume(&mut self, id: &VolumeId) {
         let before = self.volumes.remove(id);
+        if let Some(known_as) = before.as_ref().and_then(|record| record.known_as.as_ref()) {
+            self.known_as.remove(known_as);
+        }
         self.no_longer_promised(before);
     }
 
     fn no_longer_promised(&mut self, volume: Option<VolumeRecord>) {
         self.promised -= volume.map_or(0, |volume| u128::from(volume.capacity.0));
+    }
+
+    /// The id here of the volume that orchestrators know by this id.
+    pub(super) fn own_id(&self, known_as: &VolumeId) -> Option<&VolumeId> {
+        match self.volumes.get(known_as) {
+            Some(record) if record.known_as.is_none() => Some(&record.id),
+            Some(_) | None => self.known_as.get(known_as),
+        }
+    }
+
+    pub(super) fn a_move(&self, id: &VolumeId) -> Option<&MoveRecord> {
+        self.moves.get(id)
+    }
+
+    pub(super) fn moves(&self) -> impl Iterator<Item = &MoveRecord> {
+        self.moves.values()
+    }
+
+    pub(super) fn put_move(&mut self, record: MoveRecord) {
+        self.moves.insert(record.volume.id.clone(), record);
+    }
+
+    pub(super) fn drop_move(&mut self, id: &VolumeId) {
+        self.moves.remove(id);
     }
 
     /// Sum of all capacities.
@@ -109,6 +148,9 @@ impl Index {
             CutState::Round => drop(self.rounds.insert(id.clone())),
             CutState::Sealed if id.home == self.pool => {
                 self.snapshots.extend(record.members.iter().map(|member| member.snapshot.clone()));
+                for (known_as, member) in moved_members(record) {
+                    *self.moved.entry(known_as).or_default().entry(member.volume.clone()).or_default() += 1;
+                }
             }
             CutState::Sealed => {}
         }
@@ -122,6 +164,16 @@ impl Index {
         if let Some(known) = self.cuts.get(id).filter(|known| known.state == CutState::Sealed) {
             for member in known.members.iter().filter(|_| id.home == self.pool) {
                 self.snapshots.remove(&member.snapshot);
+            }
+            for (known_as, member) in moved_members(known).filter(|_| id.home == self.pool) {
+                let Some(ids) = self.moved.get_mut(&known_as) else { continue };
+                match ids.get_mut(&member.volume) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    Some(_) | None => drop(ids.remove(&member.volume)),
+                }
+                if ids.is_empty() {
+                    self.moved.remove(&known_as);
+                }
             }
         }
     }
@@ -140,24 +192,45 @@ impl Index {
         self.removed.remove(id);
     }
 
-    /// The snapshots of a slice, of one volume or of all, ascending by id.
+    /// The snapshots of a slice, of one volume by the id by which it is known, or of all; ascending by id.
     pub(super) fn snapshots_in(
         &self,
         slice: &Slice<SnapshotId>,
         of: Option<&VolumeId>,
     ) -> impl Iterator<Item = SnapshotEntry> {
-        let first = of.map(first_of);
-        let from = match (&slice.after, first) {
-            (Some(after), Some(first)) if *after < first => Bound::Included(first),
-            (Some(after), _) => Bound::Excluded(after.clone()),
+        // A volume that has moved has an id in each pool that it was in.
+        let ids: Vec<Option<VolumeId>> = match of {
+            None => vec![None],
+            Some(known_as) => {
+                let mut ids: BTreeSet<_> =
+                    self.moved.get(known_as).into_iter().flat_map(BTreeMap::keys).collect();
+                ids.insert(known_as);
+                ids.into_iter().cloned().map(Some).collect()
+            }
+        };
+        let (after, known_as) = (slice.after.clone(), of.cloned());
+        ids.into_iter()
+            .flat_map(move |volume| self.snapshots_of(volume, after.clone()))
+            .filter(move |entry| known_as.as_ref().is_none_or(|known_as| known_as == entry.known_as()))
+            .take(slice.limit)
+    }
+
+    /// The snapshots behind one, of the volume of this id or of all.
+    fn snapshots_of(
+        &self,
+        volume: Option<VolumeId>,
+        after: Option<SnapshotId>,
+    ) -> impl Iterator<Item = SnapshotEntry> {
+        let from = match (after, volume.as_ref().map(first_of)) {
+            (Some(after), Some(first)) if after < first => Bound::Included(first),
+            (Some(after), _) => Bound::Excluded(after),
             (None, Some(first)) => Bound::Included(first),
             (None, None) => Bound::Unbounded,
         };
         self.snapshots
             .range((from, Bound::Unbounded))
-            .take_while(move |id| of.is_none_or(|volume| id.volume == *volume))
+            .take_while(move |id| volume.as_ref().is_none_or(|volume| id.volume == *volume))
             .filter_map(|id| self.entry(id))
-            .take(slice.limit)
     }
 
     fn entry(&self, id: &SnapshotId) -> Option<SnapshotEntry> {
@@ -199,6 +272,11 @@ impl Index {
             self.cuts.get(id).is_some_and(|cut| cut.members.iter().any(|member| member.volume == *volume))
         })
     }
+}
+
+/// Members of a cut whose volume has moved, each with the id by which it is known.
+fn moved_members(record: &CutRecord) -> impl Iterator<Item = (VolumeId, &CutMember)> {
+    record.members.iter().filter_map(|member| Some((member.known_as.clone()?, member)))
 }
 
 /// What is behind a key.

@@ -108,6 +108,11 @@ impl Layout {
         self.snapshots_of(&id.volume).join(id.to_string())
     }
 
+    /// Made when the first volume leaves.
+    pub(super) fn moves(&self) -> PathBuf {
+        self.root.join("moves")
+    }
+
     pub(super) fn cuts(&self) -> PathBuf {
         self.root.join("cuts")
     }
@@ -115,6 +120,11 @@ impl Layout {
     pub(super) fn cut(&self, id: &CutId) -> PathBuf {
         self.cuts().join(cut_file(id))
     }
+}
+
+/// File name of the record of a volume that leaves.
+pub(super) fn move_file(id: &VolumeId) -> String {
+    format!("{id}.json")
 }
 
 /// File name of a cut's record.

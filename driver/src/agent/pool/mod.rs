@@ -4,6 +4,7 @@
 //! <pool>/stillpoint.json                              id, backend, format version; written last when a pool is made
 //! <pool>/volumes/<volume>/{disk.img,volume.json}      a volume exists iff its tree is here
 //! <pool>/cuts/<cut>.json                              state round or sealed, with all members on all hosts
+//! <pool>/moves/<volume>.json                          a volume that leaves for another pool, or has left (`moves`)
 //! <pool>/snapshots/<volume>/<snapshot>/disk.img       a snapshot exists iff a sealed record in cuts/ lists it
 //! ```
 //! **A name that begins with a dot is garbage.** `.new-…` is something half made, `.gone-…` something deleted; only
@@ -36,6 +37,9 @@ pub mod headroom;
 mod index;
 mod layout;
 mod making;
+#[cfg(test)]
+mod move_tests;
+mod moves;
 mod orphans;
 mod records;
 mod sweep;
@@ -51,6 +55,7 @@ pub use error::PoolError;
 pub use exports::SnapshotImage;
 pub use headroom::PoolSpace;
 pub use making::{PoolSummary, inspect, make};
+pub use moves::LeavingImage;
 pub use orphans::{Orphan, OrphanKind};
 pub use sweep::{Broken, SweepReport};
 pub use trash::TrashPause;

@@ -12,10 +12,10 @@ use std::sync::{Arc, RwLock};
 use jiff::Timestamp;
 
 use super::index::Index;
-use super::layout::{Layout, Name, VOLUME_RECORD, half_made};
+use super::layout::{Layout, Name, PART_RECORD, VOLUME_RECORD, half_made, move_file};
 use super::trash::Trash;
 use super::{Access, Pool, PoolError, Result, making, records};
-use crate::domain::record::{CutRecord, CutState, VolumeRecord};
+use crate::domain::record::{CutRecord, CutState, MoveRecord, MoveState, VolumeRecord};
 use crate::domain::{CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 use crate::host::{FileKind, Host};
 
@@ -47,10 +47,12 @@ pub struct Broken {
 pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport)> {
     let (layout, record, kind, access) = making::identify(&*host, dir)?;
     let mut survey = Survey::new(&*host, layout.clone(), access, &record.id);
+    survey.moves()?;
     survey.volumes()?;
+    survey.stale_moves();
     survey.cuts()?;
     survey.snapshots()?;
-    let Survey { index, trash, next, report, mut half_made, parts, orphans, .. } = survey;
+    let Survey { index, trash, next, report, mut half_made, parts, orphans, stale_moves, .. } = survey;
 
     let pool = Pool {
         host,
@@ -68,7 +70,10 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
         }
     }
     let report = match access {
-        Access::Writable => pool.sweep(report, half_made, orphans)?,
+        Access::Writable => {
+            stale_moves.iter().try_for_each(|id| pool.drop_move(id))?;
+            pool.sweep(report, half_made, orphans)?
+        }
         Access::ReadOnly => report,
     };
     Ok((pool, report))
@@ -120,6 +125,8 @@ struct Survey<'a> {
     trash: Vec<PathBuf>,
     next: u64,
     report: SweepReport,
+    /// Volumes that a record says leave, or have gone, and that is not so.
+    stale_moves: Vec<VolumeId>,
     /// Snapshot trees that no record lists.
     orphans: Vec<PathBuf>,
     /// Snapshots that a record lists.
@@ -141,6 +148,7 @@ impl<'a> Survey<'a> {
             trash: Vec::new(),
             next: 0,
             report: SweepReport::default(),
+            stale_moves: Vec::new(),
             orphans: Vec::new(),
             listed: BTreeSet::new(),
             unreadable: BTreeSet::new(),
@@ -169,10 +177,45 @@ impl<'a> Survey<'a> {
         self.report.broken.push(Broken { path, why: why.to_string() });
     }
 
+    fn moves(&mut self) -> Result<()> {
+        let directory = self.layout.moves();
+        if self.host.stat(&directory)?.is_none() {
+            return Ok(());
+        }
+        for name in self.objects(&directory)? {
+            let path = directory.join(&name);
+            match records::read::<MoveRecord>(self.host, &path) {
+                Ok(Some(record)) if move_file(&record.volume.id) == name => self.index.put_move(record),
+                Err(PoolError::Host(error)) => return Err(error.into()),
+                Ok(_) => self.broken(path, "it is not the record of this volume's move"),
+                Err(error) => self.broken(path, error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A volume that was deleted while it was leaving, or that is here again.
+    fn stale_moves(&mut self) {
+        let is_stale = |record: &&MoveRecord| {
+            let is_here = self.index.volume(&record.volume.id).is_some();
+            match record.state {
+                MoveState::Leaving => !is_here,
+                MoveState::Left => false,
+                MoveState::Gone => is_here,
+            }
+        };
+        self.stale_moves =
+            self.index.moves().filter(is_stale).map(|record| record.volume.id.clone()).collect();
+    }
+
     fn volumes(&mut self) -> Result<()> {
         let directory = self.layout.volumes();
         for name in self.objects(&directory)? {
             let tree = directory.join(&name);
+            let has_left = |id| self.index.a_move(&id).is_some_and(|record| record.state == MoveState::Left);
+            if name.parse().is_ok_and(has_left) {
+                continue;
+            }
             match read_volume(self.host, &tree, &name) {
                 Ok(record) => self.index.put_volume(record),
                 Err(PoolError::Host(error)) => return Err(error.into()),
@@ -182,8 +225,9 @@ impl<'a> Survey<'a> {
                 }
             }
             if self.access == Access::Writable {
-                // An expansion that died half-way.
+                // An expansion, or the end of an arrival, that died half-way.
                 self.host.remove_file(&tree.join(half_made(VOLUME_RECORD)))?;
+                self.host.remove_file(&tree.join(PART_RECORD))?;
             }
         }
         Ok(())

@@ -52,6 +52,7 @@ impl Pool {
         self.space()?.check(self.id(), need)?;
 
         let record = VolumeRecord {
+            known_as: None,
             id: new.id.clone(),
             name: new.name.clone(),
             capacity: new.capacity,
@@ -83,6 +84,7 @@ impl Pool {
         self.check_own(id, &id.pool)?;
         self.check_writable()?;
         let _claim = self.claims.exclusive(id)?;
+        self.check_not_left(id)?;
         let tree = self.layout.volume(id);
         if let Some(cut) = self.index().round_of(id) {
             return Err(PoolError::Busy(format!("volume {id} (cut {cut})")));
@@ -99,7 +101,8 @@ impl Pool {
             // Put away by a call that failed afterwards; this makes it durable.
             self.index_mut().drop_volume(id);
             self.remove_empty(&self.layout.snapshots_of(id));
-            return Ok(self.host.sync_directory(&self.layout.volumes())?);
+            self.host.sync_directory(&self.layout.volumes())?;
+            return self.drop_move(id);
         }
         point("agent.delete.begun");
         let away = self.put_away(&tree)?;
@@ -107,6 +110,7 @@ impl Pool {
         self.index_mut().drop_volume(id);
         self.finish_discard(&tree, away)?;
         self.remove_empty(&self.layout.snapshots_of(id));
+        self.drop_move(id)?;
         point("agent.delete.gone");
         Ok(())
     }
@@ -141,6 +145,7 @@ impl Pool {
         if let Some(cut) = self.index().round_of(id) {
             return Err(PoolError::Busy(format!("volume {id} (cut {cut})")));
         }
+        self.stay(id)?;
         if capacity > record.capacity {
             let more = capacity.saturating_sub(record.capacity);
             self.check_promise(more, capacity)?;
@@ -162,6 +167,11 @@ impl Pool {
         Ok(record)
     }
 
+    /// The id here of the volume that orchestrators know by this id.
+    pub fn own_id(&self, known_as: &VolumeId) -> Option<VolumeId> {
+        self.index().own_id(known_as).cloned()
+    }
+
     /// The image of a volume.
     pub fn image(&self, id: &VolumeId) -> Result<PathBuf> {
         self.volume(id)?;
@@ -179,6 +189,7 @@ impl Pool {
         if let Some(found) = self.index().volume(id) {
             return Ok(Some(found.clone()));
         }
+        self.check_not_left(id)?;
         let tree = self.layout.volume(id);
         if self.host.stat(&tree)?.is_none() {
             return Ok(None);
@@ -208,15 +219,18 @@ impl Pool {
                     _claim: claim,
                 })
             }
-            Source::Volume(id) => {
-                self.check_own(id, &id.pool)?;
-                let claim = self.claims.shared(id)?;
-                let record = self.volume(id)?;
+            Source::Volume(known_as) => {
+                let Some(id) = self.own_id(known_as) else {
+                    self.check_own(known_as, &known_as.pool)?;
+                    return Err(PoolError::NoVolume(known_as.clone()));
+                };
+                let claim = self.claims.shared(&id)?;
+                let record = self.volume(&id)?;
                 Ok(Origin {
-                    tree: self.layout.volume(id),
+                    tree: self.layout.volume(&id),
                     capacity: record.capacity,
                     filesystem: record.filesystem,
-                    live: Some(id.clone()),
+                    live: Some(id),
                     _claim: claim,
                 })
             }

@@ -114,6 +114,7 @@ fn record(volume: &VolumeId) -> CutRecord {
     let id = CutId::new(CutKind::Single, "nightly", [volume]).unwrap();
     CutRecord {
         members: vec![CutMember {
+            known_as: None,
             volume: volume.clone(),
             volume_name: "data".into(),
             snapshot: SnapshotId::of(volume, &id),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes as Data;
+use stillpoint_guard::fault::point;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::Status;
@@ -56,9 +57,10 @@ struct Read {
 
 impl Export {
     async fn run(&self, out: &mpsc::Sender<Result<ExportChunk, Status>>) -> Result<(), Fault> {
+        let _under_way = self.counters.sending.enter();
         let (host, grant) = (Arc::clone(&self.host), Arc::clone(&self.grant));
         let file = blocking(move || {
-            Ok(Arc::<dyn BlockFile>::from(host.open_blocks(&grant.snapshot.image, BlockAccess::Read)?))
+            Ok(Arc::<dyn BlockFile>::from(host.open_blocks(grant.image.path(), BlockAccess::Read)?))
         })
         .await?;
         let (plans, mut planned) = mpsc::channel(PLANNED);
@@ -84,9 +86,11 @@ impl Export {
         planning
             .await
             .unwrap_or_else(|why| Err(Fault::internal(format!("looking for data broke off: {why}"))))?;
-        let whole = chain.whole(self.grant.snapshot.content.size).to_vec();
+        let whole = chain.whole(self.grant.image.content().size).to_vec();
         let last = ExportChunk { last: true, whole, ..ExportChunk::default() };
-        out.send(Ok(last)).await.map_err(|_| Fault::aborted("the other host went away"))
+        out.send(Ok(last)).await.map_err(|_| Fault::aborted("the other host went away"))?;
+        self.grant.sent();
+        Ok(())
     }
 
     fn message(&self, read: Read) -> ExportChunk {
@@ -109,10 +113,10 @@ impl Export {
 /// Finds what holds data. Blocks.
 fn plan(host: &dyn Host, grant: &Grant, planned: &mpsc::Sender<Chunk>) -> Result<(), Fault> {
     // Whole blocks, also where the last one is longer than the volume.
-    let size = grant.snapshot.content.size.0.next_multiple_of(BLOCK);
+    let size = grant.image.content().size.0.next_multiple_of(BLOCK);
     let gone = |_| Fault::aborted("the other host went away");
     let mut chunker = Chunker::default();
-    each_allocated(host, &grant.snapshot.image, size, &mut |range| {
+    each_allocated(host, grant.image.path(), size, &mut |range| {
         chunker.push(range).into_iter().try_for_each(|chunk| planned.blocking_send(chunk).map_err(gone))
     })?;
     chunker.finish().map_or(Ok(()), |chunk| planned.blocking_send(chunk).map_err(gone))
@@ -120,6 +124,7 @@ fn plan(host: &dyn Host, grant: &Grant, planned: &mpsc::Sender<Chunk>) -> Result
 
 /// Reads a chunk. Blocks.
 fn read(file: &dyn BlockFile, chunk: Chunk) -> Result<Read, Fault> {
+    point("agent.copy.sending");
     let mut buffer = AlignedBuffer::zeroed(usize::try_from(chunk.length()).unwrap_or_default());
     let mut rest = buffer.as_mut();
     for piece in &chunk.pieces {

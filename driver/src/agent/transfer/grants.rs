@@ -1,38 +1,86 @@
 //! Who may fetch what from this host. Grants live in memory: with the agent they end, and the controller grants anew.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::agent::pool::SnapshotImage;
-use crate::domain::{Fault, HostName};
+use crate::agent::pool::{Content, LeavingImage, SnapshotImage};
+use crate::domain::{Fault, HostName, VolumeId};
 
 /// A grant that nobody uses for so long ends: the snapshot may be deleted again.
 pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
+/// The same, once everything was sent: a peer that is not content asks again at once.
+pub const SENT_LIMIT: Duration = Duration::from_secs(10);
 /// Grants at once.
 const GRANTS_MAX: usize = 256;
 /// Length of a ticket: 128 random bits in hex.
 pub const TICKET_LENGTH: usize = 32;
 
-/// A snapshot that one peer may fetch; it cannot be deleted while this lives.
+/// What one peer may fetch; it cannot be deleted while this lives.
+#[derive(Debug)]
+pub enum GrantedImage {
+    /// A snapshot.
+    Snapshot(SnapshotImage),
+    /// A volume that leaves.
+    Leaving(LeavingImage),
+}
+
+impl GrantedImage {
+    /// The image.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Snapshot(snapshot) => &snapshot.image,
+            Self::Leaving(volume) => &volume.image,
+        }
+    }
+
+    /// What is in it.
+    pub fn content(&self) -> &Content {
+        match self {
+            Self::Snapshot(snapshot) => &snapshot.content,
+            Self::Leaving(volume) => &volume.content,
+        }
+    }
+}
+
+/// A snapshot or volume that one peer may fetch.
 #[derive(Debug)]
 pub struct Grant {
     /// The host that may.
     pub peer: HostName,
     /// What.
-    pub snapshot: SnapshotImage,
-    used_at: Mutex<Instant>,
+    pub image: GrantedImage,
+    /// The volume that the peer makes of it.
+    makes: VolumeId,
+    used: Mutex<Used>,
+}
+
+/// When a grant was used last, and for how long from then on it is kept.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    at: Instant,
+    kept: Duration,
 }
 
 impl Grant {
     /// It is still needed.
     pub fn touch(&self) {
-        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.keep(IDLE_LIMIT);
+    }
+
+    /// Everything was sent under it.
+    pub fn sent(&self) {
+        self.keep(SENT_LIMIT);
+    }
+
+    fn keep(&self, kept: Duration) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Used { at: Instant::now(), kept };
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        let used_at = *self.used_at.lock().unwrap_or_else(PoisonError::into_inner);
-        now.saturating_duration_since(used_at) > IDLE_LIMIT
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        now.saturating_duration_since(used.at) > used.kept
     }
 }
 
@@ -41,20 +89,29 @@ impl Grant {
 pub struct Grants(Mutex<BTreeMap<String, Arc<Grant>>>);
 
 impl Grants {
-    /// Lets `peer` fetch the snapshot under this ticket. The same ticket again replaces its grant.
-    pub fn add(&self, ticket: &str, peer: HostName, snapshot: SnapshotImage) -> Result<(), Fault> {
+    /// Lets `peer` fetch the image under this ticket, to make this volume of it. An earlier grant for the same, of a
+    /// controller that has died, ends.
+    pub fn add(
+        &self,
+        ticket: &str,
+        peer: HostName,
+        image: GrantedImage,
+        makes: VolumeId,
+    ) -> Result<(), Fault> {
         let is_ticket = ticket.len() == TICKET_LENGTH && ticket.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_ticket {
             return Err(Fault::invalid("ticket: it must be 32 hex digits"));
         }
         self.end_idle(Instant::now());
         let mut grants = self.lock();
+        grants.retain(|_, grant| grant.peer != peer || grant.makes != makes);
         if grants.len() >= GRANTS_MAX {
             return Err(Fault::unavailable(format!(
                 "{GRANTS_MAX} transfers are granted already; ask again later"
             )));
         }
-        let grant = Grant { peer, snapshot, used_at: Mutex::new(Instant::now()) };
+        let grant =
+            Grant { peer, image, makes, used: Mutex::new(Used { at: Instant::now(), kept: IDLE_LIMIT }) };
         grants.insert(ticket.to_owned(), Arc::new(grant));
         Ok(())
     }

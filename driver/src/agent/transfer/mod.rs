@@ -18,6 +18,7 @@
 pub mod counters;
 pub mod export;
 pub mod grants;
+mod part;
 pub mod receive;
 pub mod service;
 

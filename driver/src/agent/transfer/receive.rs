@@ -1,25 +1,23 @@
 //! The target's side: fetches what is missing of a volume, proves it and makes it durable.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes as Data;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
-use super::counters::Counters;
-use super::{DEPTH, Transfers, blocking};
+use super::part::{Arrived, Part};
+use super::{Transfers, blocking};
 use crate::agent::locks::Purpose;
-use crate::agent::pool::{Arrival, Begun, Content, Mark, Pool, PoolError};
-use crate::domain::transfer::{Chain, Chunk, hash};
-use crate::domain::{Bytes, Code, Fault, HostName, NewVolume, VolumeInfo};
-use crate::host::blocks::{AlignedBuffer, BlockAccess, BlockFile};
+use crate::agent::pool::{Begun, Content, Pool};
+use crate::domain::record::VolumeRecord;
+use crate::domain::transfer::Chain;
+use crate::domain::{Bytes, Code, Fault, HostName, Moved, NewVolume, VolumeInfo};
+use crate::observe::request::carrier;
+use crate::proto::agent::ExportRequest;
 use crate::proto::agent::peer_client::PeerClient;
-use crate::proto::agent::{ExportChunk, ExportRequest};
 use crate::wire::{fault_of, transport_fault};
 
 /// After so many bytes the part is made durable.
@@ -43,6 +41,8 @@ const FRAME_BYTES: u32 = 256 << 10;
 pub struct ReceiveOrder {
     /// The volume to make.
     pub volume: NewVolume,
+    /// It moves: what has arrived is kept aside until its source has let go.
+    pub moved: Option<Moved>,
     /// What the source was told to expect.
     pub ticket: String,
     /// The source's host: its certificate must be this host's.
@@ -69,7 +69,8 @@ impl Progress {
 }
 
 /// Why an attempt ended.
-enum Broken {
+#[derive(Debug)]
+pub enum Broken {
     /// The connection; what arrived counts.
     Off(Fault),
     /// What is there is not what the source has: from the beginning.
@@ -96,6 +97,20 @@ impl From<Fault> for Broken {
     }
 }
 
+/// What became of a volume that arrived whole.
+enum Outcome {
+    Published,
+    /// It moves, and is kept aside.
+    Kept(Box<VolumeRecord>),
+}
+
+/// What is there at the beginning.
+enum Opened {
+    Part(Part),
+    /// All of it.
+    Done(Outcome),
+}
+
 impl Transfers {
     /// Fetches a volume; gives it when all of it is there. Ends early when `stop` says so: what arrived is kept.
     pub async fn receive(
@@ -110,11 +125,12 @@ impl Transfers {
             ));
         };
         let _lock = self.locks.try_lock(&order.volume.id, Purpose::Create)?;
+        let _under_way = self.counters.receiving.enter();
         let outcome = self.fetch(&order, progress, stop).await;
         match &outcome {
-            Ok(()) => self.counters.arrived.add(1),
+            Ok(_) => self.counters.arrived.add(1),
             Err(fault) => {
-                self.counters.broken_off.add(1);
+                self.counters.broken_off(fault.code);
                 if fault.code == Code::Exhausted {
                     // It will not fit, and the room is needed.
                     let (pool, id) =
@@ -123,9 +139,20 @@ impl Transfers {
                 }
             }
         }
-        outcome?;
-        let (local, id) = (Arc::clone(&self.local), order.volume.id);
-        blocking(move || local.volume(&id)).await
+        match outcome? {
+            Outcome::Published => {
+                let (local, id) = (Arc::clone(&self.local), order.volume.id);
+                blocking(move || local.volume(&id)).await
+            }
+            Outcome::Kept(record) => Ok(VolumeInfo {
+                backend: self.pools.get(&record.id.pool)?.kind().to_string(),
+                allocated: order.content.allocated,
+                published_at: None,
+                conditions: vec![],
+                moved: None,
+                record: *record,
+            }),
+        }
     }
 
     async fn fetch(
@@ -133,16 +160,25 @@ impl Transfers {
         order: &ReceiveOrder,
         progress: &Progress,
         stop: watch::Receiver<bool>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Outcome, Fault> {
         let pool = Arc::clone(self.pools.get(&order.volume.id.pool)?);
         let mut may_differ = true;
         loop {
-            let Some(mut part) = self.open(&pool, order).await? else { return Ok(()) };
-            progress.set(part.durable.data);
+            let mut part = match self.open(&pool, order).await? {
+                Opened::Part(part) => part,
+                Opened::Done(outcome) => return Ok(outcome),
+            };
+            let had = part.durable.data;
+            progress.set(had);
             match self.persist(order, &mut part, progress, stop.clone()).await {
                 Ok(()) => {
-                    let arrival = part.arrival.ok_or_else(lost)?;
-                    return blocking(move || Ok(pool.publish_arrival(*arrival)?)).await.map(drop);
+                    self.counters.resumed_bytes.add(had.0);
+                    let (arrival, moves) = (part.into_arrival()?, order.moved.is_some());
+                    return blocking(move || match moves {
+                        true => Ok(Outcome::Kept(Box::new(pool.keep_arrival(arrival)?))),
+                        false => Ok(pool.publish_arrival(arrival).map(|_| Outcome::Published)?),
+                    })
+                    .await;
                 }
                 Err(Broken::Differs) if may_differ => {
                     tracing::warn!(volume = %order.volume.id, "what had arrived is not what the source has; from the beginning");
@@ -159,25 +195,13 @@ impl Transfers {
         }
     }
 
-    /// `None`: the volume is there already.
-    async fn open(&self, pool: &Arc<Pool>, order: &ReceiveOrder) -> Result<Option<Part>, Fault> {
+    async fn open(&self, pool: &Arc<Pool>, order: &ReceiveOrder) -> Result<Opened, Fault> {
         let (host, pool, order) = (Arc::clone(&self.host), Arc::clone(pool), order.clone());
         let counters = Arc::clone(&self.counters);
-        blocking(move || match pool.begin_arrival(&order.volume, &order.content)? {
-            Begun::Whole(_) => Ok(None),
-            Begun::Part(arrival) => {
-                let file = Arc::from(host.open_blocks(&arrival.image(), BlockAccess::Write)?);
-                let mark = arrival.mark();
-                Ok(Some(Part {
-                    pool,
-                    arrival: Some(arrival),
-                    file,
-                    durable: mark,
-                    written: mark,
-                    writing: VecDeque::new(),
-                    counters,
-                }))
-            }
+        blocking(move || match pool.begin_arrival(&order.volume, &order.content, order.moved.as_ref())? {
+            Begun::Whole(_) => Ok(Opened::Done(Outcome::Published)),
+            Begun::Kept(record) => Ok(Opened::Done(Outcome::Kept(record))),
+            Begun::Part(arrival) => Ok(Opened::Part(Part::open(&*host, pool, arrival, counters)?)),
         })
         .await
     }
@@ -227,12 +251,20 @@ impl Transfers {
         progress: &Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Broken> {
-        let mut client = PeerClient::new(self.connect(order).await?).max_decoding_message_size(
+        let mut client = PeerClient::new(carrier(self.connect(order).await?)).max_decoding_message_size(
             2 * usize::try_from(crate::domain::transfer::CHUNK).unwrap_or_default(),
         );
         let have_until = part.durable.until;
         let request = ExportRequest { ticket: order.ticket.clone(), have_until };
-        let answer = client.export(request).await.map_err(|status| fault_of(status).context(&order.from))?;
+        let answer = client.export(request).await.map_err(|status| {
+            let fault = fault_of(status).context(&order.from);
+            if fault.code == Code::Denied {
+                // Its agent was started anew and knows no grants. The controller grants again when it is asked again.
+                Broken::For(Fault::unavailable(fault.message))
+            } else {
+                Broken::from(fault)
+            }
+        })?;
         let mut messages = answer.into_inner();
         // What is there already, as the source proves it, until it is compared.
         let mut proven = Some(Chain::default());
@@ -305,175 +337,4 @@ fn cancelled() -> Fault {
 /// Done when told to stop, or when nobody is left who could tell.
 async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// A chunk that came over the wire, not looked into yet.
-struct Arrived {
-    chunk: Chunk,
-    hash: [u8; 32],
-    data: Data,
-}
-
-impl Arrived {
-    fn read(message: ExportChunk, size: Bytes) -> Result<Self, Fault> {
-        let wrong =
-            |why: &str| Fault::internal(format!("the source sent a chunk that cannot be used: {why}"));
-        let piece = |piece: &crate::proto::agent::BlockRange| {
-            Some(piece.offset..piece.offset.checked_add(piece.length)?)
-        };
-        let pieces: Option<Vec<_>> = message.pieces.iter().map(piece).collect();
-        let chunk = Chunk { pieces: pieces.ok_or_else(|| wrong("a piece ends nowhere"))? };
-        let length = if message.data.is_empty() { chunk.length() } else { message.data.len() as u64 };
-        let image = Bytes(size.0.next_multiple_of(crate::domain::blocks::BLOCK));
-        if let Some(fault) = chunk.fault(length, 0, image) {
-            return Err(wrong(fault));
-        }
-        let hash = message.hash.try_into().map_err(|_| wrong("its hash is not one"))?;
-        Ok(Self { chunk, hash, data: message.data })
-    }
-}
-
-/// The part of a volume that is there, and what is on its way to it.
-struct Part {
-    pool: Arc<Pool>,
-    /// Lent to a thread while it is written down.
-    arrival: Option<Box<Arrival>>,
-    file: Arc<dyn BlockFile>,
-    /// Written down.
-    durable: Mark,
-    /// Handed to the disk, in order.
-    written: Mark,
-    writing: VecDeque<JoinHandle<Result<(), Fault>>>,
-    counters: Arc<Counters>,
-}
-
-impl Part {
-    /// Checks and writes a chunk; waits only when as many as may are being written.
-    async fn write(&mut self, arrived: Arrived) -> Result<(), Broken> {
-        if arrived.data.is_empty() || arrived.chunk.pieces[0].start < self.written.until {
-            return Err(Broken::For(Fault::internal("the source sent a chunk twice, or without its data")));
-        }
-        while self.writing.len() >= DEPTH {
-            self.finish_one().await?;
-        }
-        self.written = Mark {
-            until: arrived.chunk.end(),
-            data: Bytes(self.written.data.0 + arrived.chunk.length()),
-            chain: self.written.chain.with(&arrived.chunk, &arrived.hash),
-        };
-        let (file, counters) = (Arc::clone(&self.file), Arc::clone(&self.counters));
-        self.writing.push_back(tokio::task::spawn_blocking(move || write(&*file, &arrived, &counters)));
-        Ok(())
-    }
-
-    async fn finish_one(&mut self) -> Result<(), Broken> {
-        let Some(next) = self.writing.pop_front() else { return Ok(()) };
-        let done = next.await.unwrap_or_else(|why| Err(Fault::internal(format!("writing broke off: {why}"))));
-        if done.is_err() {
-            // What follows it may be there, but it does not count.
-            self.written = self.durable;
-        }
-        Ok(done?)
-    }
-
-    /// Waits for everything that is being written.
-    async fn settle(&mut self) -> Result<(), Broken> {
-        let mut outcome = Ok(());
-        while !self.writing.is_empty() {
-            let one = self.finish_one().await;
-            if outcome.is_ok() {
-                outcome = one;
-            }
-        }
-        if outcome.is_err() {
-            self.written = self.durable;
-        }
-        outcome
-    }
-
-    /// Makes what was written durable and writes it down.
-    async fn note(&mut self) -> Result<(), Broken> {
-        self.settle().await?;
-        if self.written == self.durable {
-            return Ok(());
-        }
-        let (file, pool, mark) = (Arc::clone(&self.file), Arc::clone(&self.pool), self.written);
-        let mut arrival = self.arrival.take().ok_or_else(lost)?;
-        let noting = tokio::task::spawn_blocking(move || {
-            let noted =
-                file.sync().map_err(PoolError::from).and_then(|()| pool.note_arrival(&mut arrival, mark));
-            (arrival, noted)
-        });
-        let (arrival, noted) = noting.await.map_err(|_| lost())?;
-        self.arrival = Some(arrival);
-        noted.map_err(Fault::from)?;
-        self.durable = mark;
-        Ok(())
-    }
-}
-
-fn lost() -> Fault {
-    Fault::internal("writing down how far the transfer is broke off; ask again")
-}
-
-/// Checks and writes a chunk. Blocks.
-fn write(file: &dyn BlockFile, arrived: &Arrived, counters: &Counters) -> Result<(), Fault> {
-    if hash(&arrived.data) != arrived.hash {
-        counters.corrupt_chunks.add(1);
-        return Err(Fault::unavailable("a chunk arrived with a wrong hash; it is fetched again"));
-    }
-    let mut buffer = AlignedBuffer::zeroed(arrived.data.len());
-    buffer.as_mut().copy_from_slice(&arrived.data);
-    let mut rest = buffer.as_ref();
-    for piece in &arrived.chunk.pieces {
-        let (part, behind) = rest.split_at(usize::try_from(piece.end - piece.start).unwrap_or_default());
-        file.write_at(piece.start, part).map_err(PoolError::from)?;
-        rest = behind;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::Images;
-    use crate::host::blocks::Blocks;
-    use crate::host::fake::FakeHost;
-
-    #[test]
-    fn a_chunk_with_a_wrong_hash_is_counted_and_fetched_again_and_nothing_of_it_is_written() {
-        let host = FakeHost::new();
-        let image = std::path::Path::new("/image");
-        host.create_image(image, Bytes::mib(1)).unwrap();
-        let file = host.open_blocks(image, BlockAccess::Write).unwrap();
-        let counters = Counters::default();
-        let data = Data::from(vec![7; 8192]);
-        let chunk = Chunk { pieces: vec![0..4096, 16_384..20_480] };
-        let mut arrived = Arrived { chunk, hash: hash(b"other"), data };
-        let fault = write(&*file, &arrived, &counters).unwrap_err();
-        assert!(matches!(Broken::from(fault), Broken::Off(_)), "the connection is made anew");
-        assert_eq!((counters.corrupt_chunks.get(), host.calls_of("pwrite")), (1, 0));
-        arrived.hash = hash(&arrived.data);
-        write(&*file, &arrived, &counters).unwrap();
-        let sevens = u64::from_be_bytes([7; 8]);
-        let read = |block| host.read_block(image, block).unwrap();
-        assert_eq!([read(0), read(1), read(4)], [sevens, 0, sevens], "each piece at its place");
-    }
-
-    #[test]
-    fn a_chunk_that_does_not_say_where_it_belongs_is_refused() {
-        let piece = |offset, length| crate::proto::agent::BlockRange { offset, length };
-        let message = |pieces, hash: usize| ExportChunk {
-            pieces,
-            data: vec![0; 4096].into(),
-            hash: vec![0; hash],
-            ..ExportChunk::default()
-        };
-        let read = |message| Arrived::read(message, Bytes::mib(1)).is_ok();
-        assert!(read(message(vec![piece(0, 4096)], 32)));
-        assert!(!read(message(vec![piece(0, 4096)], 31)));
-        assert!(!read(message(vec![piece(4096, u64::MAX)], 32)));
-        assert!(!read(message(vec![piece(1 << 20, 4096)], 32)), "beyond the end of the image");
-        assert!(!read(message(vec![], 32)));
-    }
 }

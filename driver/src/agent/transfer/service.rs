@@ -9,15 +9,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::grants::GrantedImage;
 use super::receive::{Progress, ReceiveOrder};
 use super::{Transfers, blocking, export};
 use crate::agent::blocks::WalkStream;
 use crate::agent::pool::Content;
 use crate::agent::run::RunError;
-use crate::domain::{Bytes, Fault, SnapshotId};
+use crate::domain::{Bytes, Fault, SnapshotId, VolumeId};
 use crate::host::linux::memory;
 use crate::identity::tls::calling_agent;
 use crate::observe::holds;
+use crate::observe::request::carried;
 use crate::proto::agent::blocks_server::Blocks;
 use crate::proto::agent::peer_server::Peer;
 use crate::proto::agent::{self as proto, ExportChunk, ReceiveProgress};
@@ -27,7 +29,7 @@ use crate::wire::status_of;
 /// How often the controller is told how far a transfer is; it also shows that this agent lives.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// How often grants that nobody uses are looked for.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// After the last message a connection keeps its buffers this long at most.
 const BUFFERS_GO_WITHIN: Duration = Duration::from_secs(1);
 /// Progress that a slow controller has not taken yet.
@@ -37,12 +39,19 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl Transfers {
     async fn grant_snapshot(&self, request: proto::GrantRequest) -> Result<proto::GrantResponse, Fault> {
-        let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
         let peer = Side::Caller.parse("peer", &request.peer)?;
-        let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
-        let image = blocking(move || Ok(pool.open_snapshot(&snapshot)?)).await?;
-        let Content { id, size, allocated } = image.content.clone();
-        self.grants.add(&request.ticket, peer, image)?;
+        let makes = Side::Caller.parse("for_volume_id", &request.for_volume_id)?;
+        let image = if request.leaving_volume_id.is_empty() {
+            let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
+            let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
+            blocking(move || Ok(GrantedImage::Snapshot(pool.open_snapshot(&snapshot)?))).await?
+        } else {
+            let volume: VolumeId = Side::Caller.parse("leaving_volume_id", &request.leaving_volume_id)?;
+            let pool = Arc::clone(self.pools.get(&volume.pool)?);
+            blocking(move || Ok(GrantedImage::Leaving(pool.open_leaving(&volume)?))).await?
+        };
+        let Content { id, size, allocated } = image.content().clone();
+        self.grants.add(&request.ticket, peer, image, makes)?;
         Ok(proto::GrantResponse { content: id, size_bytes: size.0, allocated_bytes: allocated.0 })
     }
 
@@ -81,6 +90,7 @@ fn receive_order(request: proto::ReceiveRequest) -> Result<ReceiveOrder, Fault> 
     Ok(ReceiveOrder {
         volume: convert::new_volume_from_proto(request.volume.ok_or_else(|| missing("volume"))?)?,
         ticket: request.ticket,
+        moved: request.moved.as_ref().map(convert::moved_from_proto).transpose()?,
         from: Side::Caller.parse("from_host", &request.from_host)?,
         address: request.from_address,
         content: Content {
@@ -114,10 +124,10 @@ impl Blocks for Transfers {
         let order = receive_order(request.into_inner()).map_err(status_of)?;
         let (told, progress) = mpsc::channel(TOLD);
         let this = self.clone();
-        tokio::spawn(async move {
+        tokio::spawn(carried(async move {
             this.receive_and_tell(order, told).await;
             give_memory_back().await;
-        });
+        }));
         Ok(Response::new(ReceiverStream::new(progress)))
     }
 }

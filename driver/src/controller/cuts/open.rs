@@ -15,6 +15,7 @@ use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
 use crate::domain::{Fault, Level};
 use crate::observe::metrics;
+use crate::observe::request::carried;
 use crate::wire;
 
 /// Without the barrier: what a tool that goes from host to host needs at least. Without it a writer that was held on
@@ -142,7 +143,7 @@ impl Drop for OpenCut {
         };
         metrics::cuts::void(metrics::cuts::Reason::given_up);
         let record = self.record.clone();
-        runtime.spawn(async move { live.give_up(&record, given_up()).await });
+        runtime.spawn(carried(async move { live.give_up(&record, given_up()).await }));
     }
 }
 
@@ -160,7 +161,7 @@ impl Live {
         let mut others = JoinSet::new();
         for agent in self.agents.iter().filter(|agent| agent.host() != home.host()) {
             let (agent, text) = (agent.clone(), text.clone());
-            others.spawn(async move { agent.seal_as(text).await });
+            others.spawn(carried(async move { agent.seal_as(text).await }));
         }
         for answer in others.join_all().await {
             answer.map_err(|fault| unknown_fate(&fault))?;
@@ -176,7 +177,7 @@ impl Live {
         let mut voids = JoinSet::new();
         for agent in self.agents {
             let (id, attempt) = (record.id.clone(), record.attempt.clone());
-            voids.spawn(async move { agent.void(&id, &attempt).await });
+            voids.spawn(carried(async move { agent.void(&id, &attempt).await }));
         }
         let left: Vec<String> =
             voids.join_all().await.into_iter().filter_map(Result::err).map(|fault| fault.message).collect();

@@ -168,6 +168,7 @@ mod tests {
         let volumes = [1, 2].map(|pool| VolumeId::new(PoolId::from_random([pool; 6]), "v"));
         let id = CutId::new(CutKind::Group, "nightly", &volumes).unwrap();
         let member = |(volume, host): (&VolumeId, &str)| CutMember {
+            known_as: None,
             volume: volume.clone(),
             volume_name: "v".into(),
             snapshot: SnapshotId::of(volume, &id),

@@ -13,11 +13,13 @@ use crate::domain::blocks::WalkOrder;
 use crate::domain::listing::{CutFilter, PIECE_LIMIT, Piece, Slice, SnapshotEntry};
 use crate::domain::record::CutRecord;
 use crate::domain::{
-    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, NameHash, NewVolume, SnapshotId, VolumeId,
-    VolumeInfo,
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, Move, NameHash, NewVolume, SnapshotId, VolumeId,
+    VolumeInfo, Waiting,
 };
+use crate::observe::request::{Carrier, carrier};
 use crate::proto::agent::agent_client::AgentClient;
 use crate::proto::agent::blocks_client::BlocksClient;
+use crate::proto::agent::moves_client::MovesClient;
 use crate::proto::agent::{self as proto, RoundOrder, RoundReport};
 use crate::wire::{convert, fault_of};
 
@@ -28,20 +30,32 @@ const CHANGE_LIMIT: Duration = Duration::from_mins(1);
 /// A piece of a list fits, also of cuts with a thousand members each; a larger answer is an error, not an out-of-memory.
 const ANSWER_LIMIT_BYTES: usize = 64 << 20;
 
+/// What an agent keeps for another to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Granting {
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// A volume whose move has begun.
+    Leaving(VolumeId),
+}
+
 /// One agent. Cheap to clone. Every fault starts with `host <name>: `.
 #[derive(Debug, Clone)]
 pub struct Agent {
     host: HostName,
-    client: AgentClient<Channel>,
-    blocks: BlocksClient<Channel>,
+    client: AgentClient<Carrier>,
+    blocks: BlocksClient<Carrier>,
+    moves: MovesClient<Carrier>,
     homes: Homes,
 }
 
 impl Agent {
     pub(super) fn new(host: HostName, channel: Channel, homes: Homes) -> Self {
+        let channel = carrier(channel);
         let blocks = BlocksClient::new(channel.clone());
+        let moves = MovesClient::new(channel.clone());
         let client = AgentClient::new(channel).max_decoding_message_size(ANSWER_LIMIT_BYTES);
-        Self { host, client, blocks, homes }
+        Self { host, client, blocks, moves, homes }
     }
 
     /// Its host.
@@ -80,7 +94,8 @@ impl Agent {
         self.ask(CHANGE_LIMIT, client.delete_volume(request)).await.map(drop)
     }
 
-    /// One volume; NOT_FOUND when it does not exist.
+    /// One volume, by its id in a pool of this host, or where it went; NOT_FOUND when it does not exist. See
+    /// [`Fleet::locate`](super::Fleet::locate) for the ids that orchestrators know.
     pub async fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, Fault> {
         self.get_volume(proto::get_volume_request::By::Id(id.to_string())).await
     }
@@ -225,16 +240,23 @@ impl Agent {
         self.ask(LOOK_LIMIT, client.walk(convert::walk_order_to_proto(order))).await
     }
 
-    /// Keeps a snapshot for one other host to fetch.
+    /// Keeps a snapshot, or a volume that leaves, for one other host to fetch and make this volume of it.
     pub async fn grant(
         &self,
         ticket: &str,
         peer: &HostName,
-        snapshot: &SnapshotId,
+        what: &Granting,
+        makes: &VolumeId,
     ) -> Result<proto::GrantResponse, Fault> {
         let mut client = self.blocks.clone();
-        let (ticket, peer, snapshot_id) = (ticket.to_owned(), peer.to_string(), snapshot.to_string());
-        self.ask(CHANGE_LIMIT, client.grant(proto::GrantRequest { ticket, peer, snapshot_id })).await
+        let (ticket, peer) = (ticket.to_owned(), peer.to_string());
+        let (snapshot_id, leaving_volume_id) = match what {
+            Granting::Snapshot(id) => (id.to_string(), String::new()),
+            Granting::Leaving(id) => (String::new(), id.to_string()),
+        };
+        let for_volume_id = makes.to_string();
+        let request = proto::GrantRequest { ticket, peer, snapshot_id, leaving_volume_id, for_volume_id };
+        self.ask(CHANGE_LIMIT, client.grant(request)).await
     }
 
     /// Lets it go. Idempotent.
@@ -251,6 +273,63 @@ impl Agent {
     ) -> Result<Streaming<proto::ReceiveProgress>, Fault> {
         let mut client = self.blocks.clone();
         self.ask(LOOK_LIMIT, client.receive(request)).await
+    }
+
+    /// Begins the move of a volume to another pool, or finds the one that was begun.
+    pub async fn begin_move(&self, id: &VolumeId, to: &VolumeId) -> Result<Move, Fault> {
+        let mut client = self.moves.clone();
+        let request = proto::BeginMoveRequest { volume_id: id.to_string(), to: to.to_string() };
+        let answer = self.ask(CHANGE_LIMIT, client.begin(request)).await?;
+        self.read(convert::move_from_proto(answer.r#move))
+    }
+
+    /// The commit point of a move: from here on the volume is the other pool's. Idempotent.
+    pub async fn leave(&self, id: &VolumeId, to: &VolumeId, content: &str) -> Result<(), Fault> {
+        let mut client = self.moves.clone();
+        let (volume_id, to, content) = (id.to_string(), to.to_string(), content.to_owned());
+        self.ask(CHANGE_LIMIT, client.leave(proto::LeaveRequest { volume_id, to, content })).await.map(drop)
+    }
+
+    /// Makes a volume of what has arrived of it. Idempotent.
+    pub async fn adopt(&self, id: &VolumeId, content: &str) -> Result<VolumeInfo, Fault> {
+        let mut client = self.moves.clone();
+        let request = proto::AdoptRequest { volume_id: id.to_string(), content: content.to_owned() };
+        let answer = self.ask(CHANGE_LIMIT, client.adopt(request)).await?;
+        self.read(convert::volume_from_proto(answer))
+    }
+
+    /// Removes what is left of a volume that another pool has by now. Idempotent.
+    pub async fn finish_move(&self, id: &VolumeId) -> Result<(), Fault> {
+        let mut client = self.moves.clone();
+        let request = proto::FinishMoveRequest { volume_id: id.to_string() };
+        self.ask(CHANGE_LIMIT, client.finish(request)).await.map(drop)
+    }
+
+    /// Ends a move before its commit point. Idempotent.
+    pub async fn stay(&self, id: &VolumeId) -> Result<(), Fault> {
+        let mut client = self.moves.clone();
+        let request = proto::StayRequest { volume_id: id.to_string() };
+        self.ask(CHANGE_LIMIT, client.stay(request)).await.map(drop)
+    }
+
+    /// Removes what has arrived of a volume: this content, or any that is not kept for a move. Says whether there was
+    /// something.
+    pub async fn abandon(&self, id: &VolumeId, content: Option<&str>) -> Result<bool, Fault> {
+        let mut client = self.moves.clone();
+        let content = content.unwrap_or_default().to_owned();
+        let request = proto::AbandonRequest { volume_id: id.to_string(), content };
+        self.ask(CHANGE_LIMIT, client.abandon(request)).await.map(|answer| answer.was_there)
+    }
+
+    /// Moves that are not settled: volumes that leave this host, and whole ones that wait here.
+    pub async fn moves(&self) -> Result<(Vec<Move>, Vec<Waiting>), Fault> {
+        let mut client = self.moves.clone();
+        let answer = self.ask(LOOK_LIMIT, client.list_moves(proto::ListMovesRequest {})).await?;
+        let moves = answer.moves.into_iter().map(|leaving| convert::move_from_proto(Some(leaving)));
+        let waiting = answer.waiting.into_iter().map(convert::waiting_from_proto);
+        self.read(
+            moves.collect::<Result<_, _>>().and_then(|moves| Ok((moves, waiting.collect::<Result<_, _>>()?))),
+        )
     }
 
     /// Waits for an answer, but not for ever.

@@ -5,6 +5,7 @@ fn member(name: &str) -> CutMember {
     let volume = VolumeId::new(PoolId::from_random([7; 6]), name);
     let cut = CutId::new(CutKind::Group, "c", [&volume]).unwrap();
     CutMember {
+        known_as: None,
         snapshot: SnapshotId::of(&volume, &cut),
         volume,
         volume_name: name.into(),

@@ -13,6 +13,7 @@ use crate::domain::listing::{Piece, Slice};
 use crate::domain::{
     Bytes, Code, Fault, HostName, NameHash, NewVolume, PoolId, SnapshotId, VolumeId, VolumeInfo,
 };
+use crate::observe::request::carried;
 
 #[async_trait]
 impl Hosts for Fleet {
@@ -23,11 +24,21 @@ impl Hosts for Fleet {
 
     async fn find(&self, name: &NameHash) -> Vec<(HostName, Result<Option<VolumeInfo>, Fault>)> {
         let name = name.clone();
-        ask_all(self, move |agent| {
+        let mut answers = ask_all(self, move |agent| {
             let name = name.clone();
             async move { agent.find_volume(&name).await }
         })
-        .await
+        .await;
+        for (host, answer) in &mut answers {
+            // A move that is not settled: it may not exist anywhere else yet.
+            let left = answer.as_ref().ok().and_then(Option::as_ref).filter(|info| info.moved.is_some());
+            let Some(known_as) = left.map(|info| info.record.known_as().clone()) else { continue };
+            match self.locate(&known_as).await {
+                Ok((agent, info)) => (*host, *answer) = (agent.host().clone(), Ok(Some(info))),
+                Err(fault) => tracing::warn!(volume = %known_as, %fault, "a move cannot be settled yet"),
+            }
+        }
+        answers
     }
 
     fn everybody(&self) -> Result<Roll, Fault> {
@@ -48,12 +59,27 @@ impl Hosts for Fleet {
     }
 
     async fn volume(&self, id: &VolumeId) -> Result<Option<Placed>, Fault> {
-        let Some(agent) = agent_of(self, &id.pool).await? else { return Ok(None) };
-        let found = optional(agent.volume(id).await)?;
-        Ok(found.map(|info| Placed { host: agent.host().clone(), info }))
+        let found = optional(self.locate(id).await)?;
+        Ok(found.map(|(agent, info)| Placed { host: agent.host().clone(), info }))
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<(), Fault> {
+        if let Some((agent, info)) = optional(self.locate(id).await)?
+            && info.record.id != *id
+        {
+            agent.delete_volume(&info.record.id).await?;
+            // A way that leads nowhere does no harm.
+            let forgotten = match agent_of(self, &id.pool).await {
+                Ok(Some(home)) => home.delete_volume(id).await,
+                Ok(None) => Ok(()),
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = forgotten {
+                tracing::info!(volume = %id, %fault, "where it was once is not told of a volume's end");
+            }
+            return Ok(());
+        }
+        // Also of one that does not exist: a call that failed may have left something.
         let Some(agent) = agent_of(self, &id.pool).await? else {
             tracing::warn!(volume = %id, "asked to delete a volume whose pool is on none of the hosts, which all answer");
             return Ok(());
@@ -62,8 +88,8 @@ impl Hosts for Fleet {
     }
 
     async fn expand(&self, id: &VolumeId, to: Bytes) -> Result<Placed, Fault> {
-        let agent = self.agent_of_pool(&id.pool).await?;
-        let info = agent.expand_volume(id, to).await?;
+        let (agent, info) = self.locate(id).await?;
+        let info = agent.expand_volume(&info.record.id, to).await?;
         Ok(Placed { host: agent.host().clone(), info })
     }
 }
@@ -78,7 +104,7 @@ where
     for agent in fleet.agents() {
         let host = agent.host().clone();
         let answer = ask(agent);
-        asked.spawn(async move { (host, answer.await) });
+        asked.spawn(carried(async move { (host, answer.await) }));
     }
     let mut answers = asked.join_all().await;
     answers.sort_by(|(left, _), (right, _)| left.cmp(right));

@@ -161,6 +161,7 @@ impl Hosts for Model {
         let pool = host.pools.iter_mut().find(|pool| pool.id == volume.id.pool).unwrap();
         pool.available = pool.available.saturating_sub(volume.capacity);
         let record = VolumeRecord {
+            known_as: None,
             id: volume.id.clone(),
             name: volume.name,
             capacity: volume.capacity,
@@ -169,8 +170,14 @@ impl Hosts for Model {
             created_at: Timestamp::UNIX_EPOCH,
         };
         let backend = pool.backend.clone();
-        let info =
-            VolumeInfo { record, backend, allocated: Bytes(0), published_at: None, conditions: vec![] };
+        let info = VolumeInfo {
+            record,
+            backend,
+            allocated: Bytes(0),
+            published_at: None,
+            conditions: vec![],
+            moved: None,
+        };
         host.volumes.insert(volume.id, info.clone());
         host.creations += 1;
         match trouble {
@@ -218,6 +225,7 @@ impl Snapshots for Model {
         let placed = self.volume(volume).await?.ok_or_else(|| Fault::not_found("no such volume"))?;
         let cut = CutId::new(CutKind::Single, name, [volume]).unwrap();
         let member = CutMember {
+            known_as: None,
             volume: volume.clone(),
             volume_name: placed.info.record.name,
             snapshot: SnapshotId::of(volume, &cut),

@@ -33,6 +33,7 @@ fn snapshot_of(placed: &Placed) -> CutMember {
     let record = &placed.info.record;
     let cut = CutId::new(CutKind::Single, "snap", [&record.id]).unwrap();
     CutMember {
+        known_as: None,
         volume: record.id.clone(),
         volume_name: record.name.clone(),
         snapshot: SnapshotId::of(&record.id, &cut),

@@ -54,6 +54,7 @@ impl ModelCuts {
             let placed = self.hosts.volume(volume).await?;
             let placed = placed.ok_or_else(|| Fault::not_found(format!("volume {volume} does not exist")))?;
             members.push(CutMember {
+                known_as: None,
                 volume: volume.clone(),
                 volume_name: placed.info.record.name,
                 snapshot: SnapshotId::of(volume, id),

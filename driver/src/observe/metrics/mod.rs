@@ -15,6 +15,7 @@ pub mod runs;
 pub mod schedules;
 pub mod serve;
 pub mod sweeps;
+pub mod transfers;
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,6 +24,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::agent::pools::Pools;
+use crate::agent::transfer::counters::Counters;
+use crate::controller::transfers::Transfers;
 
 /// Every name begins with this.
 const PREFIX: &str = "stillpoint";
@@ -46,18 +49,19 @@ impl Exposition {
 }
 
 /// What an agent exports.
-pub fn of_agent(pools: Pools) -> Exposition {
+pub fn of_agent(pools: Pools, copies: Arc<Counters>) -> Exposition {
     let mut registry = Registry::with_prefix(PREFIX);
     rpcs::register(&mut registry);
     holds::register(&mut registry);
     rounds::register(&mut registry);
     health::register(&mut registry);
     pools::register(&mut registry, pools);
+    transfers::register_agent(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }
 }
 
 /// What a controller exports.
-pub fn of_controller() -> Exposition {
+pub fn of_controller(copies: Arc<Transfers>) -> Exposition {
     let mut registry = Registry::with_prefix(PREFIX);
     rpcs::register(&mut registry);
     holds::register(&mut registry);
@@ -65,6 +69,7 @@ pub fn of_controller() -> Exposition {
     runs::register(&mut registry);
     schedules::register(&mut registry);
     sweeps::register(&mut registry);
+    transfers::register_controller(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }
 }
 

@@ -50,9 +50,9 @@ fn what_is_exported_is_what_the_document_lists() {
     let job = job.unwrap().remove(0);
     let book = stillpoint_rules::executor::Book::new(&job.schedule, jiff::Timestamp::UNIX_EPOCH);
     schedules::known(&job, &book);
-    let agent = of_agent(bench.pools.clone());
+    let agent = of_agent(bench.pools.clone(), Arc::default());
     let mut all = exported("agent", &agent.text());
-    all.extend(exported("controller", &of_controller().text()));
+    all.extend(exported("controller", &of_controller(std::sync::Arc::default()).text()));
     let listed = documented();
     let missing: Vec<_> = all.difference(&listed).collect();
     let stale: Vec<_> = listed.difference(&all).collect();
@@ -80,7 +80,7 @@ fn a_pool_tells_its_space_and_what_it_holds() {
     let bench = Bench::new();
     bench.volume("one", None);
     let pool = bench.pools.iter().next().unwrap();
-    let text = of_agent(bench.pools.clone()).text();
+    let text = of_agent(bench.pools.clone(), Arc::default()).text();
     let value = |name: &str| {
         let start = format!("stillpoint_{name}{{pool=\"{}\"}} ", pool.id());
         let line = text.lines().find_map(|line| line.strip_prefix(&start));
@@ -95,9 +95,34 @@ fn a_pool_tells_its_space_and_what_it_holds() {
 }
 
 #[test]
+fn copies_are_told_with_why_they_failed() {
+    let text = of_controller(Arc::default()).text();
+    for line in ["stillpoint_copies_running 0", "stillpoint_copied_bytes_total 0"] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+    for reason in ["unavailable", "no_space", "busy", "cancelled", "dropped", "other"] {
+        assert!(text.contains(&format!("stillpoint_copies_failed_total{{reason=\"{reason}\"}} 0")), "{text}");
+    }
+    let counters = Arc::<crate::agent::transfer::counters::Counters>::default();
+    counters.broken_off(crate::domain::Code::Exhausted);
+    counters.sent_bytes.add(4096);
+    let (bench, arriving) = (Bench::new(), counters.receiving.enter());
+    let text = of_agent(bench.pools.clone(), Arc::clone(&counters)).text();
+    drop(arriving);
+    for line in [
+        "stillpoint_copy_sent_bytes_total 4096",
+        "stillpoint_copies_receiving 1",
+        "stillpoint_copies_broken_off_total{reason=\"no_space\"} 1",
+        "stillpoint_copies_broken_off_total{reason=\"stopped\"} 0",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+}
+
+#[test]
 fn a_hold_is_seen_while_it_lasts() {
     let held = crate::observe::holds::process().begin();
-    let text = of_controller().text();
+    let text = of_controller(std::sync::Arc::default()).text();
     let line = text.lines().find_map(|line| line.strip_prefix("stillpoint_holds ")).unwrap();
     assert!(line.parse::<i64>().unwrap() >= 1);
     drop(held);
@@ -110,7 +135,9 @@ async fn metrics_are_served_over_http_and_nothing_else_is() {
     let listener = serve::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(serve::serve(listener, of_controller(), async { drop(stopped.await) }));
+    let server = tokio::spawn(serve::serve(listener, of_controller(std::sync::Arc::default()), async {
+        drop(stopped.await)
+    }));
     let ask = async |line: &str| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();

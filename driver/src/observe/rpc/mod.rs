@@ -2,7 +2,7 @@
 //! no service has to think of it.
 //!
 //! The request id of a call is the caller's (`x-request-id`) or a new one; it is in the span and so in every line that
-//! belongs to the call. Fields are read from the bytes of the request by its descriptor ([`fields`]), secrets excepted.
+//! belongs to the call; calls that are made to answer it carry it on ([`super::request`]). Fields are read from the bytes of the request by its descriptor ([`fields`]), secrets excepted.
 
 mod body;
 pub mod fields;
@@ -19,10 +19,9 @@ use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
 use super::metrics::rpcs;
+use super::request::{REQUEST_ID, RequestId, within};
 use body::{Tap, Watched};
 
-/// Header with the id of a request.
-pub const REQUEST_ID: &str = "x-request-id";
 /// A caller's id may be this long; what is longer is replaced.
 const ID_LIMIT: usize = 64;
 
@@ -71,13 +70,12 @@ where
             request
         };
         let answering = span.in_scope(|| self.inner.call(request));
-        Box::pin(
-            async move {
-                let answered = answering.await;
-                answered.map(|response| Watched::over(response, call))
-            }
-            .instrument(span),
-        )
+        let id = call.id.clone();
+        let answered = async move {
+            let answered = answering.await;
+            answered.map(|response| Watched::over(response, call))
+        };
+        Box::pin(within(Some(id), answered).instrument(span))
     }
 }
 
@@ -87,6 +85,7 @@ pub const TARGET: &str = "stillpoint::rpc";
 /// A call that is being answered. Dropping it without [`Call::end`] says that the caller went away.
 struct Call {
     method: String,
+    id: RequestId,
     span: Span,
     start: Instant,
     ended: bool,
@@ -97,9 +96,9 @@ impl Call {
         let method = request.uri().path().trim_start_matches('/').to_owned();
         let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
         let given = given.filter(|id| (1..=ID_LIMIT).contains(&id.len()));
-        let id = given.map_or_else(new_id, str::to_owned);
+        let id: RequestId = given.map_or_else(new_id, str::to_owned).into();
         let span = tracing::info_span!(target: TARGET, "rpc", %method, request = %id);
-        Self { method, span, start: Instant::now(), ended: false }
+        Self { method, id, span, start: Instant::now(), ended: false }
     }
 
     fn end(&mut self, code: Code) {

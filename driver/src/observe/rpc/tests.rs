@@ -130,7 +130,7 @@ async fn a_call_is_a_span_with_its_id_its_fields_and_its_code() {
     let text = seen("csi.v1.Controller/DeleteVolume", &request, "10").await;
     assert!(text.contains("3f9a0c11d2e4-x") && text.contains("request=req-4711"), "{text}");
     assert!(text.contains("Aborted") && !text.contains(HIDDEN), "{text}");
-    let metrics = crate::observe::metrics::of_controller().text();
+    let metrics = crate::observe::metrics::of_controller(std::sync::Arc::default()).text();
     let line = r#"stillpoint_rpcs_total{method="csi.v1.Controller/DeleteVolume",code="Aborted"}"#;
     assert!(metrics.contains(line), "{metrics}");
 }
@@ -138,5 +138,5 @@ async fn a_call_is_a_span_with_its_id_its_fields_and_its_code() {
 #[tokio::test]
 async fn methods_that_nobody_serves_are_not_counted() {
     seen("made.Up/Name", &v1::ProbeRequest {}, "12").await;
-    assert!(!crate::observe::metrics::of_controller().text().contains("made.Up"));
+    assert!(!crate::observe::metrics::of_controller(std::sync::Arc::default()).text().contains("made.Up"));
 }

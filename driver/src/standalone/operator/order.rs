@@ -113,7 +113,7 @@ pub(crate) fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {
 
 pub(super) fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
     let wanted: BTreeSet<_> = request.volumes.iter().map(|volume| volume.id.clone()).collect();
-    let has: BTreeSet<_> = record.members.iter().map(|member| member.volume.to_string()).collect();
+    let has: BTreeSet<_> = record.members.iter().map(|member| member.known_as().to_string()).collect();
     if wanted == has {
         return Ok(());
     }

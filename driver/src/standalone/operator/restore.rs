@@ -54,8 +54,11 @@ fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a 
         return Ok(members);
     }
     let named = |text: &String| {
-        record.members.iter().find(|m| m.volume_name == *text || m.volume.to_string() == *text).ok_or_else(
-            || {
+        record
+            .members
+            .iter()
+            .find(|m| m.volume_name == *text || m.known_as().to_string() == *text)
+            .ok_or_else(|| {
                 let names =
                     record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>();
                 Fault::not_found(format!(
@@ -64,8 +67,7 @@ fn chosen_members<'a>(record: &'a CutRecord, only: &[String]) -> Result<Vec<&'a 
                     shortened(text, 80),
                     names.join(", ")
                 ))
-            },
-        )
+            })
     };
     let chosen: BTreeSet<&String> = only.iter().collect();
     chosen.into_iter().map(named).collect()

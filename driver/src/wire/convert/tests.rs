@@ -11,7 +11,9 @@ fn pool() -> PoolId {
 
 fn volume(source: Option<Source>) -> VolumeInfo {
     VolumeInfo {
+        moved: None,
         record: VolumeRecord {
+            known_as: None,
             id: VolumeId::new(pool(), "data"),
             name: "data".into(),
             capacity: Bytes::gib(1),
@@ -31,6 +33,7 @@ fn cut() -> CutRecord {
     let id = CutId::new(CutKind::Group, "nightly", [&volume]).unwrap();
     CutRecord {
         members: vec![CutMember {
+            known_as: None,
             snapshot: SnapshotId::of(&volume, &id),
             volume,
             volume_name: "data".into(),

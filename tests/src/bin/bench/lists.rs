@@ -205,6 +205,7 @@ fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
         host: host.clone(),
         capacity: Bytes::mib(1),
         filesystem: None,
+        known_as: None,
     };
     Ok(CutRecord {
         id,
