@@ -130,7 +130,7 @@ impl Stage {
     }
 
     /// The controller dies when it passes this point.
-    async fn kill_at(&mut self, point: &str) -> Result<()> {
+    fn kill_at(&mut self, point: &str) -> Result<()> {
         fs::write(self.faults.join(point), "kill")?;
         self.stack.controller_mut().wait_end(PATIENCE)?;
         ensure!(self.faults.join(format!("{point}.hit")).exists(), "it died of something else");
@@ -238,7 +238,7 @@ async fn a_controller_that_is_killed_loses_no_due_run_and_doubles_none() -> Resu
     let Some(mut stage) = Stage::new("schedules-kill", schedules).await? else { return Ok(()) };
     stage.until("fast", "succeeded", 1).await?;
     for (point, made) in [("controller.schedule.recorded", false), ("controller.schedule.cut", true)] {
-        stage.kill_at(point).await?;
+        stage.kill_at(point)?;
         let open = stage.book("fast")?["open"].clone();
         let cut =
             open["cut"].as_str().with_context(|| format!("no open run after {point}: {open}"))?.to_owned();
