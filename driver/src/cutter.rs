@@ -31,7 +31,8 @@ impl Cutter for FleetCutter {
         let order = CutOrder { kind: self.kind, name: request.name, volumes, barrier: self.barrier };
         // The engine runs in a task of its own.
         let request = request::of_cut(&order.name);
-        match request::within(request.clone(), self.cuts.open(order)).await.map_err(cut_error)? {
+        let opened = Box::pin(request::within(request.clone(), self.cuts.open(order)));
+        match opened.await.map_err(cut_error)? {
             Opened::Ready(open) => Ok(Box::new(FleetCut { open, taken: None, request })),
             // It was looked for before the run began, so somebody else made it meanwhile. The commands that ran
             // have nothing to do with it, so this run must not claim it.

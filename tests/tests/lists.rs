@@ -111,7 +111,7 @@ async fn a_deletion_that_was_interrupted_is_not_listed_and_is_swept() -> Result<
     assert_eq!(fleet.ids(7).await?, fleet.singles);
 
     let swept = Cuts::new(fleet.site.fleet.clone(), Limits::default()).sweep(Duration::ZERO).await;
-    assert_eq!(swept.voided, [id.clone()], "{swept:?}");
+    assert_eq!(swept.voided, std::slice::from_ref(&id), "{swept:?}");
     assert!(swept.left.is_empty() && swept.rolled_forward.is_empty(), "{swept:?}");
     for agent in fleet.site.fleet.agents() {
         assert_eq!(agent.cut(&id).await?, None);

@@ -95,8 +95,8 @@ fn with_id(mut request: Request<()>) -> Result<Request<()>, Status> {
 mod tests {
     use super::*;
 
-    fn id(text: &str) -> Option<RequestId> {
-        Some(text.into())
+    fn id(text: &str) -> RequestId {
+        text.into()
     }
 
     #[tokio::test]
@@ -106,7 +106,7 @@ mod tests {
             request.metadata().get(REQUEST_ID).map(|id| id.to_str().unwrap().to_owned())
         };
         assert_eq!(header(), None);
-        within(id("one"), async {
+        within(Some(id("one")), async {
             assert_eq!(header().as_deref(), Some("one"));
             let spawned = tokio::spawn(carried(async move { header() }));
             assert_eq!(spawned.await.unwrap().as_deref(), Some("one"));
@@ -118,8 +118,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_request_of_a_cut_is_known_by_its_name_as_long_as_it_is_taken() {
-        let known = within(id("two"), async { known_by("a cut of this test") }).await;
-        assert_eq!(of_cut("a cut of this test"), id("two"));
+        let known = within(Some(id("two")), async { known_by("a cut of this test") }).await;
+        assert_eq!(of_cut("a cut of this test"), Some(id("two")));
         drop(known);
         assert_eq!(of_cut("a cut of this test"), None);
         drop(known_by("another"));

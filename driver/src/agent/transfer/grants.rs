@@ -21,7 +21,7 @@ pub const TICKET_LENGTH: usize = 32;
 #[derive(Debug)]
 pub enum GrantedImage {
     /// A snapshot.
-    Snapshot(SnapshotImage),
+    Snapshot(Box<SnapshotImage>),
     /// A volume that leaves.
     Leaving(LeavingImage),
 }

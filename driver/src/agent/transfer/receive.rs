@@ -174,9 +174,11 @@ impl Transfers {
                 Ok(()) => {
                     self.counters.resumed_bytes.add(had.0);
                     let (arrival, moves) = (part.into_arrival()?, order.moved.is_some());
-                    return blocking(move || match moves {
-                        true => Ok(Outcome::Kept(Box::new(pool.keep_arrival(arrival)?))),
-                        false => Ok(pool.publish_arrival(arrival).map(|_| Outcome::Published)?),
+                    return blocking(move || {
+                        if moves {
+                            return Ok(Outcome::Kept(Box::new(pool.keep_arrival(arrival)?)));
+                        }
+                        Ok(pool.publish_arrival(arrival).map(|_| Outcome::Published)?)
                     })
                     .await;
                 }

@@ -44,7 +44,7 @@ impl Transfers {
         let image = if request.leaving_volume_id.is_empty() {
             let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
             let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
-            blocking(move || Ok(GrantedImage::Snapshot(pool.open_snapshot(&snapshot)?))).await?
+            blocking(move || Ok(GrantedImage::Snapshot(Box::new(pool.open_snapshot(&snapshot)?)))).await?
         } else {
             let volume: VolumeId = Side::Caller.parse("leaving_volume_id", &request.leaving_volume_id)?;
             let pool = Arc::clone(self.pools.get(&volume.pool)?);

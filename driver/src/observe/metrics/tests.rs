@@ -136,7 +136,7 @@ async fn metrics_are_served_over_http_and_nothing_else_is() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(serve::serve(listener, of_controller(std::sync::Arc::default()), async {
-        drop(stopped.await)
+        drop(stopped.await);
     }));
     let ask = async |line: &str| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

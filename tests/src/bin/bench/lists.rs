@@ -199,13 +199,13 @@ impl Crowd {
 fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
     let id = CutId::new(CutKind::Single, name, [volume]).context("a cut has a member")?;
     let member = CutMember {
+        known_as: None,
         volume: volume.clone(),
         volume_name: format!("pvc-{}", volume.hash),
         snapshot: SnapshotId::of(volume, &id),
         host: host.clone(),
         capacity: Bytes::mib(1),
         filesystem: None,
-        known_as: None,
     };
     Ok(CutRecord {
         id,
