@@ -111,7 +111,7 @@ async fn a_deletion_that_was_interrupted_is_not_listed_and_is_swept() -> Result<
     assert_eq!(fleet.ids(7).await?, fleet.singles);
 
     let swept = Cuts::new(fleet.site.fleet.clone(), Limits::default()).sweep(Duration::ZERO).await;
-    assert_eq!(swept.voided, [id.clone()], "{swept:?}");
+    assert_eq!(swept.voided, std::slice::from_ref(&id), "{swept:?}");
     assert!(swept.left.is_empty() && swept.rolled_forward.is_empty(), "{swept:?}");
     for agent in fleet.site.fleet.agents() {
         assert_eq!(agent.cut(&id).await?, None);
@@ -124,6 +124,14 @@ async fn a_deletion_that_was_interrupted_is_not_listed_and_is_swept() -> Result<
 async fn what_exists_all_the_time_is_always_listed_while_snapshots_come_and_go() -> Result<()> {
     let fleet = Fleet::new().await?;
     let always: BTreeSet<String> = fleet.singles.union(&fleet.group).cloned().collect();
+    let lists = lists_meanwhile(&fleet, &always).await?;
+    assert!(lists > 0);
+    assert_eq!(fleet.ids(3).await?, always);
+    fleet.site.close().await
+}
+
+/// Lists all the time while others take and delete snapshots; how often.
+async fn lists_meanwhile(fleet: &Fleet, always: &BTreeSet<String>) -> Result<usize> {
     let busy = async {
         let mut client = ControllerClient::new(fleet.site.csi.clone());
         for number in 0..12 {
@@ -142,16 +150,13 @@ async fn what_exists_all_the_time_is_always_listed_while_snapshots_come_and_go()
         tokio::select! {
             done = &mut busy => {
                 done?;
-                break;
+                return Ok(lists);
             }
             listed = fleet.ids(3) => {
                 let listed = listed?;
-                ensure!(listed.is_superset(&always), "hidden: {:?}", always.difference(&listed));
+                ensure!(listed.is_superset(always), "hidden: {:?}", always.difference(&listed));
                 lists += 1;
             }
         }
     }
-    assert!(lists > 0);
-    assert_eq!(fleet.ids(3).await?, always);
-    fleet.site.close().await
 }

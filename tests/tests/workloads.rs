@@ -65,7 +65,8 @@ async fn a_killed_postgresql_passes_its_check_and_one_with_stale_wal_does_not() 
 #[ignore = "fetches Cassandra and takes a minute; the full demo does the same on volumes"]
 async fn a_killed_ring_passes_its_check_and_a_row_too_many_is_missed() {
     let run = RunDir::new("workload-cassandra").unwrap();
-    let layout = Layout::new(run.directory("cassandra").unwrap(), Jars::fetch().await.unwrap()).unwrap();
+    let layout =
+        Layout::new(run.directory("cassandra").unwrap(), Jars::fetch("cassandra").await.unwrap()).unwrap();
     let volumes: Vec<PathBuf> =
         ["a", "b", "c"].iter().map(|host| run.directory(&format!("volume-{host}")).unwrap()).collect();
     let mut ring = Ring::start(layout.clone(), &volumes, "ring", run.path()).await.unwrap();

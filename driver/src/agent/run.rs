@@ -45,7 +45,7 @@ use crate::domain::round::LONGEST_HOLD;
 use crate::domain::{Bytes, Fault, HostName};
 use crate::host::Host;
 use crate::host::fake::FakeHost;
-use crate::host::linux::LinuxHost;
+use crate::host::linux::{LinuxHost, memory};
 use crate::identity::acceptor::{self, Renewed};
 use crate::identity::tls::{Callers, Credentials, TlsError, only_the_controller};
 use crate::observe::holds;
@@ -183,6 +183,7 @@ pub async fn serve_with(
     serving: impl FnOnce(&HostName),
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    memory::keep_few_arenas();
     let opened = config.clone();
     let agent = tokio::task::spawn_blocking(move || Agent::open(&opened, kernel(&opened)?))
         .await

@@ -208,6 +208,12 @@ impl Operator {
         }
     }
 
+    /// The newest run of the cut of this name, made or not.
+    pub async fn last_run(&self, name: &str) -> Result<Option<Run>, Fault> {
+        let name = name.to_owned();
+        self.read_journal(move |journal| journal.of_cut(&name)).await
+    }
+
     /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist. The run of one that is
     /// being taken right now is stopped and undone first.
     pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {

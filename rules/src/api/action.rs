@@ -282,6 +282,17 @@ pub(crate) fn invocation(
     Ok(run)
 }
 
+/// The one of three that was given.
+pub(crate) fn check(
+    command: Option<Vec<String>>,
+    shell: Option<String>,
+    http: Option<HttpCall>,
+) -> Result<Check, CommandError> {
+    let Some(call) = http else { return invocation(command, shell).map(Check::Run) };
+    only_one(&[("command", command.is_some()), ("shell", shell.is_some()), ("http", true)])?;
+    Ok(Check::Http(call))
+}
+
 /// The one of all that was given.
 pub(crate) fn deed(
     command: Option<Vec<String>>,
@@ -289,29 +300,22 @@ pub(crate) fn deed(
     http: Option<HttpCall>,
     wait: Option<Wait>,
 ) -> Result<Deed, CommandError> {
+    let Some(wait) = wait else { return check(command, shell, http).map(Deed::from) };
     only_one(&[
         ("command", command.is_some()),
         ("shell", shell.is_some()),
         ("http", http.is_some()),
-        ("wait", wait.is_some()),
+        ("wait", true),
     ])?;
-    match (http, wait) {
-        (Some(call), _) => Ok(Deed::Http(call)),
-        (None, Some(wait)) => Ok(Deed::Wait(wait)),
-        (None, None) => invocation(command, shell).map(Deed::Run),
-    }
+    Ok(Deed::Wait(wait))
 }
 
-/// The one of three that was given.
-pub(crate) fn check(
-    command: Option<Vec<String>>,
-    shell: Option<String>,
-    http: Option<HttpCall>,
-) -> Result<Check, CommandError> {
-    only_one(&[("command", command.is_some()), ("shell", shell.is_some()), ("http", http.is_some())])?;
-    match http {
-        Some(call) => Ok(Check::Http(call)),
-        None => invocation(command, shell).map(Check::Run),
+impl From<Check> for Deed {
+    fn from(check: Check) -> Self {
+        match check {
+            Check::Run(run) => Self::Run(run),
+            Check::Http(call) => Self::Http(call),
+        }
     }
 }
 

@@ -91,16 +91,25 @@ pub(super) fn summary(step: &str, action: Action, last: &[&Attempt], consequence
     const SHOWN: usize = 3;
     let failed: Vec<&&Attempt> = last.iter().filter(|attempt| attempt.error.is_some()).collect();
     let first = failed.first()?;
-    let each: Vec<String> = failed.iter().take(SHOWN).map(|attempt| one(attempt)).collect();
     let more = failed.len().checked_sub(SHOWN + 1).map_or(String::new(), |n| format!(", and {} more", n + 1));
+    let shown = || failed.iter().take(SHOWN);
+    let alike = failed.len() > 1 && failed.iter().all(|attempt| reason(attempt) == reason(first));
+    let why = if alike {
+        // One reason for all is said once.
+        let names: Vec<String> = shown().map(|attempt| name(attempt)).collect();
+        format!("{}{more}: {}", names.join(", "), reason(first))
+    } else {
+        let each: Vec<String> =
+            shown().map(|attempt| format!("{}: {}", name(attempt), said(attempt))).collect();
+        each.join(", ") + &more
+    };
     let gone = failed.iter().all(|attempt| attempt.fault == Some(AttemptFault::PodChanged));
     let consequence = if gone && action == Action::After { GONE } else { consequence };
     let message = format!(
-        "step `{step}`: `{}` failed in {} of {} pods: {}{more}; {consequence}; try `{}` in {}/{} by hand",
+        "step `{step}`: `{}` failed in {} of {} pods: {why}; {consequence}; try `{}` in {}/{} by hand",
         action.word(),
         failed.len(),
         last.len(),
-        each.join(", "),
         first.command,
         first.target.namespace,
         first.target.pod,
@@ -129,7 +138,17 @@ const GONE: &str = "what it would undo is gone with the pod, unless it was done 
 /// What it means that an `after` failed.
 pub(super) const STILL_OWED: &str = "the application is still owed this";
 
-fn one(attempt: &Attempt) -> String {
+fn name(attempt: &Attempt) -> String {
+    format!("{}/{}", attempt.target.namespace, attempt.target.pod)
+}
+
+/// Why it failed, in words that are the same for pods that failed alike.
+fn reason(attempt: &Attempt) -> String {
+    said(attempt).replace(&name(attempt), "it")
+}
+
+/// Why it failed and what it printed last.
+fn said(attempt: &Attempt) -> String {
     const TAIL: usize = 200;
     let why = attempt.error.as_deref().unwrap_or_default();
     let said = attempt.output.trim();
@@ -137,5 +156,5 @@ fn one(attempt: &Attempt) -> String {
     let tail: String = said.chars().skip(skipped).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let said = if tail.is_empty() { String::new() } else { format!(": {tail}") };
     let tries = if attempt.number > 1 { format!(" (try {})", attempt.number) } else { String::new() };
-    format!("{}/{}: {why}{said}{tries}", attempt.target.namespace, attempt.target.pod)
+    format!("{why}{said}{tries}")
 }

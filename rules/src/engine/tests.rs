@@ -126,6 +126,18 @@ async fn a_failing_before_opens_nothing_and_undoes_what_was_started() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reason_that_is_the_same_in_all_pods_is_said_once() {
+    let world = World::with(Fault::ExitAll("flush", 126));
+    let run = run(&world, TWO_STEPS).await;
+    let why = &run.failures[0].message;
+    assert!(
+        why.contains("2 of 2 pods: default/db-1, default/db-2: exit code 126: it said no; nothing is cut"),
+        "{why}"
+    );
+    assert_eq!(why.matches("it said no").count(), 1, "{why}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_never_answers_is_given_up_after_its_timeout() {
     let world = World::with(Fault::Hang("db-1 flush"));
     let run = run(&world, TWO_STEPS).await;

@@ -8,12 +8,11 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
 pub mod cql;
-mod jars;
 mod load;
 mod node;
 mod ring;
 
-pub use jars::Jars;
+pub use super::jars::Jars;
 pub use load::{Checked, Load, check};
 pub use node::{LOGBACK, Layout, NODES, java_options};
 pub use ring::{Ring, wait_until_whole};

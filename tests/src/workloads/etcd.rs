@@ -81,7 +81,10 @@ impl Etcd {
         }
         let (clients, peers) =
             (format!("http://{}", net::free_address()?), format!("http://{}", net::free_address()?));
-        let spec = Spec::new(name, tool("etcd")?)
+        // Copied: the server's user may not be able to look into the directory of whoever has built this.
+        let program = run.join(format!("{name}-program"));
+        std::fs::copy(tool("etcd")?, &program).context("cannot copy etcd")?;
+        let spec = Spec::new(name, program)
             .user(&OWNER.name())
             .arg("--data-dir")
             .arg(volumes.data_directory())

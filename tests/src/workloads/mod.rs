@@ -5,6 +5,8 @@
 
 pub mod cassandra;
 pub mod etcd;
+pub mod jars;
+pub mod kafka;
 pub mod ledger;
 pub mod load;
 pub mod mariadb;

@@ -6,6 +6,7 @@
 
 mod deaths;
 mod etcd;
+mod kafka;
 mod mariadb;
 mod postgres;
 mod redis;

@@ -205,7 +205,7 @@ impl Scene {
         let record = self.stack.operator().snapshot(name, &selector, rule, Barrier::Together).await?;
         ensure!(record.members.len() == self.volumes.len(), "{} volumes were cut", record.members.len());
         let window = record.timeline.as_ref().context("a sealed cut has a timeline")?.window_us;
-        // Read in the middle of the window, so its length before that is before the window.
+        // The clock was read within the window, so the length of the window before that is before the hold.
         let since_cut = jiff::Timestamp::now().duration_since(record.cut_at);
         let since_cut = Duration::try_from(since_cut).context("the clock was set back")?;
         let since_hold = since_cut + Duration::from_micros(window);

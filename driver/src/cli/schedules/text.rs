@@ -224,3 +224,6 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
         more => format!("{} and {more} more", shown.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests;

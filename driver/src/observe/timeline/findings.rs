@@ -163,7 +163,7 @@ fn sessions_sentence(picture: &Picture) -> Option<String> {
         Some(_) | None => String::new(),
     };
     let lost: Vec<_> =
-        lanes().filter(|(_, command)| command.was_lost()).map(|(pod, _)| printable(&pod.pod)).collect();
+        lanes().filter(|(_, command)| command.lost).map(|(pod, _)| printable(&pod.pod)).collect();
     let lost = match lost.as_slice() {
         [] => "each was still there after the cut".to_owned(),
         pods => format!("LOST: {}", pods.join(", ")),

@@ -90,7 +90,7 @@ fn legend(picture: &Picture) -> String {
             commands().any(|command| command.failure.is_empty() && command.moment.word() == class)
         }
         "taken" => commands().any(|command| command.held_us.is_some()),
-        "lost" => commands().any(super::PodCommand::was_lost),
+        "lost" => commands().any(|command| command.lost),
         "failed" => commands().any(|command| !command.failure.is_empty()),
         "held" => picture.lanes().any(|lane| stall(lane).is_some()),
         name => picture.lanes().flat_map(|lane| &lane.spans).any(|span| phase_name(span.phase) == name),

@@ -71,6 +71,9 @@ pub struct PodCommand {
     /// When a session said that it holds, relative to the first hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_us: Option<i64>,
+    /// A session that held and was gone before it was let go.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
     /// Empty when it succeeded, otherwise what went wrong.
     pub failure: String,
 }
@@ -95,13 +98,6 @@ impl Moment {
             Self::Hold => "hold",
             Self::After => "after",
         }
-    }
-}
-
-impl PodCommand {
-    /// Whether a session held and was lost before it was let go.
-    pub fn was_lost(&self) -> bool {
-        self.held_us.is_some() && !self.failure.is_empty()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use stillpoint_rules::plan::Action;
-use stillpoint_rules::run::{Attempt, Run};
+use stillpoint_rules::run::{Attempt, AttemptFault, Run};
 
 use super::{Moment, PodCommand, PodLane};
 
@@ -45,6 +45,9 @@ fn command(attempt: &Attempt, origin: Timestamp) -> PodCommand {
         start_us,
         end_us: start_us.saturating_add(took),
         held_us: attempt.held_after_us.map(|after| start_us.saturating_add_unsigned(after)),
+        // One that answered to being let go, if only with an exit code, was there.
+        lost: attempt.held_after_us.is_some()
+            && attempt.fault.is_some_and(|fault| fault != AttemptFault::Answer),
         failure: attempt.error.clone().unwrap_or_default(),
     }
 }
@@ -52,7 +55,6 @@ fn command(attempt: &Attempt, origin: Timestamp) -> PodCommand {
 #[cfg(test)]
 mod tests {
     use stillpoint_rules::ports::PodTarget;
-    use stillpoint_rules::run::AttemptFault;
 
     use super::*;
 
@@ -88,15 +90,18 @@ mod tests {
             session("db-0", 1_000_100, Some(2_000), None),
             session("db-1", 1_000_200, Some(2_500), Some("it ended")),
             session("db-2", 1_000_300, None, Some("no lock for you")),
+            session("db-3", 1_000_400, Some(2_600), Some("exit code 1")),
         ];
+        run.attempts[3].fault = Some(AttemptFault::Answer);
         let lanes = lanes(&run);
-        let told = |lane: &PodLane| (lane.pod.clone(), lane.commands[0].held_us, lane.commands[0].was_lost());
+        let told = |lane: &PodLane| (lane.pod.clone(), lane.commands[0].held_us, lane.commands[0].lost);
         assert_eq!(
             lanes.iter().map(told).collect::<Vec<_>>(),
             [
                 ("shop/db-0".to_owned(), Some(2_100), false),
                 ("shop/db-1".to_owned(), Some(2_700), true),
                 ("shop/db-2".to_owned(), None, false),
+                ("shop/db-3".to_owned(), Some(3_000), false),
             ]
         );
     }

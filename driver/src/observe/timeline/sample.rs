@@ -46,6 +46,7 @@ fn pod(name: &str, host: &str, took: i64) -> PodLane {
             start_us: start,
             end_us: start + took,
             held_us: None,
+            lost: false,
             failure: String::new(),
         }],
     }
@@ -107,6 +108,7 @@ pub(crate) fn picture() -> Picture {
                 start_us: -395_000,
                 end_us: -352_000,
                 held_us: None,
+                lost: false,
                 failure: String::new(),
             },
             PodCommand {
@@ -116,6 +118,7 @@ pub(crate) fn picture() -> Picture {
                 start_us: 96_000,
                 end_us: 141_000,
                 held_us: None,
+                lost: false,
                 failure: String::new(),
             },
         ],
@@ -148,6 +151,7 @@ pub(crate) fn sessions() -> Picture {
             start_us: -4_000,
             end_us: 21_000,
             held_us: Some(held_us),
+            lost: !failure.is_empty(),
             failure: failure.into(),
         });
     }

@@ -66,7 +66,7 @@ fn pods(picture: &Picture) -> Table {
     for pod in &picture.pods {
         for command in &pod.commands {
             let took = u64::try_from(command.end_us.saturating_sub(command.start_us)).unwrap_or(0);
-            let result = match (command.failure.as_str(), command.was_lost()) {
+            let result = match (command.failure.as_str(), command.lost) {
                 ("", _) => "ok".to_owned(),
                 (why, false) => why.to_owned(),
                 (why, true) => format!("LOST: {why}"),

@@ -106,6 +106,8 @@ impl Executor {
         mut commands: mpsc::Receiver<Command>,
         stopped: watch::Receiver<bool>,
     ) {
+        // What was due while a dead controller's runs were being settled was due while nobody looked.
+        self.watched_from = (self.clock)();
         let stop = until(stopped);
         tokio::pin!(stop);
         loop {

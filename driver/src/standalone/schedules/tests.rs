@@ -153,6 +153,18 @@ async fn a_run_that_hangs_is_given_up_and_stops_neither_its_schedule_nor_others(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_somebody_cancels_is_not_tried_again() {
+    let stage = Stage::new("- {name: s, every: 10m, cut: {selectors: [app=pg], rule: rule.yaml}}");
+    stage.hang(true);
+    minutes(10).await;
+    stage.operator.cancel("s-20260101T001000Z").unwrap();
+    minutes(2).await;
+    assert_eq!(stage.world.under_way.load(Ordering::SeqCst), 0, "it was tried again");
+    let told = failures(&stage.book("s"));
+    assert!(told.len() == 1 && told[0].contains("cancelled by hand"), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_runs_than_may_are_under_way_and_the_others_are_told() {
     let one = |n| {
         let cut = "{selectors: [app=pg], rule: rule.yaml}";

@@ -88,7 +88,7 @@ impl Work {
                 Ok(found) => return Outcome::Made(found),
                 Err(failed) => failed,
             };
-            if !failed.passing || attempt == ATTEMPTS || self.is_stopped() {
+            if !failed.passing || attempt == ATTEMPTS || self.was_stopped().await {
                 break failed;
             }
             tracing::info!(cut = self.run.cut, fault = %failed.fault, attempt, "a scheduled run is tried again");
@@ -192,8 +192,15 @@ impl Work {
         found_cut(cut, self.what.rule.is_some())
     }
 
-    fn is_stopped(&self) -> bool {
-        self.stop.borrow().is_some()
+    /// Whether somebody wants it to end: the executor, or a person who has cancelled it.
+    async fn was_stopped(&self) -> bool {
+        let stopped = |run: &Run| run.failures.iter().any(|failure| failure.kind == FailureKind::Stopped);
+        let cancelled = match self.operator.last_run(&self.run.cut).await {
+            Ok(run) => run.is_some_and(|run| stopped(&run)),
+            // What cannot be told is not repeated.
+            Err(_) => true,
+        };
+        cancelled || self.stop.borrow().is_some()
     }
 }
 

@@ -21,6 +21,8 @@ use super::super::{Engine, Limits, Ports};
 pub(super) enum Fault {
     None,
     Exit(&'static str, i32),
+    /// In every pod.
+    ExitAll(&'static str, i32),
     /// So many times, then it succeeds.
     ExitTimes(&'static str, i32, usize),
     StatusTimes(u16, usize),
@@ -212,6 +214,9 @@ impl PodExec for FakeExec {
         }
         match world.fault {
             Fault::Hang(who) if deed == who => std::future::pending().await,
+            Fault::ExitAll(what, exit_code) if request.argv == [what] => {
+                Ok(ExecOutcome { exit_code, output: "it said no\n".into(), omitted_bytes: 0 })
+            }
             Fault::Exit(who, exit_code) if deed == who => {
                 Ok(ExecOutcome { exit_code, output: "it said no\n".into(), omitted_bytes: 0 })
             }

@@ -63,7 +63,7 @@ impl Scene {
         let installation = Installation::find()?;
         let layout = match size {
             Size::Small => None,
-            Size::Full => Some(Layout::new(run.directory("cassandra")?, Jars::fetch().await?)?),
+            Size::Full => Some(Layout::new(run.directory("cassandra")?, Jars::fetch("cassandra").await?)?),
         };
         let (rule, rule_name) = rule(size)?;
         let tools = postgres_tools(&run, &installation)?;

@@ -188,7 +188,7 @@ fn cassandra(rootfs: &Rootfs, java: &Path, busybox: &Path) -> Result<()> {
         rootfs.file(&path, &path.display().to_string())?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for jar in runtime.block_on(Jars::fetch())?.files()? {
+    for jar in runtime.block_on(Jars::fetch("cassandra"))?.files()? {
         let name = jar.file_name().context("a jar has a name")?.to_string_lossy().into_owned();
         rootfs.file(&jar, &format!("/opt/cassandra/lib/{name}"))?;
     }

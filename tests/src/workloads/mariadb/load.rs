@@ -15,7 +15,7 @@ const SCHEMA: &str = "
     CREATE TABLE shop.credits (id BIGINT PRIMARY KEY, amount BIGINT NOT NULL, KEY (amount)) ENGINE=InnoDB;
     CREATE TABLE shop.notes (id BIGINT PRIMARY KEY, word VARCHAR(40), KEY (word)) ENGINE=MyISAM;";
 
-/// Worker 0 of a mixed load writes here.
+/// The table without a log.
 pub const MYISAM: &str = "notes";
 
 /// What a connection writes.

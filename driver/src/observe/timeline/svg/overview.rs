@@ -107,7 +107,7 @@ fn session_ticks(canvas: &mut Canvas, scale: &Scale, command: &PodCommand, bar: 
     };
     let said = format!("the session said that it holds at {}", human_instant(held_us));
     canvas.bar("taken", tick(held_us), &said);
-    if command.was_lost() {
+    if command.lost {
         let lost = format!("the session was lost, noticed at {}", human_instant(command.end_us));
         canvas.bar("lost", tick(command.end_us), &lost);
     }

@@ -1,4 +1,4 @@
-//! Cassandra comes as jars, fetched once by Maven into `target/cassandra/`.
+//! Servers that come as jars, fetched once by Maven into `target/<server>/lib`. What they are is in `tests/<server>/pom.xml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ pub struct Jars {
 }
 
 impl Jars {
-    /// Fetches them unless they are there. Complete or absent: they get their final name last.
-    pub async fn fetch() -> Result<Self> {
-        let cache = binaries::target_directory()?.join("cassandra");
+    /// Fetches those of a server unless they are there. Complete or absent: they get their final name last.
+    pub async fn fetch(server: &str) -> Result<Self> {
+        let cache = binaries::target_directory()?.join(server);
         let directory = cache.join("lib");
         if !directory.is_dir() {
-            let step = Step::begin("fetching Cassandra's jars with Maven");
+            let step = Step::begin(format!("fetching the jars of {server} with Maven"));
             let partial = cache.join(format!("partial-{}", std::process::id()));
-            let fetched = download(&partial).await;
+            let fetched = download(server, &partial).await;
             if fetched.is_err() {
                 drop(fs::remove_dir_all(&partial));
             }
@@ -48,13 +48,13 @@ impl Jars {
     }
 }
 
-async fn download(into: &Path) -> Result<()> {
-    let pom = binaries::source_directory().join("cassandra/pom.xml");
+async fn download(server: &str, into: &Path) -> Result<()> {
+    let pom = binaries::source_directory().join(server).join("pom.xml");
     let output = format!("-DoutputDirectory={}", into.display());
     let args = ["-B", "-q", "-f", &pom.display().to_string(), "dependency:copy-dependencies", &output]
         .map(String::from);
-    process::succeed(None, Path::new("mvn"), args, FETCH_LIMIT).await.context(
-        "cannot fetch Cassandra; is Maven installed (apt-get install -y maven) and its repository reachable?",
-    )?;
+    process::succeed(None, Path::new("mvn"), args, FETCH_LIMIT).await.with_context(|| {
+        format!("cannot fetch {server}; is Maven installed (apt-get install -y maven) and its repository reachable?")
+    })?;
     Ok(())
 }
