@@ -116,7 +116,12 @@ impl Pool {
         self.check_writable()?;
         check_record(record, CutState::Sealed)?;
         let own = self.own_members(record)?;
-        let _claim = self.claims.exclusive(&record.id)?;
+        let _claim = match self.claims.exclusive(&record.id) {
+            Ok(claim) => claim,
+            // Somebody reads what is sealed already, perhaps for a controller that has died.
+            Err(_) if self.is_sealed_as(record) => return Ok(()),
+            Err(busy) => return Err(busy),
+        };
         let known = self.stored_cut(&record.id)?.ok_or_else(|| PoolError::NoCut(record.id.clone()))?;
         if known.attempt != record.attempt {
             return Err(PoolError::Fenced {
@@ -281,6 +286,14 @@ impl Pool {
     /// What the disk says: whoever decides what to remove asks it, not the index.
     fn stored_cut(&self, id: &CutId) -> Result<Option<CutRecord>> {
         records::read(&*self.host, &self.layout.cut(id))
+    }
+
+    /// Whether this very attempt is sealed here, durably: the index is changed after the disk.
+    fn is_sealed_as(&self, record: &CutRecord) -> bool {
+        self.index().cut(&record.id).is_some_and(|known| {
+            known.state == CutState::Sealed
+                && (&known.attempt, &known.members) == (&record.attempt, &record.members)
+        })
     }
 
     fn publish_cut(&self, record: &CutRecord) -> Result<()> {

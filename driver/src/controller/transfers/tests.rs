@@ -170,6 +170,9 @@ async fn a_snapshot_that_is_granted_stays_until_the_grant_is_taken_back() {
         .unwrap();
     let cut = CutId::new(CutKind::Single, "nightly", [&volume]).unwrap();
     assert_eq!(world.cuts.delete(&cut).await.unwrap_err().code, Code::Aborted);
+    // What is sealed may be sealed again while it is read: the next controller does so before it grants.
+    let sealed = world.cuts.get(&cut).await.unwrap().unwrap();
+    source.seal(&sealed).await.unwrap();
     // The next controller's takes the place of one that a dead controller has left, and not of another volume's.
     let (peer, granting) = ("b".parse().unwrap(), Granting::Snapshot(snapshot.clone()));
     let (again, other) = (super::ticket().unwrap(), super::ticket().unwrap());
