@@ -120,7 +120,6 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
 }
 
 /// Under which a request is followed.
-const ID: &str = "followed-4711";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_is_followed_by_its_id_over_all_hosts_that_work_for_it() -> Result<()> {
