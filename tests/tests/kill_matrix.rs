@@ -119,10 +119,9 @@ async fn a_cut_is_followed_from_the_controllers_log_to_every_hosts_and_counted()
     Ok(())
 }
 
-/// Under which a request is followed.
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_is_followed_by_its_id_over_all_hosts_that_work_for_it() -> Result<()> {
+    /// Under which the request is followed.
     const ID: &str = "followed-4711";
     for kind in [BackendKind::Btrfs, BackendKind::Xfs] {
         if let Some(why) = scratch::why_not(kind) {
