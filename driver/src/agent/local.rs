@@ -159,7 +159,8 @@ impl LocalHost {
         for pool in self.pools.iter() {
             match pool.cut(id) {
                 Ok(record) => keep_better(&mut best, Standing::of(pool, &record), record),
-                Err(error) if error.code() == Code::NotFound => {}
+                // Who asks for it next makes sure that it is gone for good, and gone from lists.
+                Err(error) if error.code() == Code::NotFound => pool.finish_broken_removal(id)?,
                 Err(error) => return Err(error.into()),
             }
         }

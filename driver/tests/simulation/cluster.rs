@@ -146,6 +146,7 @@ impl Cluster {
                 format!("take {} of {} members", order.name, order.volumes.len())
             }
             Job::Delete(name) => format!("delete {name}"),
+            Job::DeleteById(id) => format!("delete {id}"),
             Job::Settle(name, _) => format!("settle {name}"),
             Job::Sweep(grace) => format!("sweep what is older than {grace:?}"),
         };

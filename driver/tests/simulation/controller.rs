@@ -9,7 +9,7 @@ use stillpoint::controller::cuts::{CutOrder, Cuts, Opened};
 use stillpoint::controller::fleet::{AgentAddress, Fleet};
 use stillpoint::domain::record::CutRecord;
 use stillpoint::domain::round::Limits;
-use stillpoint::domain::{CutKind, Fault, HostName, VolumeId};
+use stillpoint::domain::{CutId, CutKind, Fault, HostName, VolumeId};
 
 use super::net::{PORT, Simulated};
 
@@ -23,6 +23,8 @@ pub enum Job {
     /// As `Take`, but between release and seal it waits until it is told to go on.
     TakeSlowly(CutOrder),
     Delete(String),
+    /// As an orchestrator does it.
+    DeleteById(CutId),
     Settle(String, Vec<VolumeId>),
     /// Settles everything that is older than this.
     Sweep(Duration),
@@ -107,6 +109,7 @@ async fn work(cuts: Cuts, board: Arc<Board>, job: Job) {
             let deleted = delete(&cuts, &name).await;
             News::Deleted(name, deleted)
         }
+        Job::DeleteById(id) => News::Deleted(id.to_string(), cuts.delete(&id).await),
         Job::Settle(name, volumes) => {
             let settled = cuts.settle(CutKind::Group, &name, &volumes).await;
             News::Settled(name, settled)

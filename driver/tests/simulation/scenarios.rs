@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use stillpoint::domain::Fault;
 use stillpoint::domain::record::CutRecord;
+use stillpoint::domain::{CutId, Fault};
 use stillpoint::host::fake::When;
 
 use super::check::check;
@@ -71,6 +71,23 @@ fn settle(cluster: &mut Cluster, controller: usize, name: &str) -> Result<Option
             .find_map(|(_, news)| if let News::Settled(_, settled) = news { Some(settled) } else { None })
     });
     settled.unwrap_or_else(|| Err(Fault::deadline("never answered")))
+}
+
+/// What a sweep could not settle.
+fn sweep(cluster: &mut Cluster) -> Option<Vec<String>> {
+    cluster.ask(1, Job::Sweep(Duration::ZERO));
+    cluster.until(PATIENCE, |cluster| {
+        let mut news = cluster.news().into_iter();
+        news.find_map(|(_, news)| if let News::Swept(left) = news { Some(left) } else { None })
+    })
+}
+
+fn delete(cluster: &mut Cluster, id: &CutId) -> Option<Result<(), Fault>> {
+    cluster.ask(1, Job::DeleteById(id.clone()));
+    cluster.until(PATIENCE, |cluster| {
+        let mut news = cluster.news().into_iter();
+        news.find_map(|(_, news)| if let News::Deleted(_, done) = news { Some(done) } else { None })
+    })
 }
 
 /// Sealed cuts on all hosts, everything else being as it must be.
@@ -193,14 +210,31 @@ fn a_seal_that_fails_halfway_at_home_is_settled_by_the_sweep_alone() {
             cluster.boards[0].go_on();
             taken(&mut cluster, 1);
             cluster.machines[home].host.forgive();
-            cluster.ask(1, Job::Sweep(Duration::ZERO));
-            let swept = cluster.until(PATIENCE, |cluster| {
-                let mut news = cluster.news().into_iter();
-                news.find_map(|(_, news)| if let News::Swept(left) = news { Some(left) } else { None })
-            });
+            let swept = sweep(&mut cluster);
             let trace = cluster.trace();
             assert_eq!(swept, Some(vec![]), "{call} number {number} fails: {trace}");
             sealed(&cluster);
+        }
+    }
+}
+
+#[test]
+fn a_deletion_that_fails_halfway_is_finished_by_the_next_one_and_nobody_lists_the_cut_any_more() {
+    for call in ["unlink", "fsync", "rename"] {
+        for number in 1..=3 {
+            let mut cluster = cluster(1);
+            let cut = take_in_the_end(&mut cluster, 0, "nightly");
+            for host in 0..HOSTS.len() {
+                cluster.machines[host].host.fail(When::NthOf(call, number), libc::EIO);
+            }
+            let _ = delete(&mut cluster, &cut.id);
+            for host in 0..HOSTS.len() {
+                cluster.machines[host].host.forgive();
+            }
+            let again = delete(&mut cluster, &cut.id);
+            let trace = cluster.trace();
+            assert_eq!(again, Some(Ok(())), "{call} number {number} fails: {trace}");
+            assert!(sealed(&cluster).is_empty(), "{call} number {number} fails: {trace}");
         }
     }
 }

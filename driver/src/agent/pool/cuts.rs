@@ -302,6 +302,20 @@ impl Pool {
         Ok(())
     }
 
+    /// Finishes a removal whose record went from the disk and whose call failed after that: lists may still have the cut,
+    /// or its trees may be left. Nothing for any other cut, or while somebody works on it.
+    pub fn finish_broken_removal(&self, id: &CutId) -> Result<()> {
+        if !self.index().has_anything_of(id) {
+            return Ok(());
+        }
+        let Ok(_claim) = self.claims.exclusive(id) else { return Ok(()) };
+        if self.stored_cut(id)?.is_some() {
+            return Ok(());
+        }
+        self.check_writable()?;
+        self.finish_removal(id)
+    }
+
     /// Makes the removal of a record durable and removes its trees; also what an earlier call left undone.
     fn finish_removal(&self, id: &CutId) -> Result<()> {
         self.host.sync_directory(&self.layout.cuts())?;

@@ -188,6 +188,11 @@ impl Index {
         self.removed.get(id).cloned()
     }
 
+    /// Whether there is such a cut, or something is left of one that was removed.
+    pub(super) fn has_anything_of(&self, id: &CutId) -> bool {
+        self.cuts.contains_key(id) || self.removed.contains_key(id)
+    }
+
     pub(super) fn forget_removed(&mut self, id: &CutId) {
         self.removed.remove(id);
     }

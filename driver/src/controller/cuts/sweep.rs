@@ -68,7 +68,7 @@ impl Cuts {
     }
 
     async fn settle_known(&self, cut: Known, answering: Answering<'_>, oldest: Timestamp, swept: &mut Swept) {
-        let Some((host, any)) = cut.records.first_key_value() else { return };
+        let Some(any) = cut.records.values().next() else { return };
         let id = any.id.clone();
         let Ok(_busy) = self.make_busy(id.kind, &any.name) else { return };
         let (list, done) = match judge(&cut, |host| answering.agent(host).is_some(), oldest) {
@@ -83,7 +83,7 @@ impl Cuts {
                     let hosts = sealed.members.iter().map(|member| member.host.clone()).collect();
                     (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, answering).await)
                 }
-                Ok(None) => (&mut swept.voided, self.remove_as_known_to(host, any).await),
+                Ok(None) => (&mut swept.voided, self.remove_as_known(&cut, oldest).await),
                 Err(fault) => (&mut swept.voided, Err(fault)),
             },
             Verdict::Unknown => {
@@ -98,12 +98,19 @@ impl Cuts {
         }
     }
 
-    /// Removes a cut with all its members, of which lists tell only one: the rest is asked of the host that has told.
-    async fn remove_as_known_to(&self, host: &HostName, judged: &CutRecord) -> Result<(), Fault> {
-        match self.fleet.agent(host)?.cut(&judged.id).await? {
-            Some(record) if record.attempt == judged.attempt => self.remove_unsealed(&record).await,
-            Some(_) | None => Err(Fault::aborted("somebody else is at work on it")),
+    /// Removes a cut with all its members, of which lists tell only one: the rest is asked of a host that has told. What
+    /// a host has removed meanwhile, or had half removed and finishes when it is asked, is no work for a sweep.
+    async fn remove_as_known(&self, cut: &Known, oldest: Timestamp) -> Result<(), Fault> {
+        for (host, judged) in &cut.records {
+            match self.fleet.agent(host)?.cut(&judged.id).await? {
+                Some(record) if record.attempt == judged.attempt || record.cut_at <= oldest => {
+                    return self.remove_unsealed(&record).await;
+                }
+                Some(_) => return Err(Fault::aborted("somebody else is at work on it")),
+                None => {}
+            }
         }
+        Ok(())
     }
 }
 
