@@ -97,18 +97,27 @@ fn is_pool_in_use(target: &Path) -> Result<bool> {
     Ok(loops()?.iter().any(|device| files.contains(&device.backing)))
 }
 
-/// Detaches the loop devices over files below these directories; those that did not go.
+/// Detaches the loop devices over files below these directories, and those over them: the kubelet makes one of each raw
+/// volume. Those that did not go.
 fn detach_files_below(roots: &[&Path]) -> Result<Vec<String>> {
     let files = identities(roots);
-    for device in loops()?.iter().filter(|device| files.contains(&device.backing)) {
-        let _busy = Command::new("losetup").arg("-d").arg(&device.path).output();
+    let nodes = |device: &Loop| fs::metadata(&device.path).map(|node| (node.dev(), node.ino())).ok();
+    for device in over(&files, &loops()?, nodes).iter().rev() {
+        let _busy = Command::new("losetup").arg("-d").arg(device).output();
     }
-    let left = loops()?;
-    Ok(left
-        .iter()
-        .filter(|device| files.contains(&device.backing))
-        .map(|device| device.path.clone())
-        .collect())
+    Ok(over(&files, &loops()?, nodes))
+}
+
+/// Loop devices over these files, and over such devices; each behind the one that it is over.
+fn over(files: &BTreeSet<Identity>, loops: &[Loop], node: impl Fn(&Loop) -> Option<Identity>) -> Vec<String> {
+    let mut below = files.clone();
+    let mut found: Vec<String> = Vec::new();
+    loop {
+        let next = loops.iter().find(|d| below.contains(&d.backing) && !found.contains(&d.path));
+        let Some(device) = next else { return found };
+        found.push(device.path.clone());
+        below.extend(node(device));
+    }
 }
 
 /// Device and inode of a file: paths are no proof, every node has the same ones.
@@ -176,6 +185,14 @@ mod tests {
         assert_eq!(device.path, "/dev/loop7");
         assert_eq!(device.backing, (nix::sys::stat::makedev(254, 0), 131_085));
         assert!(parse_loop("/dev/loop7").is_none());
+    }
+
+    #[test]
+    fn loop_devices_over_loop_devices_of_ours_are_ours() {
+        let at = |path: &str, backing| Loop { path: path.into(), backing };
+        let loops = [at("/dev/loop9", (6, 107)), at("/dev/loop7", (5, 1)), at("/dev/loop3", (6, 999))];
+        let node = |device: &Loop| (device.path == "/dev/loop7").then_some((6, 107));
+        assert_eq!(over(&BTreeSet::from([(5, 1)]), &loops, node), ["/dev/loop7", "/dev/loop9"]);
     }
 
     #[test]
