@@ -354,7 +354,7 @@ async fn a_host_says_where_it_is_and_publishes_to_one_writer() {
 
 /// For working on the services without any agent; the suite over real agents is in the tests crate.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the csi-sanity tool: CSI_SANITY=path cargo test -p stillpoint --lib csi_sanity -- --ignored"]
+#[ignore = "needs the csi-sanity tool in CSI_SANITY, which tests/sanity builds; run by: make test"]
 async fn csi_sanity_finds_nothing_wrong_with_the_model() {
     let tool = std::env::var("CSI_SANITY").expect("CSI_SANITY names the csi-sanity binary");
     for access in ["mount", "block"] {
