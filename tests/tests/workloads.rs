@@ -40,7 +40,7 @@ async fn a_killed_postgresql_passes_its_check_and_one_with_stale_wal_does_not() 
     let volumes = Volumes { data: run.directory("pg/data").unwrap(), wal: run.directory("pg/wal").unwrap() };
     Postgres::initialise(&installation, &volumes).await.unwrap();
     let mut server = Postgres::start(&installation, "postgres", volumes.clone(), run.path()).await.unwrap();
-    let load = postgres::Load::start(&server.config(), 2).await.unwrap();
+    let load = postgres::start_load(&server.config(), 2).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let early_wal = run.path().join("early-wal");
     copy(&volumes.wal, &early_wal).await;

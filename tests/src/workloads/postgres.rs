@@ -8,6 +8,6 @@ mod check;
 mod load;
 mod server;
 
-pub use check::{Checked, check, check_rows};
-pub use load::Load;
+pub use check::{check, check_rows};
+pub use load::start_load;
 pub use server::{Installation, Postgres, Volumes, connect};

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use stillpoint_rules::plan::Action;
 use stillpoint_tests::harness::RunDir;
 use stillpoint_tests::harness::stack::Options;
-use stillpoint_tests::workloads::postgres::{self, Checked, Installation, Postgres, Volumes};
+use stillpoint_tests::workloads::load::Checked;
+use stillpoint_tests::workloads::postgres::{self, Installation, Postgres, Volumes};
 
 use super::scene::{Cut, LOAD, Scene, can_run, rule};
 
@@ -39,7 +40,7 @@ async fn restored(scene: &Scene, cut: &str, prefix: &str) -> Result<Volumes> {
     Ok(Volumes { data, wal })
 }
 
-async fn check(scene: &Scene, cut: &str, prefix: &str, required: &[i64]) -> Result<Checked> {
+async fn check(scene: &Scene, cut: &str, prefix: &str, required: &[u64]) -> Result<Checked> {
     let volumes = restored(scene, cut, prefix).await?;
     postgres::check(&Installation::find()?, volumes, required, scene.path()).await
 }
@@ -53,7 +54,7 @@ async fn a_checkpoint_cut_of_postgresql_has_all_that_was_acknowledged() -> Resul
     let scene =
         Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
     let mut server = server(&scene, &installation, &[]).await?;
-    let mut load = postgres::Load::start(&server.config(), 4).await?;
+    let mut load = postgres::start_load(&server.config(), 4).await?;
     let text = rule("postgresql-checkpoint.yaml")?;
     tokio::time::sleep(LOAD).await;
     scene.cut("early", &text).await?;
@@ -75,7 +76,7 @@ async fn a_checkpoint_cut_of_postgresql_has_all_that_was_acknowledged() -> Resul
     println!("postgresql: mixed: {}", format!("{verdict:#}").lines().next().unwrap_or_default());
 
     let acknowledged = load.stop().await?;
-    ensure!(acknowledged > required.len(), "writers have gone on");
+    ensure!(acknowledged.len() > required.len(), "writers have gone on");
     server.stop()?;
     scene.close()
 }
@@ -100,7 +101,7 @@ async fn a_cut_in_backup_mode_recovers_by_itself_and_with_its_label_from_the_arc
     let scene =
         Scene::build("postgresql", &["postgres-data", "postgres-wal"], &[], Options::default()).await?;
     let server = server(&scene, &installation, &settings).await?;
-    let mut load = postgres::Load::start(&server.config(), 4).await?;
+    let mut load = postgres::start_load(&server.config(), 4).await?;
     tokio::time::sleep(LOAD).await;
     let cut = scene.cut("based", &rule("postgresql-backup-mode.yaml")?).await?;
     let required = load.acknowledged_before(cut.hold_began);

@@ -21,7 +21,7 @@ pub struct Taken {
     /// Its record.
     pub record: CutRecord,
     /// PostgreSQL's transactions that were acknowledged before it was asked for.
-    pub transactions: Vec<i64>,
+    pub transactions: Vec<u64>,
     /// Rows of each writer of the ring that were acknowledged before it was asked for, so before the flush.
     pub rows: Option<Vec<i64>>,
     /// The longest that the ledger's writer waited for one number while the cut was taken, flush and all.

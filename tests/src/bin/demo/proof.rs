@@ -8,6 +8,7 @@ use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::{Stack, Step};
 use stillpoint_tests::workloads::cassandra::{self, Ring};
 use stillpoint_tests::workloads::ledger::{self, Audit};
+use stillpoint_tests::workloads::load;
 use stillpoint_tests::workloads::postgres::{self, Installation, Volumes};
 
 use super::cuts::{Taken, hardest};
@@ -24,7 +25,7 @@ pub struct Proven {
     /// Cuts whose ledger was restored and is right.
     pub ledgers: usize,
     /// PostgreSQL's part.
-    pub postgres: postgres::Checked,
+    pub postgres: load::Checked,
     /// The ring's part.
     pub ring: Option<cassandra::Checked>,
 }
@@ -86,7 +87,7 @@ async fn restored_ledger(stack: &Stack, cut: &str) -> Result<Audit> {
     Ok(ledger::audit(&readings))
 }
 
-async fn restored_postgres(scene: &Scene, cut: &Taken) -> Result<postgres::Checked> {
+async fn restored_postgres(scene: &Scene, cut: &Taken) -> Result<load::Checked> {
     let name = &cut.record.name;
     let step = Step::begin(format!("PostgreSQL of {name}: recovery, transactions, indexes, checksums"));
     let volumes = restore(&scene.stack, name, &format!("{name}-pg-"), &[PG_DATA, PG_WAL]).await?;

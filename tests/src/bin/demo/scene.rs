@@ -11,6 +11,7 @@ use stillpoint_tests::harness::stack::Rcu;
 use stillpoint_tests::harness::{Blueprint, Pod, RunDir, Stack, Step, binaries};
 use stillpoint_tests::workloads::cassandra::{self, Jars, Layout, Ring};
 use stillpoint_tests::workloads::ledger::Ledger;
+use stillpoint_tests::workloads::load;
 use stillpoint_tests::workloads::postgres::{self, Installation, Postgres, Volumes};
 
 use super::Size;
@@ -43,7 +44,7 @@ pub struct Scene {
     /// The ring; taken when it has to make room for the restored one.
     pub ring: Option<Ring>,
     /// Load on PostgreSQL.
-    pub postgres_load: postgres::Load,
+    pub postgres_load: load::Load,
     /// PostgreSQL.
     pub postgres: Postgres,
     /// The ledger.
@@ -90,7 +91,7 @@ impl Scene {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let paths = [mounted(LEDGER[0])?, mounted(LEDGER[1])?, mounted(LEDGER[2])?];
         let ledger = Ledger::start(&program, &paths, stack.path())?;
-        let postgres_load = postgres::Load::start(&postgres.config(), PG_CONNECTIONS).await?;
+        let postgres_load = postgres::start_load(&postgres.config(), PG_CONNECTIONS).await?;
         let ring_load = match &ring {
             None => None,
             Some(ring) => Some(cassandra::Load::start(&ring.addresses()).await?),

@@ -4,30 +4,22 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 
 use super::load::OPENING;
 use super::{Installation, Postgres, Volumes};
 use crate::harness::process;
+use crate::workloads::load::{Checked, nothing_lost};
 
 const VERIFY_LIMIT: Duration = Duration::from_mins(2);
-
-/// What was found to be right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
-    /// Acknowledged transactions that had to be there, and are.
-    pub required: usize,
-    /// Transactions that are there: more than required, as some were committed later, before the cut.
-    pub present: usize,
-}
 
 /// Recovers the restored pair and checks it: every id of `required` is there, no transaction is half there,
 /// balances agree with the entries, and indexes and page checksums are right.
 pub async fn check(
     installation: &Installation,
     volumes: Volumes,
-    required: &[i64],
+    required: &[u64],
     run: &Path,
 ) -> Result<Checked> {
     volumes.adopt()?;
@@ -44,21 +36,12 @@ pub async fn check(
 }
 
 /// The part of [`check`] that any running server can answer: nothing lost, nothing half.
-pub async fn check_rows(client: &Client, required: &[i64]) -> Result<Checked> {
-    ensure!(!required.is_empty(), "no transaction was acknowledged before the cut, so nothing can be proven");
-    let present = nothing_lost(client, required).await?;
-    nothing_half(client).await?;
-    Ok(Checked { required: required.len(), present })
-}
-
-async fn nothing_lost(client: &Client, required: &[i64]) -> Result<usize> {
+pub async fn check_rows(client: &Client, required: &[u64]) -> Result<Checked> {
     let rows = client.query("SELECT id FROM debits JOIN credits USING (id)", &[]).await?;
-    let present: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-    let lost: Vec<i64> = required.iter().copied().filter(|id| !present.contains(id)).collect();
-    if let Some(first) = lost.first() {
-        bail!("{} of {} acknowledged transactions are lost, {first} is one", lost.len(), required.len());
-    }
-    Ok(present.len())
+    let present: HashSet<u64> = rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()).collect();
+    let checked = nothing_lost(required, &present)?;
+    nothing_half(client).await?;
+    Ok(checked)
 }
 
 async fn nothing_half(client: &Client) -> Result<()> {

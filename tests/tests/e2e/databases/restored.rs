@@ -26,9 +26,9 @@ pub struct Proof {
     /// Rows of each writer of the ring.
     pub rows: Vec<i64>,
     /// Transactions of the server in the group.
-    pub in_group: Vec<i64>,
+    pub in_group: Vec<u64>,
     /// Transactions of the server that was cut alone.
-    pub alone: Vec<i64>,
+    pub alone: Vec<u64>,
 }
 
 /// Restores everything and looks whether it is all there.
@@ -146,7 +146,7 @@ fn hosts(ring: &Addresses) -> BTreeSet<IpAddr> {
 }
 
 /// Nothing lost, nothing half, and every tuple in its indexes.
-async fn prove_server(space: &Workspace, number: usize, required: &[i64]) -> Result<()> {
+async fn prove_server(space: &Workspace, number: usize, required: &[u64]) -> Result<()> {
     let step = Step::begin(format!("PostgreSQL {number}: recovery, transactions, indexes"));
     let pod = format!("postgresql-{number}");
     let client = postgres::connect(&server(space, number)?).await?;

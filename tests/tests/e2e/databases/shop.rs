@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use stillpoint_tests::cluster::workspace::Workspace;
 use stillpoint_tests::harness::{Step, binaries};
-use stillpoint_tests::workloads::{cassandra, postgres};
+use stillpoint_tests::workloads::{cassandra, load, postgres};
 use tokio_postgres::Config;
 
 use crate::manifests::READY;
@@ -111,7 +111,7 @@ pub struct Loads {
     /// On the ring.
     pub ring: cassandra::Load,
     /// On each server.
-    pub servers: Vec<postgres::Load>,
+    pub servers: Vec<load::Load>,
 }
 
 impl Loads {
@@ -119,7 +119,7 @@ impl Loads {
     pub async fn start(shop: &Shop<'_>) -> Result<Self> {
         let mut servers = Vec::new();
         for server in &shop.servers {
-            servers.push(postgres::Load::start(server, CONNECTIONS).await?);
+            servers.push(postgres::start_load(server, CONNECTIONS).await?);
         }
         Ok(Self { ring: cassandra::Load::start(&shop.ring).await?, servers })
     }
@@ -127,7 +127,7 @@ impl Loads {
     /// An error when a writer has failed.
     pub fn check_alive(&mut self) -> Result<()> {
         self.ring.check_alive()?;
-        self.servers.iter_mut().try_for_each(postgres::Load::check_alive)
+        self.servers.iter_mut().try_for_each(load::Load::check_alive)
     }
 
     /// Ends them.
@@ -135,7 +135,7 @@ impl Loads {
         let rows = self.ring.stop().await?;
         let mut transactions = 0;
         for server in self.servers {
-            transactions += server.stop().await?;
+            transactions += server.stop().await?.len();
         }
         println!("  acknowledged in all: {rows} rows, {transactions} transactions");
         Ok(())
