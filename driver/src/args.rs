@@ -253,6 +253,15 @@ pub struct TimelineArgs {
     pub socket: SocketArgs,
 }
 
+/// When a rule runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RuleRole {
+    /// Before the snapshot.
+    Pre,
+    /// After it.
+    Post,
+}
+
 /// `stillpoint rule …`
 #[derive(Debug, Subcommand)]
 pub enum RuleCommand {
@@ -261,6 +270,10 @@ pub enum RuleCommand {
     Convert {
         /// The rule.
         file: PathBuf,
+        /// When a rule runs whose form does not say it (the short form, Stork's). Without it its name decides, else it
+        /// runs before the snapshot.
+        #[arg(long, value_enum)]
+        role: Option<RuleRole>,
         /// Output: text is YAML.
         #[arg(short = 'o', long = "output", value_enum, default_value = "text")]
         output: Format,

@@ -97,6 +97,8 @@ pub mod defaults {
     pub const OVERDUE_PAUSE_MAX: Duration = Duration::from_mins(10);
     /// Reading one secret.
     pub const SECRET_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Ending what a step left running in one pod, and the proof of it.
+    pub const END_TIMEOUT: Duration = Duration::from_secs(10);
 }
 
 /// What to do to an application around a cut.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
+use crate::api::Method;
 use crate::output::Output;
 use crate::ports::{ExecError, HttpOutcome, HttpRequest, HttpTrust};
 
@@ -60,6 +61,10 @@ async fn exchange(address: &str, request: &HttpRequest, output: &mut Output) -> 
 
 fn message(address: &str, request: &HttpRequest) -> Result<Request<Full<Bytes>>, String> {
     let body = request.body.clone().unwrap_or_default();
+    let length = match request.method {
+        Method::Post | Method::Put | Method::Patch => Some(body.len()),
+        Method::Get | Method::Head | Method::Delete => request.body.as_ref().map(String::len),
+    };
     let host = if address.contains(':') {
         format!("[{address}]:{}", request.port)
     } else {
@@ -71,6 +76,10 @@ fn message(address: &str, request: &HttpRequest) -> Result<Request<Full<Bytes>>,
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| format!("the request cannot be written: {error}"))?;
     let headers = message.headers_mut();
+    // Also of an empty body: many servers answer 411 without it, or wait for one.
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     headers.insert(HOST, HeaderValue::try_from(host).map_err(|error| error.to_string())?);
     for (name, value) in &request.headers {
         let key = HeaderName::try_from(name).map_err(|_| format!("`{name}` is no header"))?;

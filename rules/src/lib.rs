@@ -35,6 +35,7 @@ pub mod lint;
 mod listen;
 pub mod machine;
 mod output;
+pub mod plain;
 pub mod plan;
 pub mod ports;
 mod redact;

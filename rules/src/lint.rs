@@ -45,8 +45,8 @@ impl fmt::Display for Finding {
 
 /// Everything that is found in a text; errors first, then by place.
 pub fn lint(rule_text: &str) -> Vec<Finding> {
-    let rule = match text::parse(rule_text) {
-        Ok(rule) => rule,
+    let rule = match text::convert(rule_text, None) {
+        Ok(converted) => converted.rule,
         Err(error) => {
             let refused = |problem| Finding { severity: Severity::Error, code: "refused", problem };
             return error.problems.into_iter().map(refused).collect();

@@ -93,7 +93,7 @@ pub enum ExecError {
         why: String,
     },
     /// It ran longer than allowed and was ended.
-    #[error("the command in {pod} did not end within {limit:?}{}", if *.still_running { " and may still be running there" } else { " and was ended" })]
+    #[error("the command in {pod} did not end within {limit:?}{}", if *.still_running { "; it may still run there" } else { " and was ended" })]
     TimedOut {
         /// The pod.
         pod: String,
@@ -114,6 +114,35 @@ pub enum ExecError {
     },
 }
 
+/// The number that every process of one step's commands in one pod carries, so that it is found again by whoever must
+/// end it: in the environment, and where the adapter can, in places that a program does not clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+impl Mark {
+    /// The variable with which programs inherit it.
+    pub const VARIABLE: &'static str = "STILLPOINT_COMMAND";
+
+    /// Of one step of one run in one pod: always the same number, also in the next process.
+    pub fn of(run: &str, step: &str, target: &PodTarget) -> Self {
+        let mut hash = blake3::Hasher::new();
+        for part in [run, step, &target.namespace, &target.pod, &target.uid, &target.container] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+        // Eleven digits: they fit into the name of a process, and none of two numbers begins with the other.
+        Self(10_000_000_000 + u64::from_le_bytes(first) % 90_000_000_000)
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One command in one container.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExecRequest {
@@ -123,6 +152,8 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     /// Added to its environment; may contain secrets, so it is never shown and never put on a command line.
     pub env: Vec<(String, String)>,
+    /// What all its processes carry.
+    pub mark: Mark,
     /// The command is ended after this.
     pub timeout: Duration,
     /// Bytes of output kept.
@@ -140,6 +171,10 @@ pub trait PodExec: Send + Sync {
 
     /// Makes one request to the pod's own address. Any status is an outcome, not an error.
     async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError>;
+
+    /// Ends whatever still runs under this mark in that pod. `Ok` is a proof that nothing of it runs any more and that
+    /// nothing of it will begin; every error means that it may still run. Takes at most a few seconds.
+    async fn end(&self, target: &PodTarget, mark: Mark) -> Result<(), ExecError>;
 }
 
 /// One request to one pod.
@@ -237,6 +272,8 @@ pub struct SessionRequest {
     pub argv: Vec<String>,
     /// Added to its environment; never shown and never put on a command line.
     pub env: Vec<(String, String)>,
+    /// What all its processes carry.
+    pub mark: Mark,
     /// Lines sent at the start.
     pub send: Vec<String>,
     /// It holds once a line of its standard output contains this.

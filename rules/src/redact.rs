@@ -52,7 +52,8 @@ impl Redactor {
         }
     }
 
-    /// The text without what must not be shown.
+    /// The text without what must not be shown, and without what would steer a terminal: it is copied into records,
+    /// events, errors and logs.
     pub(crate) fn clean(&self, text: &str) -> String {
         let mut clean = text.to_owned();
         {
@@ -68,7 +69,8 @@ impl Redactor {
         for pattern in self.patterns.iter() {
             clean = pattern.replace_all(&clean, MASK).into_owned();
         }
-        clean
+        // Last, so that a secret is still recognised; a line break of Windows is one line break.
+        crate::plain::printable_lines(&clean.replace("\r\n", "\n")).into_owned()
     }
 }
 

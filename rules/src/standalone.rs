@@ -4,9 +4,11 @@
 mod exec;
 mod inventory;
 mod journal;
+mod leftovers;
 mod process;
 mod secrets;
 mod session;
+mod supervisor;
 
 pub use inventory::{
     NamesAreIds, PodDefinition, StandalonePods, VolumeNames, parse_inventory, pods_from_value,

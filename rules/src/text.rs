@@ -14,9 +14,11 @@ mod locate;
 mod node;
 mod problem;
 mod selector_form;
+pub(crate) mod shell;
 mod usage;
 mod velero;
 mod words;
+mod write;
 mod yaml;
 
 use std::path::Path;
@@ -32,6 +34,7 @@ pub use problem::{Problem, TextError};
 pub(crate) use words::clip;
 #[cfg(feature = "kube")]
 pub(crate) use words::clip_to;
+pub use yaml::only_document;
 
 /// When a rule runs that was written in a form which does not say it (the short form, Stork's): those forms
 /// leave it to whoever refers to the rule.
@@ -55,7 +58,7 @@ pub enum Form {
     Stork,
 }
 
-/// Reads a rule in any form; commands of the older forms run before the cut.
+/// Reads a rule in any form; commands of the older forms run before the cut. One whose name tells otherwise is refused.
 pub fn parse(text: &str) -> Result<Rule, TextError> {
     parse_as(text, Role::Before)
 }
@@ -64,7 +67,18 @@ pub fn parse(text: &str) -> Result<Rule, TextError> {
 pub fn parse_as(text: &str, role: Role) -> Result<Rule, TextError> {
     decode(text, limits::RULE_BYTES, |root| match form(root)? {
         Form::Canonical => canonical::rule(root),
-        Form::Short | Form::Stork => selector_form::rule(root, role),
+        Form::Short | Form::Stork => {
+            let rule = selector_form::rule(root, Some(role), &mut Vec::new())?;
+            if role == Role::Before && selector_form::told_by(&rule.metadata.name) == Some(Role::After) {
+                root.fail(
+                    format!("`{}` is called as a rule that runs after the snapshot", rule.metadata.name),
+                    "rules of this form do not say when they run, and here it would run before it",
+                    "convert it first: `stillpoint rule convert`",
+                );
+                return None;
+            }
+            Some(rule)
+        }
     })
 }
 
@@ -73,42 +87,50 @@ pub fn parse_as(text: &str, role: Role) -> Result<Rule, TextError> {
 pub struct Converted {
     /// The rule.
     pub rule: Rule,
-    /// What a person should know about it.
+    /// What a person should know about it: what was assumed, and what was left out and why. One line each.
     pub notes: Vec<String>,
 }
 
-/// Reads a rule in any form, or the hook annotations of Velero on some object.
-pub fn convert(text: &str) -> Result<Converted, TextError> {
+/// Reads a rule in any form, or the hook annotations of Velero on some object. `role` is when a rule runs whose form
+/// does not say it; without it its name decides, else it runs before the cut. Everything that the result does not say
+/// is in the notes, or the text is refused.
+pub fn convert(text: &str, role: Option<Role>) -> Result<Converted, TextError> {
     let mut notes = Vec::new();
     let rule = decode(text, limits::RULE_BYTES, |root| {
         if velero::has_hooks(root.value()) {
             return velero::rule(root, &mut notes);
         }
         match form(root)? {
-            Form::Canonical => canonical::rule(root),
-            Form::Short | Form::Stork => selector_form::rule(root, Role::Before),
+            Form::Canonical => {
+                left_out(root.at("metadata").as_ref(), &mut notes);
+                canonical::rule(root)
+            }
+            Form::Short | Form::Stork => selector_form::rule(root, role, &mut notes),
         }
     })?;
-    if rule
-        .spec
-        .steps
-        .iter()
-        .any(|step| step.hold.as_ref().is_some_and(|hold| hold.run.argv().concat().contains("cat")))
-        && !text.contains(API_VERSION)
-    {
-        notes.push(
-            "the background action became a session; check with `rule lint` that the server itself limits it"
-                .to_owned(),
-        );
-    }
     notes.sort();
     notes.dedup();
     Ok(Converted { rule, notes })
 }
 
+/// Names the labels and annotations that a converted rule does not have.
+fn left_out(metadata: Option<&Node<'_>>, notes: &mut Vec<String>) {
+    for field in ["labels", "annotations"] {
+        let Some(map) = metadata.and_then(|node| node.at(field)) else { continue };
+        let keys: Vec<String> =
+            map.value().as_object().into_iter().flatten().map(|(key, _)| clip(key)).collect();
+        if !keys.is_empty() {
+            notes.push(format!(
+                "{field} are left out, because rules do nothing with them: {}",
+                keys.join(", ")
+            ));
+        }
+    }
+}
+
 /// Line and column, counted from 1, of a field of a text that was read before.
 pub(crate) fn place(text: &str, path: &[PathPart]) -> Option<(u32, u32)> {
-    locate::locate(text, path, locate::Part::Value)
+    locate::locate(&only_document(text), path, locate::Part::Value)
 }
 
 /// Reads a rule from a file, never more of it than a rule may be long.
@@ -129,9 +151,7 @@ pub fn to_yaml(rule: &Rule) -> Result<String, TextError> {
     }
     let document =
         Document { api_version: API_VERSION, kind: "Rule", metadata: &rule.metadata, spec: &rule.spec };
-    serde_yaml::to_string(&document).map_err(|error| {
-        TextError::single(Problem::new("cannot be written as YAML", error.to_string(), "report this"))
-    })
+    write_yaml(&document)
 }
 
 /// Reads at most `limit` bytes of UTF-8; a longer file is refused without reading on.
@@ -157,6 +177,7 @@ pub(crate) fn decode<T>(
     limit: usize,
     read: impl FnOnce(&Node<'_>) -> Option<T>,
 ) -> Result<T, TextError> {
+    let text = &*only_document(text);
     let tree = yaml::parse(text, limit).map_err(TextError::single)?;
     let sink = Sink::default();
     let value = read(&Node::root(&tree, &sink));
@@ -186,11 +207,10 @@ pub(crate) fn decode_value<T>(
     }
 }
 
-/// Writes a value that one of our readers reads.
-pub(crate) fn write_yaml<T: Serialize>(value: &T) -> Result<String, TextError> {
-    serde_yaml::to_string(value).map_err(|error| {
-        TextError::single(Problem::new("cannot be written as YAML", error.to_string(), "report this"))
-    })
+/// Writes a value so that every reader of YAML, of version 1.1 or 1.2, reads the same.
+pub fn write_yaml<T: Serialize>(value: &T) -> Result<String, TextError> {
+    write::yaml(value)
+        .map_err(|why| TextError::single(Problem::new("cannot be written as YAML", why, "report this")))
 }
 
 /// Which form the text is in.

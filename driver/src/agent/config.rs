@@ -122,7 +122,8 @@ impl AgentConfig {
 
     /// Reads YAML.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_yaml::from_str(text).map_err(|why| ConfigError::Syntax(why.to_string()))?;
+        let text = stillpoint_rules::text::only_document(text);
+        let config: Self = serde_yaml::from_str(&text).map_err(|why| ConfigError::Syntax(why.to_string()))?;
         if config.tls.is_none() {
             let why = "tls is missing; give ca, cert and key as `stillpoint pki agent` makes them";
             return Err(ConfigError::Value(why.into()));

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::domain::Fault;
+use crate::observe::plain::{printable, printable_json, printable_lines};
 
 /// Output of most commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,8 +28,13 @@ pub enum TimelineFormat {
     Html,
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is not an error.
+/// Prints lines to standard output, with everything escaped that would steer a terminal. A reader that has seen enough
+/// (`| head`) is not an error.
 pub fn print(text: &str) -> Result<(), Fault> {
+    write_out(&printable_lines(text))
+}
+
+fn write_out(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
@@ -41,14 +47,14 @@ pub fn print(text: &str) -> Result<(), Fault> {
 
 /// A progress line on standard error; lost where nobody listens.
 pub fn progress(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", crate::observe::plain::printable(line));
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(line));
 }
 
 /// Pretty JSON.
 pub fn print_json(value: &impl Serialize) -> Result<(), Fault> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Fault::internal(format!("cannot write JSON: {error}")))?;
-    print(&text)
+    write_out(&printable_json(&text))
 }
 
 /// JSON text that came from the controller.

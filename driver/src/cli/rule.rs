@@ -5,7 +5,7 @@ use std::path::Path;
 use stillpoint_rules::lint::{self, Finding, Severity};
 use stillpoint_rules::text;
 
-use crate::args::{RuleCommand, SnapshotArgs};
+use crate::args::{RuleCommand, RuleRole, SnapshotArgs};
 use crate::domain::Fault;
 
 use super::output::{Format, print, print_json};
@@ -14,7 +14,7 @@ use super::snapshot;
 /// Runs one of them.
 pub async fn run(command: RuleCommand) -> Result<(), Fault> {
     match command {
-        RuleCommand::Convert { file, output } => convert(&file, output),
+        RuleCommand::Convert { file, role, output } => convert(&file, role, output),
         RuleCommand::Plan(args) => snapshot::run(SnapshotArgs { plan: true, ..args }).await,
         RuleCommand::Lint { file, output } => check(&file, output),
         RuleCommand::Test(args) => snapshot::rehearse(args).await,
@@ -22,8 +22,12 @@ pub async fn run(command: RuleCommand) -> Result<(), Fault> {
 }
 
 /// Prints a rule of any accepted form in the canonical one.
-fn convert(file: &Path, output: Format) -> Result<(), Fault> {
-    let converted = text::convert(&snapshot::read_rule(file)?)
+fn convert(file: &Path, role: Option<RuleRole>, output: Format) -> Result<(), Fault> {
+    let role = role.map(|role| match role {
+        RuleRole::Pre => text::Role::Before,
+        RuleRole::Post => text::Role::After,
+    });
+    let converted = text::convert(&snapshot::read_rule(file)?, role)
         .map_err(|error| Fault::invalid(format!("cannot use the rule {}: {error}", file.display())))?;
     match output {
         Format::Text => {
@@ -31,7 +35,10 @@ fn convert(file: &Path, output: Format) -> Result<(), Fault> {
             lines.push(text::to_yaml(&converted.rule).map_err(|error| Fault::internal(error.to_string()))?);
             print(&lines.join("\n"))
         }
-        Format::Json => print_json(&converted.rule),
+        Format::Json => {
+            converted.notes.iter().for_each(|note| super::output::progress(note));
+            print_json(&converted.rule)
+        }
     }
 }
 

@@ -153,7 +153,10 @@ impl Config {
         let without_topology = placement(&root, agents.as_deref(), problems);
         let limits = limits(&root, problems);
         let metrics_listen = metrics_listen(&root, problems);
-        let pods = pods(&root, base, problems);
+        let hosts = agents
+            .as_ref()
+            .map(|agents| agents.iter().map(|agent| agent.host.to_string()).collect::<Vec<_>>());
+        let pods = pods(&root, base, hosts.as_deref(), problems);
         let schedules = schedules(&root, text, base, problems);
         Some(Self {
             csi_socket: csi_socket?,
@@ -289,7 +292,12 @@ fn metrics_listen(root: &Section<'_>, problems: &mut Problems) -> Option<Option<
 }
 
 /// `inventory`, a file, or `pods`, the list itself.
-fn pods(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<PodSource> {
+fn pods(
+    root: &Section<'_>,
+    base: &Path,
+    hosts: Option<&[String]>,
+    problems: &mut Problems,
+) -> Option<PodSource> {
     let file = root.text("inventory", problems)?;
     match (file, root.get("pods")) {
         (Some(_), Some(_)) => problems.none("pods", "is given beside inventory; keep one of the two"),
@@ -299,7 +307,7 @@ fn pods(root: &Section<'_>, base: &Path, problems: &mut Problems) -> Option<PodS
             let read = serde_json::to_value(list).map_err(|error| vec![format!("pods: {error}")]);
             let read = read.and_then(|list| {
                 let told = |error: TextError| error.problems.iter().map(problem_in_list).collect::<Vec<_>>();
-                pods_from_value(&list).map_err(told)
+                pods_from_value(&list, hosts).map_err(told)
             });
             match read {
                 Ok(list) => Some(PodSource::List(list)),

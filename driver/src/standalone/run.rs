@@ -88,7 +88,7 @@ impl Controller {
             cuts: cuts.clone(),
             volumes: Arc::clone(&volumes),
         });
-        let pods = Arc::new(pods(&config.pods, &storage)?);
+        let pods = Arc::new(pods(&config, &storage)?);
         let fleet_cutter = |barrier| Arc::new(FleetCutter::new(cuts.clone(), CutKind::Group, barrier));
         let engine = |cutter: Arc<dyn Cutter>| {
             let ports = Ports {
@@ -164,11 +164,12 @@ impl Controller {
     }
 }
 
-fn pods(source: &PodSource, storage: &Arc<dyn Storage>) -> Result<StandalonePods, Fault> {
+fn pods(config: &Config, storage: &Arc<dyn Storage>) -> Result<StandalonePods, Fault> {
+    let hosts = config.agents.iter().map(|agent| agent.host.to_string()).collect();
     let names = Arc::new(VolumeNamesOf { storage: Arc::clone(storage) });
-    match source {
+    match &config.pods {
         PodSource::List(pods) => Ok(StandalonePods::fixed(pods.clone(), names)),
-        PodSource::File(path) => StandalonePods::from_file(path.clone(), names)
+        PodSource::File(path) => StandalonePods::from_file(path.clone(), names, Some(hosts))
             .map_err(|error| Fault::invalid(format!("cannot use the inventory: {error}"))),
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::{EnvEntry, HttpCall, defaults};
 use crate::plan::{Action, Call, PlannedCommand};
-use crate::ports::{ExecError, ExecRequest, HttpRequest, HttpTrust, PodTarget, SecretError};
+use crate::ports::{ExecError, ExecRequest, HttpRequest, HttpTrust, Mark, PodTarget, SecretError};
 use crate::redact::Redactor;
 use crate::run::{Attempt, AttemptFault};
 
@@ -43,6 +43,20 @@ pub(super) struct Job {
     pub(super) target: PodTarget,
     pub(super) host: String,
     pub(super) command: PlannedCommand,
+    /// What its processes carry.
+    pub(super) mark: Mark,
+    pub(super) undoes: Undoes,
+}
+
+/// What a job undoes, by whether it can still have an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undoes {
+    /// Nothing, or something whose end is known.
+    Ended,
+    /// A command or session that may still be running under the job's mark.
+    Command,
+    /// A request that may still be served. No end of it can be proven.
+    Request,
 }
 
 /// What actions are done with.
@@ -82,7 +96,10 @@ impl From<ExecError> for Fault {
     fn from(error: ExecError) -> Self {
         let why = error.to_string();
         match error {
-            ExecError::TimedOut { output, .. } => Self { kind: AttemptFault::TimedOut, why, output },
+            ExecError::TimedOut { output, still_running, .. } => {
+                let kind = if still_running { AttemptFault::MayRun } else { AttemptFault::TimedOut };
+                Self { kind, why, output }
+            }
             ExecError::PodChanged { .. } => Self::new(AttemptFault::PodChanged, why),
             ExecError::NotStarted { .. } => Self::new(AttemptFault::NotStarted, why),
             ExecError::Lost { .. } => Self::new(AttemptFault::Lost, why),
@@ -97,8 +114,39 @@ impl From<SecretError> for Fault {
 }
 
 impl Hands {
-    /// Does a job, again where its plan allows that. Every try is in the result, at least one.
+    /// Does a job. While something that it undoes may still be running it does not count, and what may not be repeated
+    /// is not begun.
     pub(super) async fn work(&self, job: &Job) -> Vec<Attempt> {
+        let mut unproven = match job.undoes {
+            Undoes::Ended => None,
+            Undoes::Command => self.prove_end(job).await.err(),
+            Undoes::Request => Some("a request was sent and not answered".to_owned()),
+        };
+        let begun = unproven.is_none() || job.command.retry.idempotent;
+        let mut attempts =
+            if begun { self.tries(job).await } else { vec![self.blank(job, 1, Instant::now())] };
+        if unproven.is_none() && job.action == Action::After && left_one_behind(job, &attempts) {
+            unproven = self.prove_end(job).await.err();
+        }
+        if let (Some(why), Some(last)) = (unproven, attempts.last_mut()) {
+            last.not_final(&why, begun);
+        }
+        attempts
+    }
+
+    /// Ends what runs under the job's mark, and gives why its end is not known.
+    async fn prove_end(&self, job: &Job) -> Result<(), String> {
+        let ending = self.ports.exec.end(&job.target, job.mark);
+        match self.budget.within(defaults::END_TIMEOUT, ending).await {
+            // What ran in a pod has ended with it.
+            Ok(Ok(()) | Err(ExecError::PodChanged { .. })) => Ok(()),
+            Ok(Err(error)) => Err(self.redactor.clean(&error.to_string())),
+            Err(_) => Err("its end was not seen in time".to_owned()),
+        }
+    }
+
+    /// Does a job, again where its plan allows that. Every try is in the result, at least one.
+    async fn tries(&self, job: &Job) -> Vec<Attempt> {
         let retry = job.command.retry;
         let mut pause = Duration::from_millis(retry.pause_ms);
         let mut attempts = Vec::new();
@@ -199,6 +247,8 @@ impl Hands {
                 AttemptFault::Answer
                 | AttemptFault::NotTrue
                 | AttemptFault::TimedOut
+                | AttemptFault::MayRun
+                | AttemptFault::Unproven
                 | AttemptFault::NotStarted
                 | AttemptFault::Lost
                 | AttemptFault::GivenUp => {}
@@ -240,6 +290,7 @@ impl Hands {
             target: job.target.clone(),
             argv: argv.to_vec(),
             env: self.values(&job.target.namespace, &job.command.env).await?,
+            mark: job.mark,
             timeout: limit,
             output_limit: job.command.output_limit,
         };
@@ -334,6 +385,13 @@ pub(super) fn is_yes(job: &Job, attempt: &Attempt) -> bool {
             Call::Run(_) => attempt.exit_code == Some(0),
             Call::Http(call) => attempt.http_status.is_some_and(|status| call.is_expected(status)),
         }
+}
+
+/// Whether a try before the last one may still be running. A request cannot be called back.
+fn left_one_behind(job: &Job, attempts: &[Attempt]) -> bool {
+    let earlier = attempts.split_last().map_or(&[][..], |(_, earlier)| earlier);
+    matches!(job.command.call, Call::Run(_))
+        && earlier.iter().filter_map(|attempt| attempt.fault).any(AttemptFault::may_come_later)
 }
 
 fn may_repeat(attempt: &Attempt, idempotent: bool) -> bool {

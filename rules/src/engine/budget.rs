@@ -162,6 +162,8 @@ fn of_step(run: &Run, step: usize, limits: &Limits) -> Duration {
     let debts = || run.owed().filter(|debt| debt.step == step);
     let turns = debts().count().div_ceil(parallel_of(run, step, limits));
     let longest = debts().map(|debt| of_command(&debt.command, limits)).max().unwrap_or_default();
+    // And the proof that what it undoes has ended.
+    let longest = longest.saturating_add(defaults::END_TIMEOUT);
     longest.saturating_mul(u32::try_from(turns).unwrap_or(u32::MAX))
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::api::Take;
 use crate::failure::{Failure, FailureKind};
-use crate::machine::{Event, Machine, Order};
+use crate::machine::{Event, Machine, Order, Phase};
 use crate::plan::PlannedStep;
 use crate::ports::OpenCut;
 use crate::redact::Redactor;
@@ -35,6 +35,8 @@ pub(super) struct Conductor {
     pub(super) request: Option<RunRequest>,
     pub(super) cut: Option<Box<dyn OpenCut>>,
     pub(super) sessions: Vec<Taken>,
+    /// Where the run stood when a dead process left it: what was running then may still run.
+    pub(super) found_in: Option<Phase>,
 }
 
 /// A run that is over: ended, or with a machine that waits to collect what is owed.
@@ -66,6 +68,7 @@ impl Conductor {
             request: None,
             cut: None,
             sessions: Vec::new(),
+            found_in: None,
         }
     }
 
@@ -82,6 +85,7 @@ impl Conductor {
     /// What a dead process left.
     pub(super) async fn settle(mut self, machine: Machine, orders: Vec<Order>) -> Over {
         self.machine = machine;
+        self.found_in = Some(self.run.phase);
         self.note_state();
         if let Some(event) = self.carry_out(orders).await {
             self.feed(event).await;

@@ -20,6 +20,8 @@ pub(super) enum Broken {
     UndoesTwice,
     /// Whatever may have been under way when a process died is done again.
     NeverDoubts,
+    /// What was not seen to end is taken for ended.
+    BelievesEnds,
     /// Sessions that could not be taken are not missed.
     CutsWithoutSessions,
     /// Sessions are not asked whether they held.
@@ -35,11 +37,12 @@ pub(super) enum Broken {
 }
 
 impl Broken {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::OwesNothing,
         Self::UndoesNothing,
         Self::UndoesTwice,
         Self::NeverDoubts,
+        Self::BelievesEnds,
         Self::CutsWithoutSessions,
         Self::BelievesSessions,
         Self::ReleasesNever,

@@ -12,7 +12,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, StepFailure};
 use crate::plan::render::command_line;
 use crate::plan::{Action, PlannedHold, Target};
-use crate::ports::{ExecError, Session, SessionRequest};
+use crate::ports::{ExecError, Mark, Session, SessionRequest};
 use crate::run::{Attempt, AttemptFault};
 
 use super::attempt::{Clock, Fault, Hands, micros};
@@ -46,10 +46,11 @@ impl Conductor {
             for target in step.doing(Action::Hold) {
                 let (hands, turns) = (self.hands(), Arc::clone(&turns));
                 let (hold, target, name) = (hold.clone(), target.clone(), step.name.clone());
+                let mark = Mark::of(&self.run.id, &name, &target.at);
                 opening.spawn(async move {
                     let _turn = turns.acquire().await;
                     let mut trace = Trace::start(index, &name, &target, &hold.argv, hands.clock);
-                    let taken = take(&hands, &hold, &target).await;
+                    let taken = take(&hands, &hold, &target, mark).await;
                     trace.attempt.held_after_us = taken.is_ok().then(|| micros(trace.since.elapsed()));
                     (trace, taken)
                 });
@@ -227,11 +228,17 @@ impl Trace {
     }
 }
 
-async fn take(hands: &Hands, hold: &PlannedHold, target: &Target) -> Result<Box<dyn Session>, Fault> {
+async fn take(
+    hands: &Hands,
+    hold: &PlannedHold,
+    target: &Target,
+    mark: Mark,
+) -> Result<Box<dyn Session>, Fault> {
     let request = SessionRequest {
         target: target.at.clone(),
         argv: hold.argv.clone(),
         env: hands.values(&target.at.namespace, &hold.env).await?,
+        mark,
         send: hold.send.clone(),
         ready: hold.ready.clone(),
         limit: hold.limit(),
@@ -247,7 +254,7 @@ async fn take(hands: &Hands, hold: &PlannedHold, target: &Target) -> Result<Box<
 fn flat<T, L>(ended: Result<Result<T, ExecError>, L>, late: &str) -> Result<T, Fault> {
     match ended {
         Ok(result) => result.map_err(Fault::from),
-        Err(_) => Err(Fault::new(AttemptFault::TimedOut, late)),
+        Err(_) => Err(Fault::new(AttemptFault::MayRun, late)),
     }
 }
 

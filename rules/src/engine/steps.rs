@@ -2,11 +2,12 @@
 
 use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
-use crate::machine::{Event, Outline, StepOutline};
-use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
+use crate::machine::{Event, Outline, Phase, StepOutline};
+use crate::plan::{Action, Call, Plan, PlannedCommand, PlannedStep, Target};
+use crate::ports::Mark;
 use crate::run::{Attempt, AttemptFault, Debt, DebtState, keep};
 
-use super::attempt::Job;
+use super::attempt::{Job, Undoes};
 use super::conduct::{Conductor, bug};
 use super::pods::{Others, STILL_OWED, not_begun, summary};
 use super::{PlanningError, make_plan};
@@ -37,7 +38,8 @@ impl Conductor {
         for (index, step) in plan.steps.iter().enumerate() {
             let Some(question) = &step.question else { continue };
             for target in step.doing(Action::Where) {
-                jobs.push(job(places.len(), &step.name, Action::Where, target, question));
+                let tag = (places.len(), step.name.as_str());
+                jobs.push(job(&self.run.id, tag, Action::Where, target, question));
                 places.push((index, target.clone()));
             }
         }
@@ -93,7 +95,7 @@ impl Conductor {
         let jobs = match &step.before {
             Some(command) => step
                 .doing(Action::Before)
-                .map(|target| job(0, &step.name, Action::Before, target, command))
+                .map(|target| job(&self.run.id, (0, &step.name), Action::Before, target, command))
                 .collect(),
             None => Vec::new(),
         };
@@ -160,6 +162,8 @@ impl Conductor {
                 target: debt.target.clone(),
                 host: debt.host.clone(),
                 command: debt.command.clone(),
+                mark: Mark::of(&self.run.id, &debt.step_name, &debt.target),
+                undoes: self.undoes(debt),
             })
             .collect();
         let never = std::future::pending();
@@ -182,6 +186,38 @@ impl Conductor {
             (_, Some(unknown)) => Event::Undone(index, Err(unknown)),
             (Ok(()), None) => Event::Undone(index, Ok(())),
         }
+    }
+
+    /// Whether what a pending cleanup undoes can still have an effect.
+    fn undoes(&self, debt: &Debt) -> Undoes {
+        #[cfg(test)]
+        if super::hooks::is(super::hooks::Broken::BelievesEnds) {
+            return Undoes::Ended;
+        }
+        let step = self.run.plan.as_ref().and_then(|plan| plan.steps.get(debt.step));
+        let before = step.and_then(|step| step.before.as_ref());
+        let is_request = |command: &PlannedCommand| matches!(command.call, Call::Http(_));
+        let asks = before.is_some_and(is_request);
+        let mine = |attempt: &&Attempt| attempt.step == debt.step_name && attempt.target == debt.target;
+        let mine: Vec<&Attempt> = self.run.attempts.iter().filter(mine).collect();
+        let unproven = mine.iter().any(|attempt| attempt.fault == Some(AttemptFault::Unproven));
+        let later = |attempt: &Attempt| attempt.fault.is_some_and(AttemptFault::may_come_later);
+        if asks {
+            let in_flight = self.found_in == Some(Phase::Preparing(debt.step)) || unproven;
+            let last = mine.iter().rfind(|attempt| attempt.action == Action::Before);
+            if last.map_or(in_flight, |last| later(last)) {
+                return Undoes::Request;
+            }
+        }
+        let runs = |attempt: &Attempt| match attempt.action {
+            Action::Before => !asks,
+            Action::Hold => true,
+            Action::After => !is_request(&debt.command),
+            Action::Where => false,
+        };
+        let found = self.found_in.is_some_and(|phase| phase != Phase::Overdue);
+        let command = mine.iter().any(|attempt| runs(attempt) && later(attempt));
+        if command || unproven || found { Undoes::Command } else { Undoes::Ended }
     }
 
     /// That the outcome of an `after` of this step is not known, and will not be by trying.
@@ -241,8 +277,16 @@ fn debts(plan: &Plan, from: usize, to: usize) -> Vec<Debt> {
     debts
 }
 
-fn job(tag: usize, step: &str, action: Action, target: &Target, command: &PlannedCommand) -> Job {
+fn job(
+    run: &str,
+    (tag, step): (usize, &str),
+    action: Action,
+    target: &Target,
+    command: &PlannedCommand,
+) -> Job {
     Job {
+        mark: Mark::of(run, step, &target.at),
+        undoes: Undoes::Ended,
         tag,
         step: step.to_owned(),
         action,

@@ -2,6 +2,7 @@
 
 mod actions;
 mod closing;
+mod ended;
 mod fakes;
 mod refused;
 mod sim;

@@ -10,27 +10,34 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::listen::{Awaited, hear};
 use crate::output::{Output, join};
 use crate::ports::{
-    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, PodExec, Session, SessionRequest,
+    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, Mark, PodExec, PodTarget, Session,
+    SessionRequest,
 };
 
 use super::inventory::KubePods;
 use super::stream::{Input, exit_code, pod_name};
-use super::wrap::{Kind, SHELL, has_no_shell, preamble, wrapped};
+use super::wrap::{Kind, SHELL, ending, has_no_shell, preamble, wrapped};
 use super::{session, web};
 
 /// How long output is waited for once the command's end is known.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long the end of a command is waited for that was told to end: a polite second, and the way there and back.
 const ENDING: Duration = Duration::from_secs(3);
+/// How long it is looked for what is left of a command.
+const LOOKING: Duration = Duration::from_secs(8);
 
 #[async_trait]
 impl PodExec for KubePods {
     async fn exec(&self, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
         if self.shells().is_there(&request.target) {
-            let argv = wrapped(Kind::Command, &request.argv, &request.env, request.timeout);
+            let argv = wrapped(Kind::Command, &request.argv, &request.env, request.timeout, request.mark);
             match self.run(&request, &argv, Input::Open).await {
                 Err(ExecError::Lost { why, .. }) if has_no_shell(&why) => {
                     self.shells().is_missing(&request.target);
+                }
+                Err(ExecError::TimedOut { pod, limit, output, .. }) => {
+                    let still_running = self.end(&request.target, request.mark).await.is_err();
+                    return Err(ExecError::TimedOut { pod, limit, still_running, output });
                 }
                 outcome => return outcome,
             }
@@ -47,6 +54,26 @@ impl PodExec for KubePods {
 
     async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
         web::call(self, request).await
+    }
+
+    async fn end(&self, target: &PodTarget, mark: Mark) -> Result<(), ExecError> {
+        let unknown = |why: String| ExecError::Lost { pod: pod_name(target), why };
+        if !self.shells().is_there(target) {
+            return Err(unknown(format!("its container has no {SHELL}, so what runs in it cannot be seen")));
+        }
+        let request = ExecRequest {
+            target: target.clone(),
+            argv: ending(mark),
+            env: Vec::new(),
+            mark,
+            timeout: LOOKING,
+            output_limit: 1024,
+        };
+        let outcome = self.run(&request, &request.argv, Input::Closed).await?;
+        match outcome.exit_code {
+            0 => Ok(()),
+            code => Err(unknown(format!("{} (exit code {code})", outcome.output.trim()))),
+        }
     }
 }
 

@@ -350,12 +350,12 @@ fn replace_formats(value: &mut serde_json::Value) {
 
 /// The canonical text of a Rule, as [`crate::text`] reads it: what the API server adds to the object is left out.
 pub fn canonical_text(namespace: &str, name: &str, spec: &serde_json::Value) -> String {
-    // JSON is YAML.
-    serde_json::json!({
+    // JSON is YAML, but for characters that only JSON allows as they are.
+    let json = serde_json::json!({
         "apiVersion": API_VERSION,
         "kind": "Rule",
         "metadata": { "name": name, "namespace": namespace },
         "spec": spec,
-    })
-    .to_string()
+    });
+    crate::plain::printable_json(&json.to_string()).into_owned()
 }

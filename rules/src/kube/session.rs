@@ -17,8 +17,10 @@ use super::wrap::{Kind, has_no_shell, preamble, wrapped};
 pub(super) async fn open(pods: &KubePods, request: SessionRequest) -> Result<Held, ExecError> {
     let deadline = Instant::now() + request.limit;
     if pods.shells().is_there(&request.target) {
-        let argv = wrapped(Kind::Session, &request.argv, &request.env, request.limit);
-        match begin(pods, &request, &argv, deadline).await {
+        let argv = wrapped(Kind::Session, &request.argv, &request.env, request.limit, request.mark);
+        let lines = preamble(&request.env)
+            .map_err(|why| ExecError::NotStarted { pod: pod_name(&request.target), why })?;
+        match begin(pods, &request, &argv, &lines, deadline).await {
             Err(ExecError::Lost { why, .. }) if has_no_shell(&why) => {
                 pods.shells().is_missing(&request.target);
             }
@@ -28,13 +30,14 @@ pub(super) async fn open(pods: &KubePods, request: SessionRequest) -> Result<Hel
     if !request.env.is_empty() {
         return Err(ExecError::NotStarted { pod: pod_name(&request.target), why: needs_shell() });
     }
-    begin(pods, &request, &request.argv, deadline).await
+    begin(pods, &request, &request.argv, "", deadline).await
 }
 
 async fn begin(
     pods: &KubePods,
     request: &SessionRequest,
     argv: &[String],
+    first_lines: &str,
     deadline: Instant,
 ) -> Result<Held, ExecError> {
     let pod = pod_name(&request.target);
@@ -45,13 +48,12 @@ async fn begin(
         still_running: true,
         output: String::new(),
     };
-    let lines = preamble(&request.env).map_err(not_started)?;
     let starting = pods.start(&request.target, argv, Input::Open);
     let mut process = timeout_at(deadline, starting).await.map_err(|_| late())??;
     let mut stdin =
         process.stdin().ok_or_else(|| not_started("it has no standard input; this is a bug".to_owned()))?;
     // One that has ended shows that when it is listened to.
-    let _ = timeout_at(deadline, stdin.write_all(lines.as_bytes())).await;
+    let _ = timeout_at(deadline, stdin.write_all(first_lines.as_bytes())).await;
     let awaited = Awaited::default();
     let (listening, limit) = (awaited.clone(), request.output_limit);
     let following = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 mod commands;
 mod journals;
 mod lists;
+mod shells;
 
 use serde_json::{Value, json};
 

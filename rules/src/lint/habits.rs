@@ -3,6 +3,7 @@
 use crate::api::{Command, Deed, Hold, Invocation, Step, Take, Wait, limits};
 
 use super::Severity;
+use crate::text::shell::follow;
 
 /// One that was found.
 pub(super) struct Habit {
@@ -48,11 +49,84 @@ pub(super) fn of(step: &Step) -> Vec<Habit> {
     habits
 }
 
-fn in_command(field: &'static str, command: &Command, step: &Step, habits: &mut Vec<Habit>) {
+/// Blanks and quotes that look like those of a shell and are none.
+fn looks_like_syntax(c: char) -> bool {
+    matches!(
+        c,
+        '\u{a0}' | '\u{1680}' | '\u{2000}'
+            ..='\u{200b}' | '\u{202f}' | '\u{205f}' | '\u{2060}' | '\u{3000}' | '\u{feff}'
+    ) || matches!(
+        c,
+        '\u{2018}'
+            ..='\u{201f}'
+                | '\u{ab}'
+                | '\u{bb}'
+                | '\u{2039}'
+                | '\u{203a}'
+                | '\u{2032}'
+                | '\u{2033}'
+                | '\u{b4}'
+    ) || matches!(c, '\u{2010}'..='\u{2015}' | '\u{2212}')
+}
+
+/// What a word processor or a web page makes of a command line.
+fn in_text(field: &'static str, run: &Invocation, habits: &mut Vec<Habit>) {
     let mut found = |severity, code, what: String, why, fix| {
         habits.push(Habit { severity, code, field, what, why, fix });
     };
+    let argv = run.argv();
+    if let Some(c) = argv.iter().flat_map(|argument| argument.chars()).find(|c| looks_like_syntax(*c)) {
+        found(
+            Severity::Warning,
+            "typographic-character",
+            format!("the character U+{:04X} in a command", u32::from(c)),
+            "it looks like a blank, a quote or a hyphen and is none, as text copied from a web page or a document has it",
+            "write a plain blank, ' or \", or -; where it is meant, put the text into a file",
+        );
+    }
+    let script = match run {
+        Invocation::Shell(line) => Some(line.as_str()),
+        Invocation::Argv(_) => run.shell_text(),
+    };
+    if let Some(quote) = script.and_then(|script| follow(script).unclosed) {
+        found(
+            Severity::Error,
+            "unclosed-quote",
+            format!("{quote} is opened and never closed"),
+            "the shell refuses the line, so the command fails each time",
+            "close it, or write \\ in front of it",
+        );
+    }
+}
+
+/// Programs that start something which is not a descendant of theirs.
+const DELEGATES: &[&str] =
+    &["ssh", "systemd-run", "docker", "podman", "nerdctl", "crictl", "kubectl", "at", "batch"];
+
+/// Something whose end cannot be proven at a timeout.
+fn in_reach(field: &'static str, run: &Invocation, habits: &mut Vec<Habit>) {
+    let text = words(run);
+    let outside = follow(&text).outside;
+    let program = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
+    let starts = outside.split(|c: char| c.is_whitespace() || ";&|(".contains(c)).map(program);
+    let Some(delegate) = starts.into_iter().find(|word| DELEGATES.contains(&word.as_str())) else { return };
+    habits.push(Habit {
+        severity: Severity::Warning,
+        code: "end-not-provable",
+        field,
+        what: format!("`{delegate}` has another process start the command"),
+        why: "at a timeout its end cannot be proven: it may still have an effect later, so the cleanup stays pending",
+        fix: "start the command itself, or limit it where it runs, as with `timeout 30 …`",
+    });
+}
+
+fn in_command(field: &'static str, command: &Command, step: &Step, habits: &mut Vec<Habit>) {
     let Some(run) = command.invocation() else { return };
+    in_text(field, run, habits);
+    in_reach(field, run, habits);
+    let mut found = |severity, code, what: String, why, fix| {
+        habits.push(Habit { severity, code, field, what, why, fix });
+    };
     let text = words(run);
     let sleeps = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == "sleep");
     let lock = SESSION_LOCKS.iter().find(|lock| text.contains(*lock));
@@ -118,6 +192,8 @@ fn undoes(step: &Step, word: &str) -> bool {
 }
 
 fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
+    in_text("hold", &hold.run, habits);
+    in_reach("hold", &hold.run, habits);
     let mut found = |severity, code, what: &str, why, fix| {
         habits.push(Habit { severity, code, field: "hold", what: what.to_owned(), why, fix });
     };

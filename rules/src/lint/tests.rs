@@ -77,6 +77,13 @@ fn every_unsafe_habit_is_found_with_its_place_and_its_fix() {
             8,
             "shorten `every`",
         ),
+        ("    before: {command: [nodetool, \u{2013}flush]}", "typographic-character", 8, "plain blank"),
+        ("    before: {shell: echo\u{a0}x}", "typographic-character", 8, "plain blank"),
+        ("    after: {shell: \u{201c}echo\u{201d} x}", "typographic-character", 8, "plain blank"),
+        ("    before: {shell: \"echo it's\"}", "unclosed-quote", 8, "close it"),
+        ("    before: {command: [sh, -c, 'echo \"x']}", "unclosed-quote", 8, "close it"),
+        ("    before: {command: [ssh, db-1, flush]}", "end-not-provable", 8, "limit it where it runs"),
+        ("    before: {shell: 'sudo /usr/bin/docker exec db flush'}", "end-not-provable", 8, "limit it"),
     ];
     for (step, code, line, fix) in table {
         let findings = lint(&rule(step));
@@ -97,6 +104,8 @@ fn safe_ways_of_the_same_are_not_found() {
         "    hold: {command: [mysql, --unbuffered], send: [\"SET SESSION wait_timeout=10;\"], ready: x, probe: {send: a, expect: b}}",
         "    hold: {command: [timeout, \"10\", psql], ready: x, probe: {send: a, expect: b}}",
         "    hold: {shell: lock, heartbeat: 1s, ready: x, probe: {send: a, expect: b}}",
+        "    before: {shell: \"echo it\\\\'s # don't\"}",
+        "    before: {command: [echo, it's, über]}\n    after: {shell: \"cat <<EOF\\nit's\\nEOF\"}",
         "    before: {command: [mongosh, --eval, db.fsyncLock()]}\n    after: {command: [mongosh, --eval, db.fsyncUnlock()]}",
     ];
     for step in table {

@@ -58,8 +58,12 @@ pub enum AttemptFault {
     Answer,
     /// It was not true in time.
     NotTrue,
-    /// It ran longer than allowed.
+    /// It ran longer than allowed, and was ended.
     TimedOut,
+    /// It ran longer than allowed, and its end could not be proven.
+    MayRun,
+    /// What it undoes may still be running, so it does not count yet.
+    Unproven,
     /// It did not begin.
     NotStarted,
     /// The connection to it was lost.
@@ -73,6 +77,22 @@ pub enum AttemptFault {
 }
 
 impl Attempt {
+    /// It does not count, because what it undoes may still be running. `begun` is whether it was done all the same.
+    pub(crate) fn not_final(&mut self, why: &str, begun: bool) {
+        if self.fault == Some(AttemptFault::PodChanged) {
+            return;
+        }
+        let done = match (begun, self.error.take()) {
+            (true, None) => "it was done and will be done again".to_owned(),
+            (true, Some(error)) => format!("{error}; it will be done again"),
+            (false, _) => "it was not begun, because it may not be repeated".to_owned(),
+        };
+        self.error = Some(format!(
+            "{done}: what it undoes may still be running ({why}); end that in the pod, or replace the pod"
+        ));
+        self.fault = Some(AttemptFault::Unproven);
+    }
+
     /// Keeps only head and tail of what it printed, `limit` bytes in all.
     pub(crate) fn shorten(&mut self, limit: usize) {
         let mut kept = Output::new(limit);
@@ -100,8 +120,27 @@ impl AttemptFault {
     /// Whether what was asked for may have happened all the same.
     pub fn is_uncertain(self) -> bool {
         match self {
-            Self::TimedOut | Self::Lost | Self::GivenUp => true,
-            Self::Answer | Self::NotTrue | Self::NotStarted | Self::PodChanged | Self::Secret => false,
+            Self::TimedOut | Self::MayRun | Self::Lost | Self::GivenUp => true,
+            Self::Answer
+            | Self::NotTrue
+            | Self::Unproven
+            | Self::NotStarted
+            | Self::PodChanged
+            | Self::Secret => false,
+        }
+    }
+
+    /// Whether it may still have an effect: nobody has seen its end.
+    pub fn may_come_later(self) -> bool {
+        match self {
+            Self::MayRun | Self::Lost | Self::GivenUp => true,
+            Self::Answer
+            | Self::NotTrue
+            | Self::TimedOut
+            | Self::Unproven
+            | Self::NotStarted
+            | Self::PodChanged
+            | Self::Secret => false,
         }
     }
 }

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::ports::{
-    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, PodExec, PodTarget, Session,
+    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, Mark, PodExec, PodTarget, Session,
     SessionRequest,
 };
 
 use super::inventory::{PodDefinition, StandalonePods};
-use super::process::{End, Process, exit_code, run_to_end};
-use super::session;
+use super::process::{End, Process, Start, exit_code, run_to_end};
+use super::supervisor::Orphaned;
+use super::{leftovers, session};
 use crate::output::{Output, join};
 
 #[async_trait]
@@ -36,6 +37,15 @@ impl PodExec for StandalonePods {
             });
         };
         crate::http::call(address, &request).await
+    }
+
+    async fn end(&self, target: &PodTarget, mark: Mark) -> Result<(), ExecError> {
+        let pod = pod_name(target);
+        let definitions =
+            self.definitions().await.map_err(|why| ExecError::Lost { pod: pod.clone(), why })?;
+        let found = definitions.iter().find(|d| d.namespace == target.namespace && d.name == target.pod);
+        // Also where the definition has changed or is gone: what it started runs on this machine.
+        leftovers::end_of(found, mark).await.map_err(|why| ExecError::Lost { pod, why })
     }
 }
 
@@ -62,20 +72,24 @@ pub(super) fn pod_name(target: &PodTarget) -> String {
 
 async fn run(definition: &PodDefinition, request: ExecRequest) -> Result<ExecOutcome, ExecError> {
     let pod = pod_name(&request.target);
-    let mut process = Process::start(definition, &request.argv, &request.env, Stdio::null)
+    let (env, mark) = (request.env.as_slice(), request.mark);
+    let start = Start { env, mark, orphaned: Orphaned::End, stdin: Stdio::null };
+    let mut process = Process::start(definition, &request.argv, start)
         .await
         .map_err(|why| ExecError::NotStarted { pod: pod.clone(), why })?;
     let (mut out, mut err) = (Output::new(request.output_limit), Output::new(request.output_limit));
     let ended = timeout(request.timeout, run_to_end(&mut process, &mut out, &mut err)).await;
+    let lost = |why| ExecError::Lost { pod: pod.clone(), why };
     match ended {
         Ok(Ok(status)) => {
-            process.leave();
+            let exit_code = exit_code(status).map_err(lost)?;
             let (output, omitted_bytes) = join(out, err);
-            Ok(ExecOutcome { exit_code: exit_code(status), output, omitted_bytes })
+            Ok(ExecOutcome { exit_code, output, omitted_bytes })
         }
-        Ok(Err(error)) => Err(ExecError::Lost { pod, why: error.to_string() }),
+        Ok(Err(error)) => Err(lost(error.to_string())),
         Err(_) => {
-            let still_running = process.terminate().await == End::Unverified;
+            let ended = process.terminate().await;
+            let still_running = ended == End::Unverified || leftovers::end(definition, mark).await.is_err();
             let (output, _) = join(out, err);
             Err(ExecError::TimedOut { pod, limit: request.timeout, still_running, output })
         }

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::is_dns_label;
 use crate::ports::{Inventory, InventoryError, Pod, PodState};
-use crate::text::{Node, TextError, decode, read_bounded};
+use crate::text::{Node, TextError, clip, decode, read_bounded};
 
 /// A fleet that needs more than this needs Kubernetes.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
@@ -92,6 +92,7 @@ enum Source {
 /// A file, and what was read from it last: with hundreds of pods it is asked for hundreds of times within a second.
 struct FileSource {
     path: PathBuf,
+    hosts: Option<Vec<String>>,
     last: Mutex<Option<Reading>>,
 }
 
@@ -112,8 +113,13 @@ pub struct StandalonePods {
 
 impl StandalonePods {
     /// From a file, which is read at every use. It is read once here, so that mistakes show at the start.
-    pub fn from_file(path: PathBuf, names: Arc<dyn VolumeNames>) -> Result<Self, TextError> {
-        let source = FileSource { path, last: Mutex::new(None) };
+    /// `hosts` are those that exist; `None`: any may be named.
+    pub fn from_file(
+        path: PathBuf,
+        names: Arc<dyn VolumeNames>,
+        hosts: Option<Vec<String>>,
+    ) -> Result<Self, TextError> {
+        let source = FileSource { path, hosts, last: Mutex::new(None) };
         source.pods()?;
         Ok(Self { source: Source::File(source).into(), names })
     }
@@ -147,7 +153,7 @@ impl FileSource {
         }
         let text = read_bounded(&self.path, MAX_BYTES)?;
         let pods: Arc<[PodDefinition]> =
-            parse_inventory(&text).map_err(|error| error.in_file(&self.path))?.into();
+            parse_inventory(&text, self.hosts.as_deref()).map_err(|error| error.in_file(&self.path))?.into();
         *last = looks.filter(has_settled).map(|looks| Reading { looks, pods: Arc::clone(&pods) });
         Ok(pods)
     }
@@ -198,24 +204,27 @@ fn seen(pod: PodDefinition, ids: &BTreeMap<String, String>) -> Pod {
     }
 }
 
-/// Reads an inventory's text.
-pub fn parse_inventory(text: &str) -> Result<Vec<PodDefinition>, TextError> {
+/// Reads an inventory's text. `hosts` are those that exist; `None`: any may be named.
+pub fn parse_inventory(text: &str, hosts: Option<&[String]>) -> Result<Vec<PodDefinition>, TextError> {
     decode(text, MAX_BYTES, |root| {
         let fields = root.fields("an inventory", &["pods"])?;
-        pods(&fields.required("pods")?)
+        pods(&fields.required("pods")?, hosts)
     })
 }
 
 /// Reads the `pods` list out of a larger configuration that was read already.
-pub fn pods_from_value(list: &serde_json::Value) -> Result<Vec<PodDefinition>, TextError> {
+pub fn pods_from_value(
+    list: &serde_json::Value,
+    hosts: Option<&[String]>,
+) -> Result<Vec<PodDefinition>, TextError> {
     let wrapped = serde_json::json!({ "pods": list });
-    // JSON is YAML: the same reader gives the same words.
-    parse_inventory(&wrapped.to_string())
+    // JSON is YAML, but for characters that only JSON allows as they are: the same reader gives the same words.
+    parse_inventory(&crate::plain::printable_json(&wrapped.to_string()), hosts)
 }
 
-fn pods(list: &Node<'_>) -> Option<Vec<PodDefinition>> {
+fn pods(list: &Node<'_>, hosts: Option<&[String]>) -> Option<Vec<PodDefinition>> {
     let nodes = list.list()?;
-    let all: Vec<Option<PodDefinition>> = nodes.iter().map(pod).collect();
+    let all: Vec<Option<PodDefinition>> = nodes.iter().map(|node| pod(node, hosts)).collect();
     let all: Vec<PodDefinition> = all.into_iter().collect::<Option<_>>()?;
     let mut seen = std::collections::BTreeSet::new();
     for (pod, node) in all.iter().zip(&nodes) {
@@ -231,7 +240,22 @@ fn pods(list: &Node<'_>) -> Option<Vec<PodDefinition>> {
     Some(all)
 }
 
-fn pod(node: &Node<'_>) -> Option<PodDefinition> {
+fn existing_host(node: &Node<'_>, hosts: Option<&[String]>) -> Option<String> {
+    let name = node.text()?;
+    match hosts {
+        Some(hosts) if !hosts.contains(&name) => {
+            node.fail(
+                format!("there is no host `{}`", clip(&name)),
+                format!("the agents are on {}", hosts.join(", ")),
+                "write the name of an agent, as it stands in `agents` of the configuration",
+            );
+            None
+        }
+        Some(_) | None => Some(name),
+    }
+}
+
+fn pod(node: &Node<'_>, hosts: Option<&[String]>) -> Option<PodDefinition> {
     const LABEL: &str = "up to 63 of a-z, 0-9 and -, starting and ending with a letter or digit";
     let fields = node.fields(
         "a pod",
@@ -240,7 +264,7 @@ fn pod(node: &Node<'_>) -> Option<PodDefinition> {
     let name = fields.required("name").and_then(|n| n.name(crate::api::is_dns_subdomain, LABEL));
     let namespace = fields.optional("namespace", |n| n.name(is_dns_label, LABEL));
     let labels = fields.optional("labels", Node::labels);
-    let host = fields.required("host").and_then(|n| n.text());
+    let host = fields.required("host").and_then(|n| existing_host(&n, hosts));
     let containers = fields.optional("containers", |n| {
         let names: Vec<_> = n.list()?.iter().map(|n| n.name(is_dns_label, LABEL)).collect();
         names.into_iter().collect::<Option<Vec<_>>>()

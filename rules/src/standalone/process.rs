@@ -1,54 +1,62 @@
-//! A child process in a process group of its own, so that a command is ended together with all that it started.
+//! A command under its supervisor: ended together with everything that it started, or left alone when it has ended by
+//! itself.
 
+use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::inventory::PodDefinition;
+use super::leftovers;
+use super::supervisor::{self, AT_ONCE, GONE, Orphaned, POLITE};
 use crate::output::Output;
+use crate::ports::Mark;
 
-/// Between the polite signal and the last one.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long an end is waited for: the polite second, and as much again for processes that die slowly.
+const GRACE: Duration = Duration::from_secs(2);
 /// Bytes that are read at once, of each of two streams of hundreds of commands.
 const CHUNK: usize = 4 * 1024;
 /// How long the output is read on after a command ended: something that it left behind may hold the pipe.
 pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
-/// A running command. Dropping it ends the group.
+/// A running command. Dropping it ends the command and all that it started.
 pub(super) struct Process {
+    /// The supervisor, which ends with the command's exit code.
     pub(super) child: Child,
-    group: Group,
+    /// The command's own process id.
+    pub(super) pid: i32,
+    supervisor: UnixStream,
 }
 
-/// Whether a group is gone.
+/// What a command is started with besides its command line.
+pub(super) struct Start<'a> {
+    /// What this very command gets besides the definition's environment.
+    pub(super) env: &'a [(String, String)],
+    /// What all its processes carry.
+    pub(super) mark: Mark,
+    /// What becomes of it when this process dies.
+    pub(super) orphaned: Orphaned,
+    pub(super) stdin: fn() -> Stdio,
+}
+
+/// Whether a command is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// No member is left.
+    /// The supervisor has seen the end of the last process.
     Verified,
-    /// A member may be left.
+    /// Something may be left.
     Unverified,
 }
 
-/// A process group that is killed when this is dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn signal(&self, signal: Option<Signal>) -> Result<(), Errno> {
-        self.0.map_or(Err(Errno::ESRCH), |group| killpg(group, signal))
-    }
-}
-
-impl Drop for Group {
+impl Drop for Process {
     fn drop(&mut self) {
-        // Nothing can be done about a failure, and ESRCH is the usual one: it has ended already.
-        let _ = self.signal(Some(Signal::SIGKILL));
+        // The supervisor of a command that has ended is gone, which is the usual error.
+        let _ = self.supervisor.try_write(&[AT_ONCE]);
     }
 }
 
@@ -56,102 +64,75 @@ impl Drop for Group {
 static STARTING: Semaphore = Semaphore::const_new(32);
 
 impl Process {
-    /// Starts a command as the definition says it is done in that pod. `env` is what this very command gets besides.
+    /// Starts a command as the definition says it is done in that pod.
     ///
     /// Whoever starts a program stands still until the kernel has given the new one a turn and loaded it: on a busy
     /// machine milliseconds. So that happens on threads of its own, several at a time.
     pub(super) async fn start(
         pod: &PodDefinition,
         argv: &[String],
-        env: &[(String, String)],
-        stdin: fn() -> Stdio,
+        start: Start<'_>,
     ) -> Result<Self, String> {
         let turn = STARTING.acquire().await.map_err(|error| error.to_string())?;
-        let (pod, argv, env) = (pod.clone(), argv.to_vec(), env.to_vec());
-        let starting = tokio::task::spawn_blocking(move || Self::start_now(&pod, &argv, &env, stdin()));
+        let command = command(pod, argv, &start)?;
+        let (pod, mark, orphaned) = (pod.clone(), start.mark, start.orphaned);
+        let starting = tokio::task::spawn_blocking(move || Self::start_now(command, &pod, mark, orphaned));
         let started = starting.await.unwrap_or_else(|error| Err(error.to_string()));
         drop(turn);
         started
     }
 
     fn start_now(
+        mut command: Command,
         pod: &PodDefinition,
-        argv: &[String],
-        env: &[(String, String)],
-        stdin: Stdio,
+        mark: Mark,
+        orphaned: Orphaned,
     ) -> Result<Self, String> {
-        let mut full = pod.exec.iter().chain(argv);
-        let program = full.next().ok_or("the command is empty; name a program")?;
-        let mut command = Command::new(program);
-        command.args(full).envs(&pod.env).envs(env.iter().map(|(name, value)| (name, value)));
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
-        if let Some(cwd) = &pod.cwd {
-            command.current_dir(cwd);
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let not_supervised = |error: std::io::Error| format!("`{program}` cannot be supervised: {error}");
+        let (mut ours, theirs) = supervisor::supervise(&mut command, &leftovers::name_of(mark), orphaned)
+            .map_err(not_supervised)?;
+        let child = command.spawn().map_err(|error| explain(&program, pod, &error))?;
+        drop(theirs);
+        let mut pid = [0; 4];
+        ours.read_exact(&mut pid).map_err(not_supervised)?;
+        ours.set_nonblocking(true).map_err(not_supervised)?;
+        let supervisor = UnixStream::from_std(ours).map_err(not_supervised)?;
+        Ok(Self { child, pid: i32::from_ne_bytes(pid), supervisor })
+    }
+
+    /// Asks it to end, then ends it.
+    pub(super) async fn terminate(self) -> End {
+        self.end(POLITE).await
+    }
+
+    /// Ends it at once.
+    pub(super) async fn kill(self) -> End {
+        self.end(AT_ONCE).await
+    }
+
+    async fn end(mut self, how: u8) -> End {
+        // A supervisor that has just ended with its command cannot be told, and then says nothing either.
+        let _ = self.supervisor.try_write(&[how]);
+        let mut word = [0];
+        match timeout(GRACE, self.supervisor.read(&mut word)).await {
+            Ok(Ok(1)) if word[0] == GONE => End::Verified,
+            Ok(_) | Err(_) => End::Unverified,
         }
-        let child = command.spawn().map_err(|error| explain(program, pod, &error))?;
-        // The group's number is its leader's, because it was started with group 0.
-        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-        Ok(Self { child, group })
-    }
-
-    /// The group, for a watchdog that outlives borrows of this.
-    pub(super) fn group_id(&self) -> Option<Pid> {
-        self.group.0
-    }
-
-    /// The command has ended by itself: what it left behind on purpose stays.
-    pub(super) fn leave(mut self) {
-        self.group.0 = None;
-    }
-
-    /// Asks the group to end, then ends it.
-    pub(super) async fn terminate(mut self) -> End {
-        // Errors mean that nobody is left to signal.
-        let _ = self.group.signal(Some(Signal::SIGTERM));
-        let leader = timeout(GRACE, self.child.wait()).await;
-        if leader.is_ok() && self.is_gone() {
-            self.group.0 = None;
-            return End::Verified;
-        }
-        self.kill().await
-    }
-
-    /// Ends the group at once.
-    pub(super) async fn kill(mut self) -> End {
-        let _ = self.group.signal(Some(Signal::SIGKILL));
-        let until = Instant::now() + GRACE;
-        let _ = timeout(GRACE, self.child.wait()).await;
-        while !self.is_gone() && Instant::now() < until {
-            sleep(Duration::from_millis(10)).await;
-        }
-        if self.is_gone() {
-            self.group.0 = None;
-            End::Verified
-        } else {
-            End::Unverified
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        self.group.signal(None) == Err(Errno::ESRCH) || self.group.0.is_some_and(only_zombies)
     }
 }
 
-/// Whether every process of the group has ended and only waits to be fetched. Where nothing adopts orphans, as in
-/// many containers, they stay like that for ever.
-fn only_zombies(group: Pid) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-    let lives = |stat: String| {
-        // `pid (name) state parent group …`; the name may contain anything, so count from its end.
-        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
-        let state = fields.next().unwrap_or_default();
-        fields.nth(1) == Some(group.to_string().as_str()) && !matches!(state, "Z" | "X")
-    };
-    !processes
-        .flatten()
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
-        .any(lives)
+fn command(pod: &PodDefinition, argv: &[String], start: &Start<'_>) -> Result<Command, String> {
+    let mut full = pod.exec.iter().chain(argv);
+    let program = full.next().ok_or("the command is empty; name a program")?;
+    let mut command = Command::new(program);
+    command.args(full).envs(&pod.env).envs(start.env.iter().map(|(name, value)| (name, value)));
+    command.env(Mark::VARIABLE, start.mark.to_string());
+    command.stdin((start.stdin)()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(cwd) = &pod.cwd {
+        command.current_dir(cwd);
+    }
+    Ok(command)
 }
 
 fn explain(program: &str, pod: &PodDefinition, error: &std::io::Error) -> String {
@@ -199,8 +180,11 @@ pub(super) async fn run_to_end(
     }
 }
 
-/// Exit code; 128 + signal when it was killed.
-pub(super) fn exit_code(status: std::process::ExitStatus) -> i32 {
+/// The command's exit code, 128 + signal when it was killed; or what happened to its supervisor, which is never killed
+/// by us.
+pub(super) fn exit_code(status: std::process::ExitStatus) -> Result<i32, String> {
     use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    let killed =
+        |signal: i32| format!("its supervisor was killed by signal {signal}; the command may still run");
+    status.code().ok_or_else(|| killed(status.signal().unwrap_or(0)))
 }

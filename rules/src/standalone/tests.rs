@@ -6,6 +6,7 @@ mod inventory;
 mod journal;
 mod requests;
 mod sessions;
+mod supervisor;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,6 +50,14 @@ fn pods(definition: PodDefinition) -> (StandalonePods, PodTarget) {
         container: "main".into(),
     };
     (StandalonePods::fixed(vec![definition], Arc::new(NamesAreIds)), target)
+}
+
+/// Another one at each call, as other steps have it.
+fn mark() -> Mark {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let (_, target) = pods(definition("any"));
+    Mark::of(&format!("{}-{number}", std::process::id()), "step", &target)
 }
 
 fn alive(pid: i32) -> bool {

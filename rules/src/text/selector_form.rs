@@ -42,9 +42,19 @@ const ITEM: &[&str] =
     &["podSelector", "container", "actions", "type", "value", "background", "runInSinglePod"];
 const ACTION: &[&str] = &["type", "value", "background", "runInSinglePod"];
 
-pub(super) fn rule(root: &Node<'_>, role: Role) -> Option<Rule> {
+/// Reads it with the role that is given, or with the one that its name tells.
+pub(super) fn rule(root: &Node<'_>, role: Option<Role>, notes: &mut Vec<String>) -> Option<Rule> {
     let top = root.fields("a rule", TOP)?;
     let metadata = identity(&top);
+    let role = role.unwrap_or_else(|| {
+        let role = metadata.as_ref().and_then(|metadata| told_by(&metadata.name)).unwrap_or(Role::Before);
+        notes.push(match role {
+            Role::Before => "taken for a rule that runs before the snapshot; if it runs after it (postExecRule), convert it with `--role post`",
+            Role::After => "taken for a rule that runs after the snapshot, by its name; if it runs before it, convert it with `--role pre`",
+        }.to_owned());
+        role
+    });
+    super::left_out(root.at("metadata").as_ref(), notes);
     let items = items(&top)?;
     let mut steps = Vec::new();
     let mut complete = true;
@@ -66,14 +76,42 @@ pub(super) fn rule(root: &Node<'_>, role: Role) -> Option<Rule> {
         );
         return None;
     }
+    if steps.iter().any(|step| step.hold.is_some()) {
+        notes.push(
+            "the background action became a session; check with `rule lint` that the server itself limits it"
+                .to_owned(),
+        );
+    }
     make_names_unique(&mut steps);
+    if role == Role::After {
+        // What comes after the snapshot is done from the last step to the first.
+        steps.reverse();
+    }
     Some(Rule { metadata, spec: RuleSpec { params: Vec::new(), redact: Vec::new(), steps } })
+}
+
+/// The role that a name tells: the form itself does not, only whoever refers to the rule.
+pub(super) fn told_by(name: &str) -> Option<Role> {
+    const NOUNS: [&str; 9] = ["", "snap", "snapshot", "exec", "rule", "backup", "hook", "action", "script"];
+    let is = |word: &str, half: &str| word.strip_prefix(half).is_some_and(|noun| NOUNS.contains(&noun));
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    words.find_map(|word| match word {
+        word if is(word, "post") || word == "after" => Some(Role::After),
+        word if is(word, "pre") || word == "before" => Some(Role::Before),
+        _ => None,
+    })
 }
 
 /// `metadata.name`, or a plain `name`.
 fn identity(top: &Fields<'_>) -> Option<Metadata> {
     match (top.get("metadata"), top.get("name")) {
-        (Some(node), None) => metadata(&node),
+        (Some(node), None) => {
+            if let Some(namespace) = top.get("namespace") {
+                namespace.fail("`namespace` beside `metadata`", "it stands in `metadata`", "move it there");
+                return None;
+            }
+            metadata(&node)
+        }
         (Some(_), Some(name)) => {
             name.fail("a second name", "`metadata` has one already", "keep one of them");
             None
@@ -88,8 +126,7 @@ fn identity(top: &Fields<'_>) -> Option<Metadata> {
 
 /// Where the body stands.
 fn items<'a>(top: &Fields<'a>) -> Option<Vec<Node<'a>>> {
-    let inline =
-        || top.get("podSelector").is_some() || top.get("actions").is_some() || top.get("value").is_some();
+    let inline = || ITEM.iter().any(|key| top.get(key).is_some());
     match (top.get("rules"), top.get("spec")) {
         (Some(_), Some(spec)) => {
             spec.fail("`spec` beside `rules`", "only one of them is the body", "keep one of them");
@@ -98,7 +135,7 @@ fn items<'a>(top: &Fields<'a>) -> Option<Vec<Node<'a>>> {
         (Some(body), None) | (None, Some(body)) if inline() => {
             body.fail(
                 "a second body",
-                "`podSelector` or `value` at top level is one already",
+                "`podSelector`, `value` and the like at top level are one already",
                 "keep one of them",
             );
             None
@@ -124,19 +161,23 @@ fn item_steps(node: &Node<'_>, role: Role) -> Option<Vec<Step>> {
     let selector = fields.required("podSelector").and_then(|n| pod_selector(&n));
     let container = fields.optional("container", container);
     let actions = match fields.get("actions") {
-        Some(list) if fields.get("value").is_some() || fields.get("type").is_some() => {
-            list.fail("`actions` beside `type` or `value`", "one of them is the action", "keep one of them");
+        Some(list) if ACTION.iter().any(|key| fields.get(key).is_some()) => {
+            list.fail(
+                "`actions` beside `type`, `value`, `background` or `runInSinglePod`",
+                "one of them is the action",
+                "keep one of them, or move the fields into each action",
+            );
             None
         }
         Some(list) => {
             let nodes = if list.value().is_object() { vec![list] } else { list.list()? };
             let all: Vec<Option<Action>> = nodes
                 .iter()
-                .map(|n| n.fields("an action", ACTION).and_then(|fields| action(&fields)))
+                .map(|n| n.fields("an action", ACTION).and_then(|fields| action(&fields, role)))
                 .collect();
             all.into_iter().collect::<Option<Vec<Action>>>()
         }
-        None => action(&fields).map(|one| vec![one]),
+        None => action(&fields, role).map(|one| vec![one]),
     };
     let (selector, container) = (selector?, container?);
     let base = base_name(&selector);
@@ -216,20 +257,13 @@ struct Action {
     pick: Pick,
 }
 
-fn action(fields: &Fields<'_>) -> Option<Action> {
+fn action(fields: &Fields<'_>, role: Role) -> Option<Action> {
     let kind = fields.optional("type", |n| n.choice(&[("command", ())]));
     let background = fields.optional("background", Node::truth);
     let single = fields.optional("runInSinglePod", Node::truth);
     let value = fields.required("value").and_then(|n| {
         let line = n.text()?;
-        if background == Some(Some(true)) && !line.contains(WAIT) {
-            n.fail(
-                "a background action without `${WAIT_CMD}`",
-                "nothing tells when it holds, nor when it may let go",
-                "put `${WAIT_CMD}` where it waits for the snapshot, or write it as `hold` in the canonical form",
-            );
-            return None;
-        }
+        check_waiting(&n, &line, background.flatten().unwrap_or(false), role)?;
         match invocation(None, Some(line)) {
             Ok(run) => Some(run),
             Err(error) => {
@@ -243,6 +277,37 @@ fn action(fields: &Fields<'_>) -> Option<Action> {
     background?;
     let pick = if single?.unwrap_or(false) { Pick::One } else { Pick::All };
     Some(Action { run: value?, held, pick })
+}
+
+/// Whether what waits for the snapshot can become a session: it must be said to wait, once, before the snapshot, and
+/// with the session's own input and output.
+fn check_waiting(node: &Node<'_>, line: &str, background: bool, role: Role) -> Option<()> {
+    const CANONICAL: &str = "write it as `hold` in the canonical form";
+    let (what, why, fix) = match (background, line.matches(WAIT).count()) {
+        (false, 0) => return Some(()),
+        (true, 0) => (
+            "a background action without `${WAIT_CMD}`",
+            "nothing tells when it holds, nor when it may let go",
+            "put `${WAIT_CMD}` where it waits for the snapshot, or write it as `hold` in the canonical form",
+        ),
+        (false, _) => (
+            "`${WAIT_CMD}` without `background: true`",
+            "Stork replaces it in background actions only, so this action does not wait",
+            "add `background: true`, or remove it",
+        ),
+        (true, _) if role == Role::After => (
+            "a background action in a rule that runs after the snapshot",
+            "there is nothing left that it could wait for",
+            "make it a plain action, or convert the rule with `--role pre`",
+        ),
+        (true, 1) => match super::shell::cut_off(line, WAIT) {
+            None => return Some(()),
+            Some(why) => ("`${WAIT_CMD}` where a session cannot reach it", why, CANONICAL),
+        },
+        (true, _) => ("`${WAIT_CMD}` more than once", "a session waits once", CANONICAL),
+    };
+    node.fail(what, why, fix);
+    None
 }
 
 /// A step is called after the first label value that can be a name.

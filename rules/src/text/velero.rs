@@ -6,11 +6,13 @@
 //! pre.hook.backup.velero.io/on-error: Fail | Continue
 //! pre.hook.backup.velero.io/timeout: 30s
 //! ```
-//! The object is somebody else's: only labels, selector and these annotations are read.
+//! Without a phase (`hook.backup.velero.io/command`) it is a `pre` hook. The object is somebody else's: only its name,
+//! labels, selector, containers and these annotations are read. Hooks of restores (`….hook.restore.velero.io/…`) run when
+//! Velero restores; a rule has no place for them, so each is named.
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::api::{
     Command, Invocation, LabelSelector, Length, Metadata, OnFailure, Pick, PodSet, Rule, RuleSpec, Step,
@@ -22,6 +24,9 @@ use super::node::Node;
 use super::words::{clip, suggest};
 
 const GROUP: &str = ".hook.backup.velero.io/";
+/// As [`GROUP`], of the old spelling without a phase.
+const OLD: &str = "hook.backup.velero.io/";
+const RESTORE: &str = ".hook.restore.velero.io/";
 const KNOWN: &[&str] = &["command", "container", "on-error", "timeout"];
 /// Velero's own default.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,12 +45,7 @@ const OF_ONE_POD: &[&str] = &[
 
 /// Whether some object carries hooks.
 pub(super) fn has_hooks(root: &Value) -> bool {
-    let of = |metadata: &Value| {
-        metadata
-            .get("annotations")
-            .and_then(Value::as_object)
-            .is_some_and(|all| all.keys().any(|key| key.contains(GROUP)))
-    };
+    let of = |metadata: &Value| metadata.get("annotations").is_some_and(has_group);
     root.get("metadata").is_some_and(of) || template(root).and_then(|t| t.get("metadata")).is_some_and(of)
 }
 
@@ -65,41 +65,106 @@ struct Hook {
 pub(super) fn rule(root: &Node<'_>, notes: &mut Vec<String>) -> Option<Rule> {
     let metadata = root.at("metadata")?;
     let name = metadata.at("name").and_then(|name| rule_name(&name));
-    let namespace = metadata.at("namespace").and_then(|node| node.text());
-    let place = root.at("spec").and_then(|spec| spec.at("template")).and_then(|t| t.at("metadata"));
-    let carrier = [Some(metadata.again()), place]
-        .into_iter()
-        .flatten()
-        .find(|metadata| metadata.at("annotations").is_some_and(|node| has_group(node.value())))?;
-    let annotations = carrier.at("annotations")?;
-    refuse_strangers(&annotations);
-    let pods = selected(root, &carrier)?;
-    let (pre, post) = (hook(&annotations, "pre")?, hook(&annotations, "post")?);
-    let (pre, post) = (without_freeze(pre, notes), without_freeze(post, notes));
-    let steps = steps(&pods, pre, post);
-    if steps.is_empty() {
-        annotations.fail(
-            "the hooks only freeze a filesystem",
-            "Stillpoint freezes and thaws every member of a cut itself, and refuses one that is frozen already",
-            "remove the hooks; no rule is needed",
+    let namespace = match metadata.at("namespace") {
+        None => Some(None),
+        Some(node) => node.name(is_dns_label, NAMESPACE).map(Some),
+    };
+    let pod = root.at("spec").and_then(|spec| spec.at("template"));
+    let place = pod.as_ref().and_then(|pod| pod.at("metadata"));
+    let of_owner = metadata.at("annotations").filter(|node| has_group(node.value()));
+    if let (Some(hooks), true) = (&of_owner, pod.is_some()) {
+        hooks.fail(
+            "hooks on what makes the pods",
+            "Velero reads them on pods only, so it ignores these",
+            "move them to `spec.template.metadata.annotations`, or remove them",
         );
         return None;
     }
+    let carrier = if pod.is_some() { place? } else { metadata.again() };
+    let annotations = carrier.at("annotations")?;
+    refuse_strangers(&annotations);
+    name_restore_hooks(&annotations, notes);
+    let pods = selected(root, &carrier, notes)?;
+    let (pre, post) = (pre_hook(&annotations), hook(&annotations, "post."));
+    let (pre, post) =
+        (without_freeze(&annotations, pre?, notes)?, without_freeze(&annotations, post?, notes)?);
+    let first = first_container(root, pod.as_ref());
+    let (pre, post) = (
+        pre.map(|hook| hook.in_container(first.as_ref())),
+        post.map(|hook| hook.in_container(first.as_ref())),
+    );
+    if pre.iter().chain(&post).any(|hook| hook.container.is_none()) {
+        notes.push("no container is named, and Velero takes the first one: name it, because here the choice may be another one".to_owned());
+    }
+    if post.as_ref().is_some_and(|post| post.on_failure == OnFailure::Degrade) {
+        notes.push("`on-error: Continue` of the post hook is left out: what comes after the snapshot is repeated until it succeeds, and never fails the snapshot".to_owned());
+    }
+    let steps = steps(&pods, pre, post);
+    if steps.is_empty() {
+        let (why, fix) = nothing_left(&annotations);
+        annotations.fail("nothing is left for a rule to do", why, fix);
+        return None;
+    }
     Some(Rule {
-        metadata: Metadata { name: name?, namespace: namespace.filter(|text| is_dns_label(text)) },
+        metadata: Metadata { name: name?, namespace: namespace? },
         spec: RuleSpec { params: Vec::new(), redact: Vec::new(), steps },
     })
 }
 
+const NAMESPACE: &str = "a namespace has up to 63 of a-z, 0-9 and -";
+
+/// Why there are hooks and no step.
+fn nothing_left(annotations: &Node<'_>) -> (&'static str, &'static str) {
+    let backs_up = |key: &String| key.contains(GROUP) || key.starts_with(OLD);
+    if annotations.value().as_object().is_some_and(|all| all.keys().any(backs_up)) {
+        return (
+            "the hooks only freeze a filesystem; Stillpoint freezes and thaws every member of a snapshot itself, and refuses one that is frozen already",
+            "remove the hooks; no rule is needed",
+        );
+    }
+    (
+        "the hooks are for restores, and a rule runs around a snapshot",
+        "run them by hand after `stillpoint restore`, or in an init container",
+    )
+}
+
 fn has_group(annotations: &Value) -> bool {
-    annotations.as_object().is_some_and(|all| all.keys().any(|key| key.contains(GROUP)))
+    let ours = |key: &String| key.contains(GROUP) || key.starts_with(OLD) || key.contains(RESTORE);
+    annotations.as_object().is_some_and(|all| all.keys().any(ours))
+}
+
+/// Every hook of a restore, by its whole name.
+fn name_restore_hooks(annotations: &Node<'_>, notes: &mut Vec<String>) {
+    let Value::Object(all) = annotations.value() else { return };
+    let of_restores = all.keys().filter(|key| key.contains(RESTORE));
+    notes.extend(of_restores.map(|key| {
+        format!("{} is left out: a rule runs around a snapshot, and nothing of it at a restore", clip(key))
+    }));
+}
+
+/// The container that Velero takes where none is named.
+fn first_container(root: &Node<'_>, pod: Option<&Node<'_>>) -> Option<String> {
+    let spec = pod.map_or_else(|| root.at("spec"), |pod| pod.at("spec"))?;
+    let containers = spec.at("containers")?;
+    let name = containers.value().as_array()?.first()?.get("name")?.as_str()?;
+    is_dns_label(name).then(|| name.to_owned())
+}
+
+impl Hook {
+    fn in_container(self, first: Option<&String>) -> Self {
+        Self { container: self.container.or_else(|| first.cloned()), ..self }
+    }
 }
 
 /// A misspelt annotation is one that Velero ignores: the hook that somebody believes in does not exist.
 fn refuse_strangers(annotations: &Node<'_>) {
     let Value::Object(all) = annotations.value() else { return };
     for (key, value) in all {
-        let Some((half, word)) = key.split_once(GROUP) else { continue };
+        let (half, word) = match (key.split_once(GROUP), key.strip_prefix(OLD)) {
+            (Some(parts), _) => parts,
+            (None, Some(word)) => ("pre", word),
+            (None, None) => continue,
+        };
         if !matches!(half, "pre" | "post") || !KNOWN.contains(&word) {
             let fix = match suggest(word, KNOWN) {
                 fix if matches!(half, "pre" | "post") => fix,
@@ -114,19 +179,26 @@ fn refuse_strangers(annotations: &Node<'_>) {
     }
 }
 
-fn selected(root: &Node<'_>, carrier: &Node<'_>) -> Option<LabelSelector> {
+fn selected(root: &Node<'_>, carrier: &Node<'_>, notes: &mut Vec<String>) -> Option<LabelSelector> {
     if let Some(node) = root.at("spec").and_then(|spec| spec.at("selector")) {
-        return selector(&node);
+        let full = ["matchLabels", "matchExpressions"].iter().any(|key| node.value().get(*key).is_some());
+        if full {
+            return selector(&node);
+        }
+        // A ReplicationController selects by plain labels.
+        let match_labels = node.labels()?.into_iter().collect();
+        return Some(LabelSelector { match_labels, match_expressions: Vec::new() });
     }
-    let labels = carrier.at("labels");
-    let own: Map<String, Value> = labels
-        .as_ref()
-        .and_then(|node| node.value().as_object())
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| !OF_ONE_POD.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
+    let labels = match carrier.at("labels") {
+        Some(node) => node.labels()?,
+        None => Vec::new(),
+    };
+    let (of_one, own): (Vec<_>, Vec<_>) =
+        labels.into_iter().partition(|(key, _)| OF_ONE_POD.contains(&key.as_str()));
+    if !of_one.is_empty() {
+        let keys: Vec<String> = of_one.into_iter().map(|(key, _)| key).collect();
+        notes.push(format!("labels that only this one pod has do not select it: {}", keys.join(", ")));
+    }
     if own.is_empty() {
         carrier.fail(
             "the pod has no labels",
@@ -135,22 +207,37 @@ fn selected(root: &Node<'_>, carrier: &Node<'_>) -> Option<LabelSelector> {
         );
         return None;
     }
-    let match_labels =
-        own.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect();
-    Some(LabelSelector { match_labels, match_expressions: Vec::new() })
+    Some(LabelSelector { match_labels: own.into_iter().collect(), match_expressions: Vec::new() })
+}
+
+/// The `pre` hook, or the one of the old spelling, which Velero takes where there is no other.
+#[expect(clippy::option_option, reason = "absent and wrong are two things; wrong is already in the sink")]
+fn pre_hook(annotations: &Node<'_>) -> Option<Option<Hook>> {
+    let old = |key: &String| key.starts_with(OLD);
+    let new = |key: &String| key.starts_with("pre.") && key.contains(GROUP);
+    let all = || annotations.value().as_object().into_iter().flatten().map(|(key, _)| key);
+    if all().any(old) && all().any(new) {
+        annotations.fail(
+            "two spellings of the pre hook",
+            "Velero ignores `hook.backup.velero.io/…` beside `pre.hook.backup.velero.io/…`",
+            "keep one of them",
+        );
+        return None;
+    }
+    hook(annotations, if all().any(old) { "" } else { "pre." })
 }
 
 /// `Some(None)`: there is none.
 #[expect(clippy::option_option, reason = "absent and wrong are two things; wrong is already in the sink")]
 fn hook(annotations: &Node<'_>, half: &str) -> Option<Option<Hook>> {
-    let get = |word: &str| annotations.at(&format!("{half}{GROUP}{word}"));
+    let get = |word: &str| annotations.at(&format!("{half}{OLD}{word}"));
     let Some(command) = get("command") else {
         let rest: Vec<&&str> = KNOWN.iter().filter(|word| get(word).is_some()).collect();
         if let Some(word) = rest.first() {
             annotations.fail(
-                format!("`{half}{GROUP}{word}` without a command"),
+                format!("`{half}{OLD}{word}` without a command"),
                 "Velero runs nothing then",
-                format!("add `{half}{GROUP}command`, or remove it"),
+                format!("add `{half}{OLD}command`, or remove it"),
             );
             return None;
         }
@@ -201,16 +288,45 @@ fn argv(node: &Node<'_>) -> Option<Invocation> {
     }
 }
 
-fn without_freeze(hook: Option<Hook>, notes: &mut Vec<String>) -> Option<Hook> {
-    let freezes = |hook: &Hook| hook.run.argv().iter().any(|word| word.contains("fsfreeze"));
-    if hook.as_ref().is_some_and(freezes) {
-        notes.push(
-            "fsfreeze is left out: Stillpoint freezes and thaws the members of a cut itself, all together"
-                .to_owned(),
+/// Nothing is left of a hook that only freezes or thaws; one that does something else besides is refused. `Some(None)`:
+/// there is none.
+#[expect(clippy::option_option, reason = "absent and wrong are two things; wrong is already in the sink")]
+fn without_freeze(
+    annotations: &Node<'_>,
+    hook: Option<Hook>,
+    notes: &mut Vec<String>,
+) -> Option<Option<Hook>> {
+    let Some(found) = hook else { return Some(None) };
+    let argv = found.run.argv();
+    if !argv.iter().any(|word| word.contains("fsfreeze")) {
+        return Some(Some(found));
+    }
+    if !only_freezes(&argv) {
+        annotations.fail(
+            "a hook that freezes a filesystem and does something else",
+            "Stillpoint freezes and thaws every member of a snapshot itself, and refuses one that is frozen already",
+            "take fsfreeze out of the hook",
         );
         return None;
     }
-    hook
+    notes.push(
+        "fsfreeze is left out: Stillpoint freezes and thaws the members of a snapshot itself, all together"
+            .to_owned(),
+    );
+    Some(None)
+}
+
+/// `fsfreeze -f PATH`, also behind `sh -c`, and nothing besides.
+fn only_freezes(argv: &[String]) -> bool {
+    let words: Vec<&str> = match argv {
+        [shell, flag, line] if shell.ends_with("sh") && flag == "-c" => line.split_whitespace().collect(),
+        argv => argv.iter().map(String::as_str).collect(),
+    };
+    let plain = |word: &&str| word.bytes().all(|c| c.is_ascii_alphanumeric() || b"/._-".contains(&c));
+    match words.as_slice() {
+        [program, rest @ ..] => program.rsplit('/').next() == Some("fsfreeze") && rest.iter().all(plain),
+        [] => false,
+    }
 }
 
 fn steps(selector: &LabelSelector, pre: Option<Hook>, post: Option<Hook>) -> Vec<Step> {

@@ -1,5 +1,6 @@
 //! Text → tree, with bounds and without silent losses.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
@@ -25,12 +26,63 @@ pub(super) fn too_long(limit: usize) -> Problem {
     )
 }
 
+/// The text of the only document, with everything where it was: without the byte-order mark that some editors write
+/// first, and with the marks of empty documents before and after it blanked out.
+pub fn only_document(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    let says_nothing = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    let is_mark = |line: &str| {
+        let mut words = line.split_whitespace();
+        let first = line.starts_with(['-', '.']) && matches!(words.next(), Some("---" | "..."));
+        first && words.next().is_none_or(|word| word.starts_with('#'))
+    };
+    let mut changed = false;
+    loop {
+        let mut speaking = (0..lines.len()).filter(|at| !says_nothing(&lines[*at]));
+        let (first, second) = (speaking.next(), speaking.next());
+        let last = speaking.next_back().or(second);
+        let empty = match (first, second, last) {
+            (Some(first), Some(second), _) if is_mark(lines[first]) && is_mark(lines[second]) => first,
+            (_, Some(_), Some(last)) if is_mark(lines[last]) => last,
+            (_, _, _) => break,
+        };
+        lines[empty] = "";
+        changed = true;
+    }
+    if changed { Cow::Owned(lines.join("\n")) } else { Cow::Borrowed(text) }
+}
+
+/// A value whose type is not one of JSON: the library reads it as plain text, which is not what it says.
+fn refuse_foreign_tags(text: &str) -> Result<(), Problem> {
+    const KNOWN: [&str; 7] = ["str", "int", "float", "bool", "null", "map", "seq"];
+    for (line, number) in text.lines().zip(1_u32..) {
+        for (at, _) in line.match_indices("!!") {
+            let before = line[..at].trim_end();
+            let begins = before.is_empty() || before.ends_with([':', '-', ',', '[', '{', '?']);
+            let apart = at == 0 || line[..at].ends_with([' ', '\t', '[', '{', ',']);
+            let name: String = line[at + 2..].chars().take_while(char::is_ascii_alphanumeric).collect();
+            if begins && apart && !name.is_empty() && !KNOWN.contains(&name.as_str()) {
+                let column = u32::try_from(line[..at].chars().count()).unwrap_or(u32::MAX).saturating_add(1);
+                return Err(Problem::new(
+                    format!("a value of the type `!!{}`", super::clip(&name)),
+                    "it would be taken as the text that it is written as",
+                    "write the value itself, without a tag; put it in quotes where it is meant as text",
+                )
+                .at(Some((number, column))));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads exactly one document.
 pub(super) fn parse(text: &str, limit: usize) -> Result<Value, Problem> {
     if text.len() > limit {
         return Err(too_long(limit));
     }
     refuse_deep_nesting(text, limit / BYTES_PER_OPENER)?;
+    refuse_foreign_tags(text)?;
     let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(MAX_VALUE_BYTES) };
     let mut found = None;
     for document in serde_yaml::Deserializer::from_str(text) {

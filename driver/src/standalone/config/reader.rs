@@ -38,7 +38,7 @@ impl Problems {
 /// One document. Keys that are there twice are refused by the YAML library while it reads.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
     refuse_deep(text)?;
-    serde_yaml::from_str(text).map_err(|error| {
+    serde_yaml::from_str(&stillpoint_rules::text::only_document(text)).map_err(|error| {
         format!("it is not well-formed YAML: {}; correct it there", shortened(&error.to_string(), 300))
     })
 }

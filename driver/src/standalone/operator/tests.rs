@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use stillpoint_rules::engine::{Limits, Ports};
 use stillpoint_rules::ports::{
     CutError, CutReport, CutRequest, Cutter, ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest,
-    InventoryError, NoSecrets, OpenCut, Pod, PodExec, SealRequest, Session, SessionRequest, StorageLevel,
+    InventoryError, Mark, NoSecrets, OpenCut, Pod, PodExec, PodTarget, SealRequest, Session, SessionRequest,
+    StorageLevel,
 };
 
 use super::*;
@@ -132,6 +133,12 @@ impl PodExec for World {
     }
     async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
         Err(ExecError::NotStarted { pod: request.target.pod, why: "not in this test".into() })
+    }
+    async fn end(&self, target: &PodTarget, _: Mark) -> Result<(), ExecError> {
+        match self.under_way.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(ExecError::Lost { pod: target.pod.clone(), why: "a command is under way".into() }),
+        }
     }
 }
 

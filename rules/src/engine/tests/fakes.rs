@@ -28,6 +28,10 @@ pub(super) enum Fault {
     StatusTimes(u16, usize),
     /// Whether it was done is not known, so many times.
     Uncertain(&'static str, usize),
+    /// It goes on after its timeout, and so often its end cannot be proven.
+    RunsOn(&'static str, usize),
+    /// No request is answered.
+    NoAnswer,
     /// The pod was replaced.
     Replaced(&'static str),
     /// It prints its environment.
@@ -53,6 +57,7 @@ struct State {
     deeds: Vec<String>,
     stored: BTreeMap<String, Run>,
     writes: usize,
+    endings: usize,
     dead: bool,
     running: usize,
     most: usize,
@@ -202,6 +207,10 @@ impl PodExec for FakeExec {
             Fault::Uncertain(who, count) if deed == who && times <= count => {
                 return Err(ExecError::Lost { pod: request.target.pod, why: "the line was cut".into() });
             }
+            Fault::RunsOn(who, _) if deed == who => {
+                let (pod, limit, output) = (request.target.pod, request.timeout, String::new());
+                return Err(ExecError::TimedOut { pod, limit, still_running: true, output });
+            }
             Fault::Replaced(who) if deed == who => {
                 return Err(ExecError::PodChanged { pod: request.target.pod, why: "it was replaced".into() });
             }
@@ -241,12 +250,28 @@ impl PodExec for FakeExec {
         let deed = format!("{} {} {}", request.target.pod, request.method.word(), request.path);
         let times = world.deeds().iter().filter(|done| **done == deed).count();
         world.did(deed);
+        if world.fault == Fault::NoAnswer {
+            return Err(ExecError::Lost { pod: request.target.pod, why: "it hung up".into() });
+        }
         let headers = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
         let status = match world.fault {
             Fault::StatusTimes(status, count) if times < count => status,
             _ => 200,
         };
         Ok(HttpOutcome { status, output: headers.collect(), omitted_bytes: 0 })
+    }
+
+    async fn end(&self, target: &PodTarget, _: Mark) -> Result<(), ExecError> {
+        let world = &self.0;
+        world.alive().await;
+        let mut state = world.state.lock().unwrap();
+        state.endings += 1;
+        match world.fault {
+            Fault::RunsOn(_, times) if state.endings <= times => {
+                Err(ExecError::Lost { pod: target.pod.clone(), why: "processes are left".into() })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::api::Rule;
-use crate::ports::{Pod, PodState};
+use crate::ports::{Mark, Pod, PodState};
 use crate::run::Run;
 
 use super::*;
@@ -57,6 +57,8 @@ struct State {
     effects: usize,
     writes: usize,
     done: BTreeMap<Place, Done>,
+    /// What nobody has ended: it still happens.
+    to_come: Vec<(Mark, Place)>,
     gone: BTreeSet<String>,
     /// Sessions that hold.
     holding: BTreeSet<Place>,
@@ -94,6 +96,7 @@ impl World {
             effects: 0,
             writes: 0,
             done: BTreeMap::new(),
+            to_come: Vec::new(),
             gone: BTreeSet::new(),
             holding: BTreeSet::new(),
             lost: BTreeSet::new(),

@@ -2,13 +2,21 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::Probe;
-use crate::ports::{ExecError, ExecRequest, PodExec, Secrets, SessionRequest};
+use crate::ports::{ExecError, ExecRequest, Mark, PodExec, Secrets, SessionRequest};
+
+/// Another one at each call, as other steps have it.
+fn mark() -> Mark {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Mark::of(&format!("{}-{number}", std::process::id()), "step", &target())
+}
 
 fn request(line: &str) -> ExecRequest {
     ExecRequest {
         target: target(),
         argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
         env: vec![],
+        mark: mark(),
         timeout: Duration::from_secs(20),
         output_limit: 64,
     }
@@ -19,6 +27,7 @@ fn session(line: &str) -> SessionRequest {
         target: target(),
         argv: vec!["/bin/sh".into(), "-c".into(), line.into()],
         env: vec![],
+        mark: mark(),
         send: vec!["hello".into()],
         ready: "held".into(),
         limit: Duration::from_secs(20),
@@ -182,6 +191,36 @@ async fn a_command_that_takes_too_long_is_ended_in_the_container_with_all_that_i
 }
 
 #[tokio::test]
+async fn what_left_its_group_or_cleared_its_environment_is_ended_too_before_its_end_is_said() {
+    let (_cluster, pods) = cluster().await;
+    let line = "setsid sleep 98765 & env -i /usr/bin/setsid --fork /bin/sleep 98766; sleep 98767";
+    let request = ExecRequest { timeout: Duration::from_millis(1500), ..request(line) };
+    let mark = request.mark;
+    let error = pods.exec(request).await.unwrap_err();
+    let ExecError::TimedOut { still_running, .. } = error else { panic!("{error}") };
+    if still_running {
+        // On a busy machine looking at all its processes takes longer than a command may be late.
+        let proven = async { while pods.end(&target(), mark).await.is_err() {} };
+        tokio::time::timeout(Duration::from_mins(1), proven).await.expect("its end is proven");
+    }
+    for mark in ["98765", "98766", "98767"] {
+        assert_eq!(leftovers(mark), 0, "{mark}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_without_a_shell_proves_no_end() {
+    let (_cluster, pods) = cluster().await;
+    pods.shells().is_missing(&target());
+    let argv = ["sleep", "2"].map(str::to_owned).to_vec();
+    let request = ExecRequest { argv, timeout: Duration::from_millis(300), ..request("") };
+    let error = pods.exec(request).await.unwrap_err().to_string();
+    assert!(error.ends_with("it may still run there"), "{error}");
+    let error = pods.end(&target(), mark()).await.unwrap_err().to_string();
+    assert!(error.contains("has no /bin/sh"), "{error}");
+}
+
+#[tokio::test]
 async fn a_command_that_nobody_waits_for_any_more_is_ended_in_the_container() {
     let (_cluster, pods) = cluster().await;
     let running = tokio::spawn(async move { pods.exec(request("exec sleep 98762")).await });
@@ -196,7 +235,8 @@ async fn a_command_that_nobody_waits_for_any_more_is_ended_in_the_container() {
 async fn a_session_is_ended_in_the_container_at_its_limit_even_when_its_input_stays_open() {
     // As when containerd dies: nobody closes anything, only the wrapper is there.
     let argv = ["/bin/sh", "-c", "echo held; sleep 98763; :"].map(str::to_owned);
-    let line = crate::kube::wrap::wrapped(crate::kube::wrap::Kind::Session, &argv, &[], Duration::ZERO);
+    let line =
+        crate::kube::wrap::wrapped(crate::kube::wrap::Kind::Session, &argv, &[], Duration::ZERO, mark());
     let mut child = tokio::process::Command::new(&line[0])
         .args(&line[1..])
         .stdin(std::process::Stdio::piped())

@@ -5,7 +5,7 @@ use super::*;
 async fn exec(definition: PodDefinition, argv: &[&str], limit: Duration) -> Result<ExecOutcome, ExecError> {
     let (pods, target) = pods(definition);
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
-    let request = ExecRequest { target, argv, env: vec![], timeout: limit, output_limit: 4096 };
+    let request = ExecRequest { target, argv, env: vec![], mark: mark(), timeout: limit, output_limit: 4096 };
     timeout(SAFETY, pods.exec(request)).await.expect("it comes back")
 }
 
@@ -57,6 +57,46 @@ async fn a_command_that_hangs_is_ended_with_everything_that_it_started() {
 }
 
 #[tokio::test]
+async fn what_left_its_group_its_environment_and_its_parent_is_ended_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("daemon");
+    let daemon = format!("echo $$ > {}; trap '' TERM; while :; do sleep 0.05; done", file.display());
+    // `setsid --fork` leaves a process behind that nobody is the parent of, in a session and group of its own.
+    let line = format!("env -i /usr/bin/setsid --fork /bin/sh -c \"{daemon}\"; sleep 1000");
+    let line = line.replace("$$", "\\$\\$");
+    let error = exec(definition("db"), &["sh", "-c", &line], Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(error, ExecError::TimedOut { still_running: false, .. }), "{error}");
+    assert!(!alive(pid_in(&file).await), "its end was said, so it has ended");
+}
+
+#[tokio::test]
+async fn what_another_program_starts_elsewhere_is_never_said_to_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let remote = dir.path().join("ssh");
+    std::fs::write(&remote, "#!/bin/sh\nexec \"$@\"\n").unwrap();
+    std::fs::set_permissions(&remote, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let far = PodDefinition { exec: vec![remote.display().to_string()], ..definition("db") };
+    let error = exec(far, &["sleep", "1000"], Duration::from_millis(300)).await.unwrap_err();
+    assert!(error.to_string().ends_with("it may still run there"), "{error}");
+}
+
+#[tokio::test]
+async fn what_carries_the_mark_of_a_command_is_found_and_ended_by_the_next_process() {
+    let (pods, target) = pods(definition("db"));
+    let mark = mark();
+    let mut left = tokio::process::Command::new("sleep")
+        .arg("1000")
+        .env(Mark::VARIABLE, mark.to_string())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let gone = PodTarget { pod: "gone".into(), ..target };
+    timeout(SAFETY, pods.end(&gone, mark)).await.unwrap().unwrap();
+    assert!(!alive(i32::try_from(left.id().unwrap()).unwrap()));
+    left.wait().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_command_that_ignores_the_polite_signal_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pid");
@@ -73,7 +113,7 @@ async fn a_command_that_nobody_waits_for_any_more_is_killed() {
     let line = format!("sleep 1000 & echo $! > {}; wait", file.display());
     let (pods, target) = pods(definition("db"));
     let argv = ["sh", "-c", &line].map(str::to_owned).to_vec();
-    let request = ExecRequest { target, argv, env: vec![], timeout: SAFETY, output_limit: 10 };
+    let request = ExecRequest { target, argv, env: vec![], mark: mark(), timeout: SAFETY, output_limit: 10 };
     let task = tokio::spawn(async move { pods.exec(request).await });
     let pid = pid_in(&file).await;
     assert!(alive(pid));
@@ -123,6 +163,7 @@ async fn a_pod_that_is_gone_or_another_one_is_not_worked_with() {
         target: target.clone(),
         argv: vec!["true".into()],
         env: vec![],
+        mark: mark(),
         timeout: SAFETY,
         output_limit: 10,
     };
@@ -140,6 +181,6 @@ async fn variables_are_given_to_commands_and_sessions() {
     let (pods, target) = pods(definition("db"));
     let argv = ["sh", "-c", "echo \"$SECRET\""].map(str::to_owned).to_vec();
     let env = vec![("SECRET".to_owned(), "a b".to_owned())];
-    let request = ExecRequest { target, argv, env, timeout: SAFETY, output_limit: 100 };
+    let request = ExecRequest { target, argv, env, mark: mark(), timeout: SAFETY, output_limit: 100 };
     assert_eq!(pods.exec(request).await.unwrap().output, "a b\n");
 }

@@ -30,7 +30,7 @@ impl VolumeNames for Known {
 async fn an_inventory_is_read_with_its_defaults_and_its_volumes_resolved() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), INVENTORY).unwrap();
-    let inventory = StandalonePods::from_file(file.path().to_owned(), Arc::new(Known)).unwrap();
+    let inventory = StandalonePods::from_file(file.path().to_owned(), Arc::new(Known), None).unwrap();
     let pods = inventory.pods(&[]).await.unwrap();
     assert_eq!(
         (pods[0].namespace.as_str(), pods[0].containers.as_slice()),
@@ -61,17 +61,21 @@ fn mistakes_in_an_inventory_are_named() {
         ("pds: []", "did you mean `pods`"),
     ];
     for (text, expected) in table {
-        let error = parse_inventory(text).unwrap_err().to_string();
+        let error = parse_inventory(text, None).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let value = serde_json::json!([{ "name": "a", "host": "h" }]);
-    assert_eq!(pods_from_value(&value).unwrap()[0].name, "a");
-    assert!(pods_from_value(&serde_json::json!("x")).is_err());
+    assert_eq!(pods_from_value(&value, None).unwrap()[0].name, "a");
+    assert!(pods_from_value(&serde_json::json!("x"), None).is_err());
+    let hosts = ["h".to_owned(), "i".to_owned()];
+    assert!(pods_from_value(&value, Some(&hosts)).is_ok());
+    let error = parse_inventory("pods: [{name: a, host: hh}]", Some(&hosts)).unwrap_err().to_string();
+    assert!(error.contains("there is no host `hh`") && error.contains("the agents are on h, i"), "{error}");
 }
 
 proptest! {
     #[test]
     fn no_text_makes_the_inventory_reader_panic(text in "\\PC{0,120}") {
-        let _ = parse_inventory(&text);
+        let _ = parse_inventory(&text, None);
     }
 }

@@ -36,7 +36,7 @@ async fn a_request_goes_to_the_pods_address_with_headers_and_body() {
         }
     });
     let (pods, target) = pods(PodDefinition { address: Some("127.0.0.1".into()), ..definition("db") });
-    let request = HttpRequest { output_limit: 4096, ..http_request(target, port) };
+    let request = HttpRequest { output_limit: 4096, ..http_request(target.clone(), port) };
     let outcome = timeout(SAFETY, pods.http(request)).await.unwrap().unwrap();
     assert_eq!(outcome.status, 418);
     let said = &outcome.output;
@@ -45,6 +45,19 @@ async fn a_request_goes_to_the_pods_address_with_headers_and_body() {
         "{said}"
     );
     assert!(said.contains(&format!("host: 127.0.0.1:{port}|")) && said.contains("|{}"), "{said}");
+    for (method, body, length) in [
+        (crate::api::Method::Post, None, Some("content-length: 0|")),
+        (crate::api::Method::Put, Some(String::new()), Some("content-length: 0|")),
+        (crate::api::Method::Delete, Some(String::new()), Some("content-length: 0|")),
+        (crate::api::Method::Post, Some("é".to_owned()), Some("content-length: 2|")),
+        (crate::api::Method::Get, None, None),
+    ] {
+        let request = HttpRequest { output_limit: 4096, method, body, ..http_request(target.clone(), port) };
+        let said = timeout(SAFETY, pods.http(request)).await.unwrap().unwrap().output;
+        let found = said.matches("content-length").count();
+        assert_eq!(found, usize::from(length.is_some()), "{said}");
+        assert!(length.is_none_or(|length| said.contains(length)), "{said}");
+    }
     let (nowhere, target) = super::tests::pods(definition("db"));
     let error = nowhere.http(http_request(target, port)).await.unwrap_err().to_string();
     assert!(error.contains("gives it no `address`"), "{error}");

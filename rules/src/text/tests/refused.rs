@@ -224,3 +224,45 @@ fn hostile_keys_do_not_reach_the_terminal() {
     ));
     assert!(!error.contains('\u{1b}') && error.len() < 1500, "{error}");
 }
+
+#[test]
+fn a_byte_order_mark_and_empty_documents_around_a_rule_mean_nothing() {
+    let plain = with_step("pods: {fromVolumes: true}\n    before: {command: [x]}");
+    let rule = parse(&plain).unwrap();
+    for text in [
+        format!("\u{feff}{plain}"),
+        format!("\u{feff}---\n{plain}"),
+        format!("---\n---\n{plain}"),
+        format!("# a licence\n---\n# nothing\n---\n{plain}"),
+        format!("{plain}---\n"),
+        format!("---\n{plain}---\n# the end\n---\n\n"),
+        format!("{plain}...\n"),
+        plain.replace('\n', "\r\n"),
+        format!("---\r\n---\r\n{}---\r\n", plain.replace('\n', "\r\n")),
+    ] {
+        assert_eq!(parse(&text).unwrap(), rule, "{text}");
+    }
+    let misspelt = format!("\u{feff}---\n---\n{}", plain.replace("before", "befor"));
+    let line = plain.lines().position(|line| line.contains("before")).unwrap() + 3;
+    assert!(shown(&misspelt).contains(&format!("line {line}, ")), "{}", shown(&misspelt));
+    for empty in ["", "\u{feff}", "---\n", "---\n---\n", "# only this\n"] {
+        assert!(shown(empty).contains("the text is empty"), "{empty:?}: {}", shown(empty));
+    }
+    let two = format!("{plain}---\n{plain}");
+    assert!(shown(&two).contains("several documents"), "{}", shown(&two));
+}
+
+#[test]
+fn a_value_of_a_foreign_type_is_refused_at_its_place() {
+    let step = |command: &str| {
+        with_step(&format!("pods: {{fromVolumes: true}}\n    before: {{command: {command}}}"))
+    };
+    for command in ["[!!binary eA==]", "[echo, !!binary eA==]", "[echo, !!timestamp 2026-12-01]"] {
+        let error = shown(&step(command));
+        assert!(error.contains("a value of the type `!!") && error.contains("line "), "{error}");
+    }
+    assert!(parse(&step("[echo, !!str 5]")).is_ok());
+    for text in ["[echo, '!!binary x']", "[sh, -c, \"echo hi!!binary\"]"] {
+        assert!(parse(&step(text)).is_ok(), "{text}");
+    }
+}

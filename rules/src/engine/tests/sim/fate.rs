@@ -16,18 +16,21 @@ pub(super) enum Luck {
     Hangs,
     /// It is ended at its timeout, with all that it started.
     TimesOut,
+    /// It goes on after its timeout, and its effect comes later, unless somebody ends it.
+    RunsOn,
     /// The pod is replaced, now and for all later calls.
     PodGone,
 }
 
 impl Luck {
-    pub(super) const BAD: [Self; 7] = [
+    pub(super) const BAD: [Self; 8] = [
         Self::Fails,
         Self::NotStarted,
         Self::LostAfter,
         Self::LostBefore,
         Self::Hangs,
         Self::TimesOut,
+        Self::RunsOn,
         Self::PodGone,
     ];
 }

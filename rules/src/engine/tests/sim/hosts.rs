@@ -69,7 +69,12 @@ impl World {
             let failed = || CutError { retry: true, message: format!("host {host} failed to {what}") };
             match luck {
                 Luck::Good | Luck::LostAfter => self.state().hosts.doing[index] = then,
-                Luck::Fails | Luck::NotStarted | Luck::LostBefore | Luck::PodGone | Luck::TimesOut => {}
+                Luck::Fails
+                | Luck::NotStarted
+                | Luck::LostBefore
+                | Luck::PodGone
+                | Luck::TimesOut
+                | Luck::RunsOn => {}
                 Luck::Hangs => {
                     self.tell(|| format!("{effect} -> never answers"));
                     std::future::pending::<()>().await;
@@ -139,7 +144,7 @@ impl OpenCut for Round {
         let luck = world.luck(&effect);
         tokio::time::sleep(Duration::from_millis(1)).await;
         world.alive().await;
-        let happens = matches!(luck, Luck::Good | Luck::LostAfter | Luck::TimesOut);
+        let happens = matches!(luck, Luck::Good | Luck::LostAfter | Luck::TimesOut | Luck::RunsOn);
         self.sealed = happens;
         if happens {
             let mut state = world.state();
@@ -158,7 +163,9 @@ impl OpenCut for Round {
         world.tell(|| if luck == Luck::Good { effect } else { format!("{effect} -> {luck:?}") });
         match luck {
             Luck::Good => Ok(()),
-            Luck::Hangs | Luck::TimesOut => std::future::pending::<Result<(), CutError>>().await,
+            Luck::Hangs | Luck::TimesOut | Luck::RunsOn => {
+                std::future::pending::<Result<(), CutError>>().await
+            }
             Luck::Fails | Luck::NotStarted | Luck::LostAfter | Luck::LostBefore | Luck::PodGone => {
                 Err(CutError { retry: true, message: "the home pool is away".into() })
             }

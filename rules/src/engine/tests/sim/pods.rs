@@ -10,7 +10,8 @@ use super::fate::Luck;
 use super::{Place, World};
 use crate::api::Probe;
 use crate::ports::{
-    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, PodExec, Session, SessionRequest,
+    ExecError, ExecOutcome, ExecRequest, HttpOutcome, HttpRequest, Mark, PodExec, PodTarget, Session,
+    SessionRequest,
 };
 
 pub(super) struct Exec(pub(super) Arc<World>);
@@ -53,6 +54,15 @@ impl World {
         }
     }
 
+    /// What was asked for has not happened yet, and will happen whenever it is worst, unless it is ended.
+    fn comes_later(&self, request: &ExecRequest) {
+        let [verb, step] = request.argv.as_slice() else { return };
+        if verb == "do" {
+            let place = (step.clone(), request.target.pod.clone());
+            self.state().to_come.push((request.mark, place));
+        }
+    }
+
     fn runs_more(&self) {
         let mut state = self.state();
         state.running += 1;
@@ -71,28 +81,40 @@ impl PodExec for Exec {
         let takes = world.state().fate.takes_ms();
         tokio::time::sleep(Duration::from_millis(takes)).await;
         world.state().running -= 1;
+        if world.state().dead {
+            world.comes_later(&request);
+        }
         world.alive().await;
         let ended = match luck {
             Luck::Good => Ok(exit(0)),
             Luck::Fails => Ok(exit(1)),
             Luck::NotStarted => Err(ExecError::NotStarted { pod: pod.clone(), why: "not now".into() }),
-            Luck::LostAfter | Luck::LostBefore => Err(lost(&pod)),
+            Luck::LostAfter => Err(lost(&pod)),
+            Luck::LostBefore => {
+                world.comes_later(&request);
+                Err(lost(&pod))
+            }
             Luck::PodGone => Err(changed(&pod)),
             Luck::Hangs => {
+                world.comes_later(&request);
                 world.tell(|| format!("{effect} -> never answers"));
                 std::future::pending().await
             }
-            Luck::TimesOut => {
+            Luck::TimesOut | Luck::RunsOn => {
                 tokio::time::sleep(request.timeout).await;
                 let (limit, output) = (request.timeout, "half of i".to_owned());
-                Err(ExecError::TimedOut { pod: pod.clone(), limit, still_running: false, output })
+                let still_running = luck == Luck::RunsOn;
+                if still_running {
+                    world.comes_later(&request);
+                }
+                Err(ExecError::TimedOut { pod: pod.clone(), limit, still_running, output })
             }
         };
         let has_effect = match luck {
             Luck::Good | Luck::LostAfter => true,
             // One that failed may have done half of it.
             Luck::Fails | Luck::TimesOut => request.argv[0] == "do",
-            Luck::NotStarted | Luck::LostBefore | Luck::Hangs | Luck::PodGone => false,
+            Luck::NotStarted | Luck::LostBefore | Luck::Hangs | Luck::RunsOn | Luck::PodGone => false,
         };
         if has_effect {
             world.deed(&pod, &request.argv);
@@ -118,9 +140,12 @@ impl PodExec for Exec {
                 std::future::pending().await
             }
             Luck::PodGone => Some(changed(&pod)),
-            Luck::Fails | Luck::NotStarted | Luck::LostAfter | Luck::LostBefore | Luck::TimesOut => {
-                Some(lost(&pod))
-            }
+            Luck::Fails
+            | Luck::NotStarted
+            | Luck::LostAfter
+            | Luck::LostBefore
+            | Luck::TimesOut
+            | Luck::RunsOn => Some(lost(&pod)),
         };
         if let Some(error) = refused {
             world.tell(|| format!("{effect} -> {error}"));
@@ -136,6 +161,37 @@ impl PodExec for Exec {
 
     async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
         Err(lost(&request.target.pod))
+    }
+
+    async fn end(&self, target: &PodTarget, mark: Mark) -> Result<(), ExecError> {
+        let (world, pod) = (&self.0, target.pod.as_str());
+        world.alive().await;
+        let effect = format!("{pod}: end what may still run");
+        let luck = world.luck_in(pod, &effect);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        world.alive().await;
+        let ended = match luck {
+            Luck::Good => Ok(()),
+            Luck::PodGone => Err(changed(pod)),
+            Luck::Hangs => {
+                world.tell(|| format!("{effect} -> never answers"));
+                std::future::pending().await
+            }
+            Luck::Fails
+            | Luck::NotStarted
+            | Luck::LostAfter
+            | Luck::LostBefore
+            | Luck::TimesOut
+            | Luck::RunsOn => Err(lost(pod)),
+        };
+        if matches!(luck, Luck::Good | Luck::PodGone | Luck::LostAfter) {
+            world.state().to_come.retain(|(of, _)| *of != mark);
+        }
+        world.tell(|| match &ended {
+            Ok(()) => effect,
+            Err(error) => format!("{effect} -> {error}"),
+        });
+        ended
     }
 }
 
@@ -191,6 +247,7 @@ impl Session for Held {
             | Luck::LostAfter
             | Luck::LostBefore
             | Luck::TimesOut
+            | Luck::RunsOn
             | Luck::PodGone => Err(lost(pod)),
         }
     }
