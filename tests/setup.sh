@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 wanted="mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs losetup:mount nft:nftables ip:iproute2 java:openjdk-17-jre-headless mvn:maven"
 # Servers whose rules are proven (tests/tests/library). These packages have no service of their own that would start.
 wanted="$wanted mariadb-install-db:mariadb-server-core mariadb:mariadb-client-core redis-check-rdb:redis-tools"
+# Shells under which the scripts for containers are tried; dash and bash are there.
+wanted="$wanted busybox:busybox-static"
 
 missing=""
 for pair in $wanted; do

@@ -108,8 +108,10 @@ impl Retention {
         let mut last_good = None;
         let believable = later(now, schedule::limits::CLOCK_STEP);
         let rule = |cut: &'a Cut| {
-            if cut.at > believable && cut.pin == Pin::Free {
-                return Ruling { cut, fate: Fate::Keep(vec![KeepReason::Ahead]) };
+            // A pinned one does not stand for the last good one either: when it was taken is not known.
+            if cut.at > believable {
+                let why = if cut.pin == Pin::Pinned { KeepReason::Pinned } else { KeepReason::Ahead };
+                return Ruling { cut, fate: Fate::Keep(vec![why]) };
             }
             let newest_good = cut.verdict == Verdict::Good && last_good.is_none();
             if newest_good {

@@ -129,6 +129,14 @@ pub enum Event {
 }
 
 impl Book {
+    /// The newest instant that it knows of, by the clocks of then; of one that was just made that is its creation.
+    pub fn newest(&self) -> Option<Timestamp> {
+        let made = self.made.iter().map(|made| made.at);
+        let open = self.open.iter().map(|open| open.started);
+        let told = self.history.iter().map(|entry| entry.at);
+        made.chain(open).chain(told).chain([self.created]).max()
+    }
+
     /// The book of a schedule that is new.
     pub fn new(schedule: &Schedule, now: Timestamp) -> Self {
         Self {

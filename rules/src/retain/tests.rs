@@ -141,6 +141,35 @@ fn cuts_of_a_clock_that_was_ahead_push_out_nothing() {
 }
 
 #[test]
+fn a_pinned_cut_of_a_clock_that_was_ahead_does_not_stand_for_the_last_good_one() {
+    let pinned = Cut { pin: Pin::Pinned, ..good("pinned", "2036-01-01T00:00:00Z") };
+    let cuts = [pinned, good("b", "2026-01-01T00:00:00Z"), good("c", "2025-12-01T00:00:00Z")];
+    assert_eq!(
+        table("maxAge: 2d", &cuts, "UTC", "2026-03-01T00:00:00Z"),
+        ["pinned: keep: pinned", "b: keep: the last good one", "c: delete: 90d old, more than 2d"]
+    );
+}
+
+#[test]
+fn a_leap_day_has_a_place_in_its_day_month_and_year() {
+    let cuts = [
+        good("march", "2028-03-01T12:00:00Z"),
+        good("leap-late", "2028-02-29T23:00:00Z"),
+        good("leap-early", "2028-02-29T01:00:00Z"),
+        good("28th", "2028-02-28T12:00:00Z"),
+    ];
+    assert_eq!(
+        table("{daily: 3, monthly: 2}", &cuts, "UTC", "2028-03-01T13:00:00Z"),
+        [
+            "march: keep: daily 1 of 3, monthly 1 of 2",
+            "leap-late: keep: daily 2 of 3, monthly 2 of 2",
+            "leap-early: delete: no count has a place for it",
+            "28th: keep: daily 3 of 3",
+        ]
+    );
+}
+
+#[test]
 fn an_empty_policy_keeps_failed_ones_as_well() {
     let cuts: Vec<Cut> =
         (1..9).map(|n| cut(&format!("f{n}"), &format!("2020-01-0{n}T00:00:00Z"), Verdict::Failed)).collect();
@@ -212,7 +241,46 @@ fn split(policy: &Retention, cuts: &[Cut], zone: &Zone, now: Timestamp) -> (Vec<
     (owned(kept), owned(deleted))
 }
 
+/// Cuts at the ends of time, at the same instant, and after now.
+fn odd_cuts() -> impl Strategy<Value = Vec<Cut>> {
+    let instant = prop_oneof![
+        Just(Timestamp::MIN),
+        Just(Timestamp::MAX),
+        Just(Timestamp::UNIX_EPOCH),
+        (0..4_i64).prop_map(|n| Timestamp::from_second(EPOCH + n).unwrap()),
+        any::<i32>().prop_map(|n| Timestamp::from_second(i64::from(n)).unwrap()),
+    ];
+    let one = (instant, any::<bool>(), 0..4_u8);
+    proptest::collection::vec(one, 0..20).prop_map(|list| {
+        let cut = |(index, (at, failed, pinned)): (usize, (Timestamp, bool, u8))| Cut {
+            id: format!("c{index}"),
+            at,
+            verdict: if failed { Verdict::Failed } else { Verdict::Good },
+            pin: if pinned == 0 { Pin::Pinned } else { Pin::Free },
+        };
+        list.into_iter().enumerate().map(cut).collect()
+    })
+}
+
 proptest! {
+    #[test]
+    fn at_the_ends_of_time_nothing_overflows_and_the_newest_good_one_stays(
+        policy in policies(), cuts in odd_cuts(), now in prop_oneof![Just(Timestamp::MIN), Just(Timestamp::MAX), (0..9_i64).prop_map(|n| Timestamp::from_second(EPOCH + n).unwrap())]
+    ) {
+        for zone in ["UTC", "Pacific/Kiritimati", "America/New_York"] {
+            let zone = Zone::named(zone).unwrap();
+            let (kept, deleted) = split(&policy, &cuts, &zone, now);
+            prop_assert_eq!(kept.len() + deleted.len(), cuts.len());
+            let believable = later(now, schedule::limits::CLOCK_STEP);
+            let newest = cuts
+                .iter()
+                .filter(|cut| cut.verdict == Verdict::Good && cut.at <= believable)
+                .max_by_key(|cut| (cut.at, &cut.id));
+            prop_assert!(newest.is_none_or(|cut| kept.contains(cut)));
+            prop_assert!(deleted.iter().all(|cut| cut.pin == Pin::Free && cut.at <= believable));
+        }
+    }
+
     #[test]
     fn the_guarantees_hold_for_any_policy(policy in policies(), cuts in cuts(), late in 0_i64..SPAN) {
         let zone = Zone::named("Europe/Berlin").unwrap();

@@ -85,7 +85,11 @@ impl Executor {
             );
         }
         let (report, reports) = mpsc::channel(MESSAGES);
-        let (pace, ending) = (Pace::new(now), watch::Sender::new(false));
+        let known = desks.values().filter_map(|desk| desk.book.newest()).max();
+        let (pace, ending) = (Pace::new(now, known), watch::Sender::new(false));
+        if !pace.is_believed() {
+            tracing::warn!(?known, %now, "the clock is far ahead of what is on record; nothing is deleted by a retention for an hour");
+        }
         Ok(Self {
             operator,
             books,
