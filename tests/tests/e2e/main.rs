@@ -9,6 +9,7 @@ mod databases;
 mod deaths;
 mod enrolment;
 mod figures;
+mod fsgroup;
 mod group;
 mod journal;
 mod ledger;
