@@ -4,6 +4,7 @@
 // Helpers of tests may unwrap like tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod capacity;
 mod client;
 mod databases;
 mod deaths;
@@ -11,6 +12,7 @@ mod enrolment;
 mod figures;
 mod fsgroup;
 mod group;
+mod hopeless;
 mod journal;
 mod ledger;
 mod manifests;
