@@ -16,8 +16,8 @@ use crate::api::Probe;
 use crate::listen::Awaited;
 use crate::ports::{ExecError, ExecOutcome, Session, SessionRequest};
 
-/// How long the last words of a session that is lost are waited for.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long the last words of a session that is lost are waited for, and the proof that it has ended.
+const GRACE: Duration = Duration::from_secs(6);
 /// Lines that wait to be written; the one who sends waits for each.
 const QUEUE: usize = 4;
 

@@ -215,9 +215,36 @@ impl Conductor {
             Action::After => !is_request(&debt.command),
             Action::Where => false,
         };
-        let found = self.found_in.is_some_and(|phase| phase != Phase::Overdue);
         let command = mine.iter().any(|attempt| runs(attempt) && later(attempt));
-        if command || unproven || found { Undoes::Command } else { Undoes::Ended }
+        if command || unproven || self.was_under_way(debt) { Undoes::Command } else { Undoes::Ended }
+    }
+
+    /// Whether a dead process had something of the step running, as far as the record tells: each step's turn is written
+    /// down before it begins.
+    fn was_under_way(&self, debt: &Debt) -> bool {
+        let holds = || self.step(debt.step).is_some_and(|step| step.hold.is_some());
+        match self.found_in {
+            Some(Phase::Undoing(at)) => at == debt.step,
+            Some(Phase::Preparing(at)) => at == debt.step || holds(),
+            Some(
+                Phase::Opening
+                | Phase::Taking(_)
+                | Phase::Holding
+                | Phase::Cutting
+                | Phase::Checking
+                | Phase::Releasing
+                | Phase::Sealing,
+            ) => holds(),
+            Some(
+                Phase::Pending
+                | Phase::Planning
+                | Phase::Choosing
+                | Phase::Succeeded
+                | Phase::Failed
+                | Phase::Overdue,
+            )
+            | None => false,
+        }
     }
 
     /// That the outcome of an `after` of this step is not known, and will not be by trying.

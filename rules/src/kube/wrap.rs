@@ -88,6 +88,8 @@ for _sp_x in /proc/[0-9]*; do [ -r $_sp_x/environ ] || [ ! -e $_sp_x/environ ] |
 
 /// The shell.
 pub(super) const SHELL: &str = "/bin/sh";
+/// What the names of the script's own variables begin with.
+const OWN: &str = "_sp_";
 /// The line that lets a command begin.
 const GO: &str = "go\n";
 
@@ -131,6 +133,9 @@ pub(super) fn ending(mark: Mark) -> Vec<String> {
 pub(super) fn preamble(env: &[(String, String)]) -> Result<String, String> {
     let mut text = String::new();
     for (name, value) in env {
+        if name.starts_with(OWN) || name == Mark::VARIABLE {
+            return Err(format!("the variable `{name}` is one of Stillpoint's own; give it another name"));
+        }
         if value.contains(['\n', '\r', '\0']) {
             return Err(format!(
                 "the value of `{name}` has several lines or a NUL character, which cannot be passed; put it into a file in the container"

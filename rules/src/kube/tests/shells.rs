@@ -221,4 +221,8 @@ fn what_cannot_be_passed_is_refused_by_name() {
         let why = preamble(&[("TOKEN".to_owned(), value.to_owned())]).unwrap_err();
         assert!(why.contains("`TOKEN`") && !why.contains(value), "{why}");
     }
+    for name in ["_sp_p", "STILLPOINT_COMMAND"] {
+        let why = preamble(&[(name.to_owned(), String::new())]).unwrap_err();
+        assert!(why.contains("one of Stillpoint's own"), "{why}");
+    }
 }
