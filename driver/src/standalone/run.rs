@@ -88,7 +88,7 @@ impl Controller {
             cuts: cuts.clone(),
             volumes: Arc::clone(&volumes),
         });
-        let pods = Arc::new(pods(&config, &storage)?);
+        let pods = Arc::new(pods(config, &storage)?);
         let fleet_cutter = |barrier| Arc::new(FleetCutter::new(cuts.clone(), CutKind::Group, barrier));
         let engine = |cutter: Arc<dyn Cutter>| {
             let ports = Ports {

@@ -90,7 +90,7 @@ mod tests {
             ("echo a#b", "echo a#b", None),
             ("echo 'never", "echo ______", Some('\'')),
             ("echo \"it's\"", "echo ______", None),
-            ("cat <<EOF\nit's\nEOF\n", "cat <<EOF\nit______", None),
+            ("cat <<EOF\nit's\nEOF\n", "cat <<EOF\nit_______", None),
         ];
         for (line, outside, unclosed) in table {
             assert_eq!(follow(line), Line { outside: outside.to_owned(), unclosed }, "{line}");
