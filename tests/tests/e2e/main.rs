@@ -15,6 +15,7 @@ mod ledger;
 mod manifests;
 mod permissions;
 mod raw;
+mod restore_together;
 mod rude;
 mod rules;
 mod three;

@@ -77,6 +77,7 @@ fn a_plain_request_becomes_an_order() {
         source: None,
         places: Places::default(),
         copies: Copies::default(),
+        claim: None,
     };
     assert_eq!(volume_order(&good()), Ok(expected));
 }
