@@ -116,6 +116,9 @@ impl Pool {
             let why = "the size of the pool";
             return Err(PoolError::TooLarge { pool: self.id().clone(), want: one, limit: total, why });
         }
+        if more == Bytes(0) {
+            return Ok(Promise { promises: self.promises.clone(), bytes: 0 });
+        }
         self.grant(more)
     }
 
