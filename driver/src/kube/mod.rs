@@ -3,8 +3,8 @@
 //! Controller: [`controller`] puts the parts together, [`authority`] keeps the certificate authority in a Secret and tells
 //! agents where to enrol, [`enrol`] lets agents in ([`tokens`] asks who they are), [`hosts`] remembers where they are.
 //! [`runs`]: rules inside the CSI call, so that any tool that asks for a snapshot gets what the application needs;
-//! [`lookup`]: which rule that is; [`pace`]: how soon a failure is repeated. [`consumers`]: which pods wait for a volume, and
-//! where they can run ([`fit`]). [`pool_events`]: claims are told when their pool fills up.
+//! [`lookup`]: which rule that is, and whether it has changed. [`consumers`]: which pods wait for a volume, and where they can
+//! run ([`fit`]). [`pool_events`]: claims are told when their pool fills up.
 //! Agent: [`agent`] is its process; it has no permission in the cluster and never talks to the API server. [`renewal`]
 //! gets its certificates, [`registration`] introduces it to the kubelet. Both: [`health`] answers probes.
 //!
@@ -20,7 +20,6 @@ pub mod fit;
 pub mod health;
 pub mod hosts;
 pub mod lookup;
-pub mod pace;
 pub mod pool_events;
 pub mod registration;
 pub mod renewal;

@@ -119,24 +119,44 @@ async fn nothing_that_a_lying_source_sends_hangs_breaks_or_becomes_a_volume() {
         ("data that is too short", |_, _| once(chunk(&[(0, 8192)], vec![1; 4096])), Code::Internal),
         ("half a block", |_, _| once(chunk(&[(0, 100)], vec![1; 100])), Code::Internal),
         ("a place beyond the end", |_, _| once(chunk(&[(SIZE.0, 4096)], vec![1; 4096])), Code::Internal),
-        ("a place that overflows", |_, _| once(chunk(&[(u64::MAX - 1, 4096)], vec![1; 4096])), Code::Internal),
+        (
+            "a place that overflows",
+            |_, _| once(chunk(&[(u64::MAX - 1, 4096)], vec![1; 4096])),
+            Code::Internal,
+        ),
         (
             "lengths that overflow",
             |_, _| once(chunk(&[(0, u64::MAX), (0, u64::MAX)], vec![])),
             Code::Internal,
         ),
-        ("pieces that overlap", |_, _| once(chunk(&[(0, 8192), (4096, 8192)], vec![1; 16384])), Code::Internal),
+        (
+            "pieces that overlap",
+            |_, _| once(chunk(&[(0, 8192), (4096, 8192)], vec![1; 16384])),
+            Code::Internal,
+        ),
         ("a chunk over two boundaries", |_, _| once(chunk(&[(0, 2 * CHUNK)], vec![1; 4096])), Code::Internal),
-        ("an end that proves nothing", |_, _| once(ExportChunk { last: true, ..ExportChunk::default() }), Code::Internal),
-        ("a hash of something else", |_, _| {
-            let mut message = chunk(&[(0, 4096)], vec![1; 4096]);
-            message.hash = hash(b"other").to_vec();
-            once(message)
-        }, Code::Unavailable),
-        ("the proof of other content", |_, _| {
-            let whole = Chain::default().whole(crate::domain::Bytes(1)).to_vec();
-            once(ExportChunk { last: true, whole, ..ExportChunk::default() })
-        }, Code::Internal),
+        (
+            "an end that proves nothing",
+            |_, _| once(ExportChunk { last: true, ..ExportChunk::default() }),
+            Code::Internal,
+        ),
+        (
+            "a hash of something else",
+            |_, _| {
+                let mut message = chunk(&[(0, 4096)], vec![1; 4096]);
+                message.hash = hash(b"other").to_vec();
+                once(message)
+            },
+            Code::Unavailable,
+        ),
+        (
+            "the proof of other content",
+            |_, _| {
+                let whole = Chain::default().whole(crate::domain::Bytes(1)).to_vec();
+                once(ExportChunk { last: true, whole, ..ExportChunk::default() })
+            },
+            Code::Internal,
+        ),
         ("what is there already, for ever", repeats_for_ever, Code::Internal),
         ("the same for ever", sends_for_ever, Code::Internal),
     ];
