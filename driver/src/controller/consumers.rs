@@ -64,7 +64,8 @@ pub struct Consumers {
 /// Tells who waits for a claim.
 #[async_trait]
 pub trait ConsumerLookup: Send + Sync + 'static {
-    /// The pods of a claim, and whether each can run on `source` (where a node is selected), or else on each of `nodes`.
+    /// The pods of a claim, and whether each can run on `source` (where a node is selected), or else on each of `nodes`. Where
+    /// a node is selected and there is no other `source`, pods may be left out: they change nothing.
     async fn consumers(
         &self,
         claim: &ClaimRef,

@@ -13,7 +13,7 @@ use stillpoint_guard::fault::point;
 
 use super::consumers::{self, ConsumerLookup, Course};
 use super::merge::HostList;
-use super::orders::{CapacityQuery, Place, SizeRange, VolumeOrder};
+use super::orders::{CapacityQuery, Copies, Place, SizeRange, VolumeOrder};
 use super::paging::{Page, PageRequest, page};
 use super::placement::{self, HostFacts, Policy, Spot, Wish};
 use super::transfers;
@@ -173,7 +173,8 @@ impl Volumes {
         source: Option<&SourceFacts>,
         facts: &[HostFacts],
     ) -> Result<Course, Fault> {
-        let (Some(lookup), Some(claim)) = (&self.consumers, &order.claim) else {
+        let is_settled = source.is_some() && order.copies == Copies::BesideSource;
+        let (Some(lookup), Some(claim), false) = (&self.consumers, &order.claim, is_settled) else {
             return Ok(Course::as_requested(&order.places, order.copies));
         };
         let has = |facts: &HostFacts, is_meant: &dyn Fn(&PoolInfo) -> bool| {
@@ -189,7 +190,8 @@ impl Volumes {
             let holds = |facts: &&HostFacts| facts.pools.iter().flatten().any(|pool| pool.id == source.pool);
             facts.iter().find(holds).map(|facts| facts.host.clone())
         });
-        let consumers = lookup.consumers(claim, &nodes, at_source.as_ref()).await?;
+        let stays = at_source.as_ref().filter(|_| order.copies == Copies::Auto);
+        let consumers = lookup.consumers(claim, &nodes, stays).await?;
         let course = consumers::decide(order.copies, &order.places, &consumers, &nodes, at_source.as_ref());
         tracing::info!(
             volume = order.name,

@@ -108,7 +108,7 @@ impl ConsumerLookup for ClusterConsumers {
         let pods: Vec<Pod> = pods.into_iter().filter(|pod| uses(pod) && !has_ended(pod)).collect();
         let looked_at: Vec<&HostName> = match (&selected, pods.is_empty()) {
             (_, true) => vec![],
-            (Some(selected), false) => source.into_iter().filter(|source| *source != selected).collect(),
+            (Some(_), false) => source.into_iter().collect(),
             (None, false) => nodes.iter().collect(),
         };
         let facts = self.nodes(&looked_at).await?;

@@ -81,6 +81,18 @@ async fn pods_of_a_claim_are_told_with_what_else_they_use() {
 }
 
 #[tokio::test]
+async fn for_a_new_volume_on_a_selected_node_only_the_claim_is_read() {
+    let world = World::new().await;
+    world.pod("p", &["one"], &json!({}));
+    let claim = ClaimRef { namespace: "shop".into(), name: "one".into() };
+    for source in [None, Some(&host("b"))] {
+        let found = world.lookup.consumers(&claim, &[host("a"), host("b")], source).await.unwrap();
+        assert_eq!(found, Consumers { selected: Some(host("b")), pods: vec![] });
+    }
+    assert_eq!(world.cluster.log().len(), 2, "{:?}", world.cluster.log());
+}
+
+#[tokio::test]
 async fn without_a_selected_node_all_nodes_are_looked_at() {
     let world = World::new().await;
     world.claim("one", &json!({ "metadata": {}, "spec": {} }));
