@@ -113,7 +113,7 @@ async fn receive(world: &World, script: Script) -> (Fault, usize) {
 async fn nothing_that_a_lying_source_sends_hangs_breaks_or_becomes_a_volume() {
     let world = World::new().await;
     let lies: &[(&str, Script, Code)] = &[
-        ("nothing", |_, _| Box::pin(iter([])), Code::Unavailable),
+        ("nothing", |_, _| Box::pin(iter(Vec::<Result<ExportChunk, Status>>::new())), Code::Unavailable),
         ("a chunk without pieces", |_, _| once(chunk(&[], vec![1; 4096])), Code::Internal),
         ("a chunk without data", |_, _| once(chunk(&[(0, 4096)], vec![])), Code::Internal),
         ("data that is too short", |_, _| once(chunk(&[(0, 8192)], vec![1; 4096])), Code::Internal),
