@@ -101,6 +101,10 @@ impl ConsumerLookup for ClusterConsumers {
         let Some(found) = self.claim(namespace, name).await? else { return Ok(Consumers::default()) };
         let annotations = found.metadata.annotations.unwrap_or_default();
         let selected: Option<HostName> = annotations.get(SELECTED_NODE).and_then(|node| node.parse().ok());
+        if selected.is_some() && source.is_none_or(|source| Some(source) == selected.as_ref()) {
+            // The ordinary case, and many at once: one request is enough.
+            return Ok(Consumers { selected, pods: vec![] });
+        }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let pods =
             self.pods(api, &format!("the pods of namespace {namespace}"), ListParams::default()).await?;
