@@ -61,7 +61,7 @@ impl LocalHost {
                 backend: pool.kind().to_string(),
                 total: space.map_or(Bytes(0), |space| space.total),
                 // Space of deleted volumes counts: who makes one waits for it.
-                available: pool.space_to_come().map_or(Bytes(0), |space| space.room()),
+                available: pool.space_to_come().or(space.ok_or(())).map_or(Bytes(0), |space| space.room()),
                 path: pool.dir().to_owned(),
                 conditions,
             }
