@@ -178,7 +178,7 @@ mod tests {
             BTreeMap::from([(pool.clone(), Told { condition, at: now.checked_sub(ago).unwrap() })])
         };
         let (nearly, full) = (Condition::PoolNearlyFull, Condition::PoolFull);
-        let recently = Duration::from_secs(60);
+        let recently = Duration::from_mins(1);
         let table = [
             (vec![], BTreeMap::new(), None),
             (low(nearly), BTreeMap::new(), Some("Low")),
