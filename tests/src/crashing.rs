@@ -11,9 +11,9 @@ use stillpoint::domain::{Bytes, Filesystem};
 use stillpoint::host::blocks::{BlockAccess, BlockFile};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{
-    Blocks, DirectoryLock, FileKind, Files, Freezing, Host, HostError, Images, LoopDevice, Loops, Meta,
-    MountHandle, MountRequest, Mounted, Mounts, Openers, Result, Space, Subvolumes, ThrottleHandle,
-    Throttling, Usage,
+    BlockGroups, Blocks, DirectoryLock, FileKind, Files, Freezing, Host, HostError, Images, LoopDevice,
+    Loops, Meta, MountHandle, MountRequest, Mounted, Mounts, Openers, Result, Space, Subvolumes,
+    ThrottleHandle, Throttling, Usage,
 };
 
 /// Takes the disk away.
@@ -115,6 +115,11 @@ impl Subvolumes for CrashingHost {
         plain fn create_subvolume(&self, path: &Path) -> ();
         plain fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> ();
         plain fn delete_subvolume(&self, path: &Path) -> ();
+        plain fn dying_subvolumes(&self, path: &Path) -> usize;
+        sync fn hasten_cleaning(&self, path: &Path) -> ();
+        plain fn block_groups(&self, path: &Path) -> BlockGroups;
+        plain fn compact_data(&self, path: &Path, usage: u8) -> bool;
+        plain fn stop_compacting(&self, path: &Path) -> ();
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::local::LocalHost;
 use super::mounts::{PlaceKind, Sight};
 use super::pool::{Access, Pool, PoolSpace};
-use crate::domain::VolumeId;
 use crate::domain::health::{Ailment, Condition};
+use crate::domain::{Bytes, VolumeId};
 use crate::host::{Host, Result};
 use crate::observe::metrics::health as metrics;
 
@@ -33,17 +33,22 @@ pub fn of_pool(pool: &Pool) -> (Option<PoolSpace>, Vec<Ailment>) {
 }
 
 fn low_water(dir: &dyn std::fmt::Display, space: &PoolSpace) -> Option<Ailment> {
-    let PoolSpace { total, available, reserve, free } = *space;
+    let PoolSpace { total, available, reserve, free, .. } = *space;
     let condition = space.condition()?;
+    let risk = if space.shortage() == Bytes(0) {
+        "its volumes can go on being written".to_owned()
+    } else {
+        format!("its volumes may come to need {} more than it has: then writes fail", space.shortage())
+    };
     let what = if condition == Condition::PoolFull {
         format!(
-            "pool {dir} has {free} of {total} free, and {reserve} is its reserve: nothing new is made; delete \
+            "pool {dir} has {free} of {total} free, and {reserve} is its reserve: nothing new is made; {risk}; delete \
              snapshots or volumes, or enlarge it"
         )
     } else {
         format!(
-            "pool {dir} has {available} left above its reserve of {reserve}; delete snapshots or volumes, or enlarge \
-             it before nothing new can be made"
+            "pool {dir} has {available} of {total} left above its reserve of {reserve}: soon nothing new can be made; \
+             {risk}; delete snapshots or volumes, or enlarge it"
         )
     };
     Some(Ailment::new(condition, what))
@@ -155,8 +160,8 @@ mod tests {
 
     use super::*;
     use crate::agent::fixtures::{Bench, STAGING, stage};
+    use crate::domain::Filesystem;
     use crate::domain::node::Access as Use;
-    use crate::domain::{Bytes, Filesystem};
     use crate::host::Files;
     use crate::host::fake::When;
 
@@ -172,9 +177,10 @@ mod tests {
             bench.host.leave_free(Path::new("/pool"), free);
             conditions(&of_pool(pool).1)
         };
-        // The reserve of 64 GiB is 3.2 GiB.
-        assert_eq!(at(Bytes::gib(10)), []);
-        assert_eq!(at(Bytes::gib(5)), [Condition::PoolNearlyFull]);
+        // The reserve of 64 GiB is 3.2 GiB; a sixth is 10.7 GiB.
+        assert_eq!(at(Bytes::gib(14)), []);
+        assert_eq!(at(Bytes::gib(13)), [Condition::PoolNearlyFull]);
+        assert_eq!(at(Bytes::gib(4)), [Condition::PoolNearlyFull]);
         assert_eq!(at(Bytes::gib(3)), [Condition::PoolFull]);
         bench.host.fail(When::NthOf("statfs", 1), libc::EIO);
         let info = bench.local.describe().unwrap();

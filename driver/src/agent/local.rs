@@ -60,7 +60,8 @@ impl LocalHost {
                 id: pool.id().clone(),
                 backend: pool.kind().to_string(),
                 total: space.map_or(Bytes(0), |space| space.total),
-                available: space.map_or(Bytes(0), |space| space.available),
+                // Space of deleted volumes counts: who makes one waits for it.
+                available: pool.space_to_come().or(space.ok_or(())).map_or(Bytes(0), |space| space.room()),
                 path: pool.dir().to_owned(),
                 conditions,
             }

@@ -30,7 +30,7 @@ use super::health::{self, Watch};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
 use super::orphans::{self, Suspects};
-use super::pool::Pool;
+use super::pool::{Access, Pool};
 use super::pools::{OpenError, Pools};
 use super::round::RoundContext;
 use super::round::crew::Threads;
@@ -61,6 +61,8 @@ pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
 const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
+/// How often it is looked whether a pool needs compacting.
+const COMPACT_EVERY: Duration = Duration::from_secs(5);
 /// How often conditions and orphans are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked whether a hold has ended.
@@ -232,6 +234,9 @@ impl Agent {
         for (pool, report) in reports {
             tracing::info!(%pool, ?report, "pool opened");
         }
+        for pool in pools.iter() {
+            pool.set_overcommit(config.overcommit.get(pool.dir()).copied().unwrap_or_default());
+        }
         let locks = VolumeLocks::default();
         let catalogue = Arc::new(pools.clone());
         let node = Arc::new(NodeVolumes::new(Arc::clone(&host), catalogue, locks.clone()));
@@ -283,6 +288,7 @@ impl Agent {
         }
         tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped.clone())));
+        tasks.spawn(compact(self.pools.clone(), ended(stopped.clone())));
         tasks.spawn(look_around(self.local, ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
@@ -374,6 +380,30 @@ async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::warn!(pool = %pool.id(), %error, "the trash could not be emptied"),
                 Err(why) => return Err(server("trash", &why)),
+            }
+        }
+    }
+}
+
+/// Gives space back to pools that data has once had, a little at a time; the pools do not do it during rounds.
+async fn compact(pools: Pools, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    tokio::pin!(stop);
+    let mut pause = COMPACT_EVERY;
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = COMPACT_EVERY;
+        for pool in pools.iter().filter(|pool| pool.access() == Access::Writable) {
+            let compacted = Arc::clone(pool);
+            match tokio::task::spawn_blocking(move || compacted.compact()).await {
+                Ok(Ok(true)) => pause = TRASH_EVERY,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(pool = %pool.id(), %error, "the pool could not be compacted");
+                }
+                Err(why) => return Err(server("compaction", &why)),
             }
         }
     }

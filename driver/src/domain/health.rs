@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// A condition that somebody should look at. Absent: nothing of it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
-    /// Less is free than twice the reserve: soon nothing new can be made.
+    /// Little is free above the reserve: soon nothing new can be made.
     PoolNearlyFull,
     /// The reserve is touched: nothing new is made, so that existing volumes can go on being written.
     PoolFull,

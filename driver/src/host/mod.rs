@@ -149,6 +149,28 @@ pub trait Subvolumes {
     fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> Result<()>;
     /// Deletes a subvolume (read-only ones too); returns at once, the space comes back later.
     fn delete_subvolume(&self, path: &Path) -> Result<()>;
+    /// How many deleted subvolumes of the filesystem at `path` still have their space; counts to a few thousand.
+    fn dying_subvolumes(&self, path: &Path) -> Result<usize>;
+    /// Wakes the kernel's cleaner, which would else look after deleted subvolumes every 30 s; commits.
+    fn hasten_cleaning(&self, path: &Path) -> Result<()>;
+    /// What belongs to which kind of block group.
+    fn block_groups(&self, path: &Path) -> Result<BlockGroups>;
+    /// Moves the data of one block group that is at most so full (percent) into others, and gives its space back; whether
+    /// there was one. Takes seconds; ends early, without an error, when it is stopped or nothing else has room.
+    fn compact_data(&self, path: &Path, usage: u8) -> Result<bool>;
+    /// Ends [`Subvolumes::compact_data`], and waits until it has ended; none is fine.
+    fn stop_compacting(&self, path: &Path) -> Result<()>;
+}
+
+/// Space of a btrfs by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockGroups {
+    /// Size of all devices.
+    pub total: Bytes,
+    /// Belongs to no block group: data or metadata may have it.
+    pub unallocated: Bytes,
+    /// Free in block groups of data: nothing but data may have it.
+    pub free_in_data: Bytes,
 }
 
 /// A loop device.

@@ -18,6 +18,7 @@ mod ledger;
 mod manifests;
 mod permissions;
 mod raw;
+mod restore_together;
 mod rude;
 mod rules;
 mod three;

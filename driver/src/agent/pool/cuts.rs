@@ -75,7 +75,9 @@ impl Pool {
             None => {}
         }
         let need = Bytes(headroom::COPY_NEEDS.0 * own.len() as u64);
-        self.space()?.check(self.id(), need)?;
+        self.check_free(need)?;
+        let volumes: Vec<_> = own.iter().map(|member| &member.volume).collect();
+        let _promise = self.promise_snapshots(&volumes)?;
         let mut claims = Vec::with_capacity(own.len());
         for member in &own {
             claims.push(self.claims.shared(&member.volume)?);
@@ -321,6 +323,9 @@ impl Pool {
         self.host.sync_directory(&self.layout.cuts())?;
         let removed = self.index_mut().drop_cut(id);
         if let Some(record) = removed {
+            for member in record.members.iter().filter(|member| member.volume.pool == *self.id()) {
+                self.count_as_coming(&member.volume, &self.layout.snapshot(&member.snapshot))?;
+            }
             self.discard_trees(&record)?;
             self.index_mut().forget_removed(id);
         }

@@ -13,6 +13,8 @@ use jiff::Timestamp;
 
 use super::index::Index;
 use super::layout::{Layout, Name, PART_RECORD, VOLUME_RECORD, half_made, move_file};
+use super::promises::Promises;
+use super::reclaim::Reclaim;
 use super::trash::Trash;
 use super::{Access, Pool, PoolError, Result, making, records};
 use crate::domain::record::{CutRecord, CutState, MoveRecord, MoveState, VolumeRecord};
@@ -63,9 +65,13 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
         index: RwLock::new(index),
         claims: super::Claims::default(),
         trash: Trash::new(trash, next),
+        promises: Promises::default(),
+        reclaim: Reclaim::default(),
     };
     for part in parts {
-        if !pool.is_awaited(&part, Timestamp::now())? {
+        if pool.is_awaited(&part, Timestamp::now())? {
+            pool.count_part(&part)?;
+        } else {
             half_made.push((part, FileKind::Directory));
         }
     }

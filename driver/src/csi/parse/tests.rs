@@ -77,6 +77,7 @@ fn a_plain_request_becomes_an_order() {
         source: None,
         places: Places::default(),
         copies: Copies::default(),
+        claim: None,
     };
     assert_eq!(volume_order(&good()), Ok(expected));
 }
@@ -432,5 +433,30 @@ proptest! {
             volume_capability: Some(writer(mount(""))),
             ..Default::default()
         });
+    }
+}
+
+/// Sizes as nobody would ask for them, and as somebody might.
+fn any_size() -> impl Strategy<Value = i64> {
+    const LARGEST: i64 = 64 << 40;
+    let edges =
+        [i64::MIN, -1, 0, 1, 4095, 4096, 4097, LARGEST - 1, LARGEST, LARGEST + 1, i64::MAX - 1, i64::MAX];
+    prop_oneof![proptest::sample::select(edges.to_vec()), any::<i64>(), 0..(1_i64 << 41)]
+}
+
+proptest! {
+    #[test]
+    fn any_sizes_are_refused_or_give_a_volume_within_them(required in any_size(), limit in any_size()) {
+        let range = v1::CapacityRange { required_bytes: required, limit_bytes: limit };
+        let Ok(order) = volume_order(&with(|request| request.capacity_range = Some(range))) else {
+            prop_assert!(required < 0 || limit < 0 || required.max(limit) == 0 || (limit != 0 && limit < required));
+            return Ok(());
+        };
+        for smallest in [Bytes(1), Bytes::mib(300), Bytes(64 << 40), Bytes(u64::MAX)] {
+            if let Ok(size) = order.size.choose(smallest, Bytes::gib(1)) {
+                prop_assert!(size.0.is_multiple_of(4096) && order.size.admits(size) && size >= smallest);
+                prop_assert!(i64::try_from(size.0).is_ok());
+            }
+        }
     }
 }

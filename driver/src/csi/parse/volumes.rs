@@ -4,7 +4,7 @@ use stillpoint_csi_proto::v1;
 use v1::volume_content_source::Type as SourceType;
 
 use super::capability::{Use, capability};
-use super::parameters::{Parameters, class_parameters};
+use super::parameters::class_parameters;
 use super::{lookup, name, shown, topology};
 use crate::controller::orders::{CapacityQuery, Content, SizeRange, VolumeOrder};
 use crate::domain::node::Access;
@@ -28,16 +28,17 @@ pub fn volume_order(request: &v1::CreateVolumeRequest) -> Result<VolumeOrder, Fa
     Ok(VolumeOrder {
         name,
         size: size_range(request.capacity_range.as_ref())?,
-        content: content(&uses, parameters)?,
+        content: content(&uses, parameters.filesystem)?,
         backend: parameters.backend,
         source: request.volume_content_source.as_ref().map(source).transpose()?,
         places: topology::places(request.accessibility_requirements.as_ref()),
         copies: parameters.copies,
+        claim: parameters.claim,
     })
 }
 
 /// What all uses together want the volume to carry.
-fn content(uses: &[Use], parameters: Parameters) -> Result<Content, Fault> {
+fn content(uses: &[Use], class: Option<Filesystem>) -> Result<Content, Fault> {
     let devices = uses.iter().filter(|one| one.access.is_block()).count();
     if devices == uses.len() {
         return Ok(Content::Device);
@@ -47,7 +48,7 @@ fn content(uses: &[Use], parameters: Parameters) -> Result<Content, Fault> {
             "volume_capabilities ask for block and mount at once; a volume is one of the two",
         ));
     }
-    let mut asked: Option<Filesystem> = parameters.filesystem;
+    let mut asked: Option<Filesystem> = class;
     for wanted in uses.iter().filter_map(|one| wanted(&one.access)) {
         if let Some(other) = asked.replace(wanted).filter(|other| *other != wanted) {
             return Err(Fault::invalid(format!(

@@ -12,7 +12,7 @@ use nix::unistd::syncfs;
 use super::ioctls::{self, DevInfo, Fiemap, FsInfo, SPACE_SLOTS, SpaceArgs, SpaceInfo};
 use super::{Access, LinuxHost, commands, failed, open_directory, open_file};
 use crate::domain::{Bytes, Filesystem};
-use crate::host::{Images, Result, Space};
+use crate::host::{BlockGroups, Images, Result, Space};
 
 impl Images for LinuxHost {
     fn create_image(&self, path: &Path, size: Bytes) -> Result<()> {
@@ -96,7 +96,7 @@ impl Images for LinuxHost {
 
 /// What btrfs says about its space.
 #[derive(Debug, Default)]
-struct BtrfsFacts {
+pub(super) struct BtrfsFacts {
     /// Sum over all devices.
     device_total: u64,
     /// Not yet given to any block group, sum over all devices.
@@ -105,7 +105,27 @@ struct BtrfsFacts {
     spaces: Vec<SpaceInfo>,
 }
 
-fn btrfs_facts(root: &std::fs::File) -> std::result::Result<BtrfsFacts, Errno> {
+impl BtrfsFacts {
+    fn of(&self, kind: u64) -> impl Iterator<Item = &SpaceInfo> {
+        self.spaces.iter().filter(move |s| s.flags & kind != 0 && s.flags & KIND_GLOBAL_RESERVE == 0)
+    }
+
+    /// What is free in the block groups of a kind.
+    fn free(&self, kind: u64) -> u64 {
+        self.of(kind).map(|s| s.total_bytes.saturating_sub(s.used_bytes)).sum()
+    }
+
+    /// What belongs to which kind of block group.
+    pub(super) fn block_groups(&self) -> BlockGroups {
+        BlockGroups {
+            total: Bytes(self.device_total),
+            unallocated: Bytes(self.unallocated),
+            free_in_data: Bytes(self.free(KIND_DATA)),
+        }
+    }
+}
+
+pub(super) fn btrfs_facts(root: &std::fs::File) -> std::result::Result<BtrfsFacts, Errno> {
     let fd = root.as_raw_fd();
     let mut facts = BtrfsFacts::default();
     let mut filesystem = FsInfo { max_id: 0, num_devices: 0, rest: [0; 1008] };
@@ -161,11 +181,8 @@ fn copies(flags: u64) -> u64 {
 /// Space that can be relied on: free room in data block groups and unallocated device space, less what the
 /// metadata will still take of it. Where metadata has run out, nothing is available, whatever data groups say.
 fn btrfs_space(facts: &BtrfsFacts) -> Space {
-    let of = |kind: u64| {
-        facts.spaces.iter().filter(move |s| s.flags & kind != 0 && s.flags & KIND_GLOBAL_RESERVE == 0)
-    };
-    let free = |kind: u64| of(kind).map(|s| s.total_bytes.saturating_sub(s.used_bytes)).sum::<u64>();
-    let dearest = |kind: u64| of(kind).map(|s| copies(s.flags)).max().unwrap_or(1);
+    let free = |kind| facts.free(kind);
+    let dearest = |kind: u64| facts.of(kind).map(|s| copies(s.flags)).max().unwrap_or(1);
     let global_reserve: u64 =
         facts.spaces.iter().filter(|s| s.flags & KIND_GLOBAL_RESERVE != 0).map(|s| s.total_bytes).sum();
 
