@@ -221,6 +221,7 @@ impl RuledCuts {
             budget: BUDGET,
             // Whoever makes a snapshot need not be allowed to run commands, so he chooses no values either.
             params: BTreeMap::new(),
+            waiting_since: None,
             rehearsal: false,
         };
         let run = self.conduct(order.kind, request).await;

@@ -150,6 +150,9 @@ impl Conductor {
 
     /// Pays the debts of one step. Nothing stops this.
     pub(super) async fn undo(&mut self, index: usize) -> Event {
+        if self.is_lost() {
+            return Event::Undone(index, Ok(()));
+        }
         let owed = self.run.debts.iter().enumerate();
         let jobs: Vec<Job> = owed
             .filter(|(_, debt)| debt.step == index && debt.state.is_collectable())
@@ -207,7 +210,7 @@ fn paid_by(outcome: &Attempt, idempotent: bool) -> DebtState {
     }
 }
 
-fn planning_failure(error: &PlanningError) -> Failure {
+pub(super) fn planning_failure(error: &PlanningError) -> Failure {
     let (kind, retry) = match error {
         PlanningError::Inventory(_) | PlanningError::TooSlow(_) => (FailureKind::Inventory, true),
         PlanningError::Plan(_) => (FailureKind::Plan, false),
@@ -215,7 +218,7 @@ fn planning_failure(error: &PlanningError) -> Failure {
     Failure::new(kind, error.to_string()).passing(retry)
 }
 
-fn outline(plan: &Plan) -> Outline {
+pub(super) fn outline(plan: &Plan) -> Outline {
     let step = |step: &PlannedStep| StepOutline {
         before: step.before.is_some(),
         hold: step.hold.as_ref().map(|hold| hold.take),

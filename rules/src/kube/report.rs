@@ -100,6 +100,7 @@ fn doing(run: &Run) -> String {
     match run.phase {
         Phase::Pending => "nothing yet".to_owned(),
         Phase::Planning => "listing pods and volumes".to_owned(),
+        Phase::Waiting => waiting(run),
         Phase::Choosing => "asking which pods are meant".to_owned(),
         Phase::Preparing(index) => format!("`before` of step {}", step(index)),
         Phase::Opening => "hosts prepare the cut".to_owned(),
@@ -112,6 +113,13 @@ fn doing(run: &Run) -> String {
         Phase::Undoing(index) => format!("`after` of step {}", step(index)),
         Phase::Overdue => "trying again what is owed to the application".to_owned(),
         Phase::Succeeded | Phase::Failed => "ended".to_owned(),
+    }
+}
+
+fn waiting(run: &Run) -> String {
+    match run.turn.as_ref().and_then(|turn| turn.waits_for.as_ref()) {
+        Some(other) => format!("waiting for {other}"),
+        None => "looking for other runs that use the same pods or volumes".to_owned(),
     }
 }
 
@@ -202,6 +210,7 @@ fn conditions(run: &Run, before: &[Condition], now: Timestamp) -> Vec<Condition>
         Stage::Failed if run.cut.as_ref().is_some_and(|cut| cut.sealed) => ("False", "FailedAfterTheCut"),
         Stage::Failed => ("False", "Failed"),
         Stage::Overdue => ("False", "Overdue"),
+        Stage::Waiting => ("Unknown", "Waiting"),
         Stage::Pending | Stage::Running | Stage::Undoing => ("Unknown", "Running"),
     };
     let owed = unpaid(run);
