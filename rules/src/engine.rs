@@ -211,7 +211,17 @@ impl Engine {
         self.overdue.all()
     }
 
-    /// Forgets an overdue run of this cut: somebody has put things right by hand, or its record is gone.
+    /// People have given up what the run of this cut still has to do: [`Engine::collect`] ends it.
+    pub fn give_up(&self, cut: &str) {
+        self.overdue.give_up(cut);
+    }
+
+    /// Somebody waits for the end of the run of this cut: it is tried again within this time, again and again.
+    pub fn hasten(&self, cut: &str, within: Duration) {
+        self.overdue.hasten(cut, within);
+    }
+
+    /// Forgets an overdue run of this cut: its record was removed by force.
     pub fn forget(&self, cut: &str) {
         self.overdue.forget(cut);
     }

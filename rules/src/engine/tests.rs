@@ -237,7 +237,10 @@ async fn a_journal_that_fails_stops_the_deed_that_would_follow() {
 async fn a_cut_is_given_up_when_it_cannot_be_confirmed_that_the_run_is_still_ours() {
     let world = World::with(Fault::Persist(4));
     let run = run(&world, TWO_STEPS).await;
-    assert_eq!(world.deeds()[3..], ["open v1", "cut", "given up", "web-1 unlock", "db-1 unflush", "db-2 unflush"]);
+    assert_eq!(
+        world.deeds()[3..],
+        ["open v1", "cut", "given up", "web-1 unlock", "db-1 unflush", "db-2 unflush"]
+    );
     assert!(run.level.is_none() && run.may_be_repeated(), "{:?}", run.failures);
 }
 

@@ -101,9 +101,7 @@ impl Conductor {
 
     async fn decision(&mut self) -> Result<Decision, NoTurn> {
         let asking = self.budget.within(self.limits.plan, self.ports.journal.open_runs(&self.run));
-        let failed = |why: String| {
-            NoTurn::Failed(Failure::new(FailureKind::Journal, why).passing(true))
-        };
+        let failed = |why: String| NoTurn::Failed(Failure::new(FailureKind::Journal, why).passing(true));
         let others = asking.await.map_err(|late| failed(too_slow("open runs were not listed", late)))?;
         let others = others.map_err(|error| failed(error.to_string()))?;
         Ok(decide(&OpenRun::of(&self.run, String::new(), true), &others))

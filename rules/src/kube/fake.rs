@@ -1,8 +1,10 @@
 //! For tests: an API server in memory on a socket of this machine. It keeps any object by its path, refuses a write
-//! over a version that is not the newest, and runs the commands of `exec` as processes of this machine, over real
+//! over a version that is not the newest, deletes an object with finalizers only when they are gone, lists by label, page
+//! by page and as metadata, and runs the commands of `exec` as processes of this machine, over real
 //! WebSockets. It checks no schema and knows no authorization but what [`FakeCluster::refuse`] tells it.
 
 mod exec;
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +79,11 @@ impl FakeCluster {
         self.state().objects.remove(path);
     }
 
+    /// Deletes the object at a path as the API server does: one with finalizers stays until they are gone.
+    pub fn delete(&self, path: &str) {
+        drop(self.state().delete(path, &[]));
+    }
+
     /// All objects below a path.
     pub fn below(&self, path: &str) -> Vec<Value> {
         let state = self.state();
@@ -141,102 +148,6 @@ impl FakeCluster {
         let refused = state.refused.iter().find(|(text, _)| line.contains(text)).map(|(_, code)| *code);
         state.log.push(line);
         refused
-    }
-}
-
-impl State {
-    fn complete(&mut self, path: &str, object: &mut Value) {
-        self.version += 1;
-        let parts: Vec<&str> = path.split('/').collect();
-        let metadata = &mut object["metadata"];
-        metadata["resourceVersion"] = json!(self.version.to_string());
-        if metadata["name"].is_null() {
-            metadata["name"] = json!(parts.last());
-        }
-        if metadata["uid"].is_null() {
-            metadata["uid"] = json!(format!("uid-{}", self.version));
-        }
-        if let Some(at) = parts.iter().position(|part| *part == "namespaces") {
-            metadata["namespace"] = json!(parts.get(at + 1));
-        }
-    }
-
-    fn answer(&mut self, request: &Request) -> (u16, Value) {
-        let path = request.path.trim_end_matches('/');
-        match request.method.as_str() {
-            "GET" => match self.objects.get(path) {
-                Some(object) => (200, object.clone()),
-                None => {
-                    self.listed(path).map_or_else(|| (404, failure(404, "not found")), |list| (200, list))
-                }
-            },
-            "POST" if path.ends_with("/selfsubjectaccessreviews") => {
-                (201, json!({ "metadata": {}, "spec": {}, "status": { "allowed": self.exec_allowed } }))
-            }
-            "POST" => self.create(path, &request.body),
-            "PUT" => self.replace(path, &request.body),
-            other => (405, failure(405, other)),
-        }
-    }
-
-    /// A path with a name at its end is no list: names are told by the number of parts.
-    fn listed(&self, path: &str) -> Option<Value> {
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let root = if parts.first() == Some(&"api") { 2 } else { 3 };
-        let (plural, wide) = match parts.get(root..)? {
-            [plural] => (*plural, true),
-            ["namespaces", _, plural] => (*plural, false),
-            _ => return None,
-        };
-        let base = format!("/{}/", parts[..root].join("/"));
-        let fits = |at: &str| {
-            let Some(rest) = at.strip_prefix(&base) else { return false };
-            match rest.split('/').collect::<Vec<_>>().as_slice() {
-                [kind, _] => wide && *kind == plural,
-                ["namespaces", namespace, kind, _] => {
-                    *kind == plural && (wide || parts[root + 1] == *namespace)
-                }
-                _ => false,
-            }
-        };
-        let items: Vec<&Value> =
-            self.objects.iter().filter(|(at, _)| fits(at)).map(|(_, object)| object).collect();
-        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
-    }
-
-    fn create(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
-        let Ok(mut object) = serde_json::from_slice::<Value>(body) else {
-            return (400, failure(400, "no JSON"));
-        };
-        let name = match (object["metadata"]["name"].as_str(), object["metadata"]["generateName"].as_str()) {
-            (Some(name), _) => name.to_owned(),
-            (None, Some(prefix)) => format!("{prefix}{}", self.version),
-            (None, None) => return (422, failure(422, "no name")),
-        };
-        let path = format!("{path}/{name}");
-        if self.objects.contains_key(&path) {
-            return (409, failure(409, "it exists"));
-        }
-        // A subresource is not written with the object.
-        object.as_object_mut().map(|fields| fields.remove("status"));
-        self.complete(&path, &mut object);
-        self.objects.insert(path, object.clone());
-        (201, object)
-    }
-
-    fn replace(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
-        let Ok(given) = serde_json::from_slice::<Value>(body) else { return (400, failure(400, "no JSON")) };
-        let Some(path) = path.strip_suffix("/status") else { return (405, failure(405, "status only")) };
-        let Some(mut object) = self.objects.get(path).cloned() else {
-            return (404, failure(404, "not found"));
-        };
-        if given["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
-            return (409, failure(409, "the object has been modified"));
-        }
-        object["status"] = given["status"].clone();
-        self.complete(path, &mut object);
-        self.objects.insert(path.to_owned(), object.clone());
-        (200, object)
     }
 }
 

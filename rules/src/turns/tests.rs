@@ -26,22 +26,72 @@ fn who_may_start_given_the_open_runs() {
     let table = [
         ("nobody else", open("a", 5, false, &["pod x"]), vec![], Decision::Go),
         ("only itself", open("a", 5, true, &["pod x"]), vec![open("a", 5, true, &["pod x"])], Decision::Go),
-        ("nothing shared", open("a", 5, false, &["pod x"]), vec![open("b", 1, true, &["pod y"])], Decision::Go),
-        ("it has its turn", open("a", 5, false, &["pod x"]), vec![open("b", 9, true, &["pod x"])], wait(both)),
+        (
+            "nothing shared",
+            open("a", 5, false, &["pod x"]),
+            vec![open("b", 1, true, &["pod y"])],
+            Decision::Go,
+        ),
+        (
+            "it has its turn",
+            open("a", 5, false, &["pod x"]),
+            vec![open("b", 9, true, &["pod x"])],
+            wait(both),
+        ),
         (
             "a volume is shared",
             open("a", 5, false, &["pod x", "volume v"]),
             vec![open("b", 9, true, &["pod y", "volume v"])],
             wait("run b (both use volume v)"),
         ),
-        ("it has waited for longer", open("a", 5, false, &["pod x"]), vec![open("b", 1, false, &["pod x"])], wait(both)),
-        ("it came later", open("a", 5, false, &["pod x"]), vec![open("b", 9, false, &["pod x"])], Decision::Go),
-        ("the same instant: by id", open("a", 5, false, &["pod x"]), vec![open("b", 5, false, &["pod x"])], Decision::Go),
-        ("a dead one that waits", open("a", 5, false, &["pod x"]), vec![dead(open("b", 1, false, &["pod x"]))], Decision::Go),
-        ("a dead one that had its turn", open("a", 5, false, &["pod x"]), vec![dead(open("b", 9, true, &["pod x"]))], wait(both)),
-        ("two claims, mine is older", open("a", 5, true, &["pod x"]), vec![open("b", 9, true, &["pod x"])], Decision::Look(both.into())),
-        ("two claims, mine is younger", open("a", 5, true, &["pod x"]), vec![open("b", 1, true, &["pod x"])], wait(both)),
-        ("claimed, and somebody only waits", open("a", 5, true, &["pod x"]), vec![open("b", 1, false, &["pod x"])], Decision::Go),
+        (
+            "it has waited for longer",
+            open("a", 5, false, &["pod x"]),
+            vec![open("b", 1, false, &["pod x"])],
+            wait(both),
+        ),
+        (
+            "it came later",
+            open("a", 5, false, &["pod x"]),
+            vec![open("b", 9, false, &["pod x"])],
+            Decision::Go,
+        ),
+        (
+            "the same instant: by id",
+            open("a", 5, false, &["pod x"]),
+            vec![open("b", 5, false, &["pod x"])],
+            Decision::Go,
+        ),
+        (
+            "a dead one that waits",
+            open("a", 5, false, &["pod x"]),
+            vec![dead(open("b", 1, false, &["pod x"]))],
+            Decision::Go,
+        ),
+        (
+            "a dead one that had its turn",
+            open("a", 5, false, &["pod x"]),
+            vec![dead(open("b", 9, true, &["pod x"]))],
+            wait(both),
+        ),
+        (
+            "two claims, mine is older",
+            open("a", 5, true, &["pod x"]),
+            vec![open("b", 9, true, &["pod x"])],
+            Decision::Look(both.into()),
+        ),
+        (
+            "two claims, mine is younger",
+            open("a", 5, true, &["pod x"]),
+            vec![open("b", 1, true, &["pod x"])],
+            wait(both),
+        ),
+        (
+            "claimed, and somebody only waits",
+            open("a", 5, true, &["pod x"]),
+            vec![open("b", 1, false, &["pod x"])],
+            Decision::Go,
+        ),
         (
             "whoever has its turn is named, not who waits for it",
             open("a", 5, false, &["pod x"]),
@@ -58,9 +108,13 @@ fn who_may_start_given_the_open_runs() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// It does not claim, and decides by what it sees. Others see that it waits once it is written.
-    Waits { is_written: bool },
+    Waits {
+        is_written: bool,
+    },
     /// It has looked and will claim.
-    WillClaim { is_written: bool },
+    WillClaim {
+        is_written: bool,
+    },
     /// Its claim is written; it has not looked yet.
     Claimed,
     /// It has looked and goes, but nobody has been told: the claim stands.
@@ -97,7 +151,9 @@ fn next(scene: Scene, n: usize, uses: [usize; 3], order: [i64; 3]) -> Option<Sta
     match scene.0[n] {
         Stage::Waits { is_written } => match decision {
             Decision::Go => Some(Stage::WillClaim { is_written }),
-            Decision::Look(_) | Decision::Wait(_) => (!is_written).then_some(Stage::Waits { is_written: true }),
+            Decision::Look(_) | Decision::Wait(_) => {
+                (!is_written).then_some(Stage::Waits { is_written: true })
+            }
         },
         Stage::WillClaim { .. } => Some(Stage::Claimed),
         Stage::Claimed => match decision {
@@ -169,8 +225,10 @@ fn the_exploration_notices_runs_that_do_not_look_between_their_claim_and_their_t
 fn runs() -> impl Strategy<Value = Vec<OpenRun>> {
     let run = (0..4_i64, any::<(bool, bool)>(), prop::collection::btree_set("[a-d]", 0..3));
     prop::collection::vec(run, 1..6).prop_map(|runs| {
-        let one = |(n, (since, (claimed, is_alive), uses)): (usize, (i64, (bool, bool), _))| {
-            OpenRun { is_alive, uses, ..open(&n.to_string(), since, claimed, &[]) }
+        let one = |(n, (since, (claimed, is_alive), uses)): (usize, (i64, (bool, bool), _))| OpenRun {
+            is_alive,
+            uses,
+            ..open(&n.to_string(), since, claimed, &[])
         };
         runs.into_iter().enumerate().map(one).collect()
     })

@@ -194,7 +194,9 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
 fn answers(order: &Order, event: &Event) -> bool {
     match event {
         Event::Cancelled(_) => true,
-        Event::JournalFailed(_) => matches!(order, Order::Prepare(_) | Order::Take(_) | Order::Open | Order::Seal),
+        Event::JournalFailed(_) => {
+            matches!(order, Order::Prepare(_) | Order::Take(_) | Order::Open | Order::Seal)
+        }
         Event::Start => false,
         Event::Planned(_) => *order == Order::Plan,
         Event::Turn(_) => *order == Order::TakeTurn,

@@ -49,7 +49,14 @@ impl Journal for World {
     }
 
     async fn open_runs(&self, _: &Run) -> Result<Vec<OpenRun>, JournalError> {
-        let open = self.state().stored.values().cloned().collect::<Vec<_>>().into_iter().filter(|run| !run.phase.is_final());
+        let open = self
+            .state()
+            .stored
+            .values()
+            .cloned()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter(|run| !run.phase.is_final());
         Ok(open.map(|run| OpenRun::of(&run, run.id.clone(), true)).collect())
     }
 

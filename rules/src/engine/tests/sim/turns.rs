@@ -243,7 +243,10 @@ fn request(name: &str) -> RunRequest {
             )
         })
         .collect();
-    let text = format!("apiVersion: stillpoint.dev/v1alpha1\nkind: Rule\nmetadata: {{name: r}}\nspec:\n  steps:\n{}", steps.concat());
+    let text = format!(
+        "apiVersion: stillpoint.dev/v1alpha1\nkind: Rule\nmetadata: {{name: r}}\nspec:\n  steps:\n{}",
+        steps.concat()
+    );
     RunRequest {
         name: name.to_owned(),
         rule: Some(parse(&text).unwrap()),
