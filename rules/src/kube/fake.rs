@@ -5,6 +5,7 @@
 
 mod exec;
 mod store;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ const LIMIT: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct FakeCluster {
     shared: Arc<Mutex<State>>,
+    newest: Arc<tokio::sync::watch::Sender<u64>>,
     address: std::net::SocketAddr,
 }
 
@@ -30,6 +32,7 @@ struct State {
     exec_allowed: bool,
     log: Vec<String>,
     version: u64,
+    changes: Vec<watch::Change>,
 }
 
 /// A request as far as it matters.
@@ -45,7 +48,8 @@ impl FakeCluster {
     /// An empty cluster that answers from now on.
     pub async fn start() -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let cluster = Self { shared: Arc::default(), address: listener.local_addr()? };
+        let cluster =
+            Self { shared: Arc::default(), newest: Arc::default(), address: listener.local_addr()? };
         let serving = cluster.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -66,7 +70,8 @@ impl FakeCluster {
     pub fn put(&self, path: &str, mut object: Value) {
         let mut state = self.state();
         state.complete(path, &mut object);
-        state.objects.insert(path.to_owned(), object);
+        state.keep(path, object);
+        self.newest.send_replace(state.version);
     }
 
     /// The object at a path.
@@ -76,12 +81,16 @@ impl FakeCluster {
 
     /// Removes the object at a path.
     pub fn remove(&self, path: &str) {
-        self.state().objects.remove(path);
+        let mut state = self.state();
+        state.forget(path);
+        self.newest.send_replace(state.version);
     }
 
     /// Deletes the object at a path as the API server does: one with finalizers stays until they are gone.
     pub fn delete(&self, path: &str) {
-        drop(self.state().delete(path, &[]));
+        let mut state = self.state();
+        drop(state.delete(path, &[]));
+        self.newest.send_replace(state.version);
     }
 
     /// All objects below a path.
@@ -119,6 +128,14 @@ impl FakeCluster {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    fn changes_since(&self, version: u64) -> Vec<watch::Change> {
+        self.state().changes.iter().filter(|change| change.version > version).cloned().collect()
+    }
+
     async fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = read(&mut stream).await {
@@ -127,7 +144,15 @@ impl FakeCluster {
             let (code, body) = match refused {
                 Some(code) => (code, failure(code, "refused by the test")),
                 None if is_exec => return exec::serve(stream.into_inner(), &request).await,
-                None => self.state().answer(&request),
+                None if watch::options(&request.query).get("watch") == Some(&"true") => {
+                    return watch::serve(self, stream.into_inner(), &request).await;
+                }
+                None => {
+                    let mut state = self.state();
+                    let answer = state.answer(&request);
+                    self.newest.send_replace(state.version);
+                    answer
+                }
             };
             let text = body.to_string();
             let head = format!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Request, State, exec, failure};
+use super::{Request, State, exec, failure, watch};
 
 impl State {
     pub(super) fn complete(&mut self, path: &str, object: &mut Value) {
@@ -19,6 +19,20 @@ impl State {
         if let Some(at) = parts.iter().position(|part| *part == "namespaces") {
             metadata["namespace"] = json!(parts.get(at + 1));
         }
+    }
+
+    pub(super) fn keep(&mut self, path: &str, object: Value) {
+        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        let (version, path) = (self.version, path.to_owned());
+        self.changes.push(watch::Change { version, path: path.clone(), kind, object: object.clone() });
+        self.objects.insert(path, object);
+    }
+
+    pub(super) fn forget(&mut self, path: &str) {
+        let Some(object) = self.objects.remove(path) else { return };
+        self.version += 1;
+        let (version, path) = (self.version, path.to_owned());
+        self.changes.push(watch::Change { version, path, kind: "DELETED", object });
     }
 
     pub(super) fn answer(&mut self, request: &Request) -> (u16, Value) {
@@ -40,29 +54,14 @@ impl State {
 
     /// A path with a name at its end is no list: names are told by the number of parts.
     fn listed(&self, path: &str, request: &Request) -> Option<Value> {
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let root = if parts.first() == Some(&"api") { 2 } else { 3 };
-        let (plural, wide) = match parts.get(root..)? {
-            [plural] => (*plural, true),
-            ["namespaces", _, plural] => (*plural, false),
-            _ => return None,
-        };
-        let base = format!("/{}/", parts[..root].join("/"));
-        let fits = |at: &str| {
-            let Some(rest) = at.strip_prefix(&base) else { return false };
-            match rest.split('/').collect::<Vec<_>>().as_slice() {
-                [kind, _] => wide && *kind == plural,
-                ["namespaces", namespace, kind, _] => {
-                    *kind == plural && (wide || parts[root + 1] == *namespace)
-                }
-                _ => false,
-            }
-        };
+        if !is_list(path) {
+            return None;
+        }
         let asked = |key: &str| query(request, key);
         let wanted = asked("labelSelector");
         let after = asked("continue").unwrap_or_default();
         let mut found = self.objects.iter().filter(|(at, object)| {
-            fits(at) && at.as_str() > after.as_str() && has_labels(object, wanted.as_deref())
+            is_in(path, at) && at.as_str() > after.as_str() && has_labels(object, wanted.as_deref())
         });
         let limit = asked("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let page: Vec<(&String, &Value)> = found.by_ref().take(limit).collect();
@@ -80,7 +79,8 @@ impl State {
             }
         };
         let items: Vec<Value> = page.iter().map(|(_, object)| shown(object)).collect();
-        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": { "continue": more }, "items": items }))
+        let metadata = json!({ "continue": more, "resourceVersion": self.version.to_string() });
+        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items }))
     }
 
     fn create(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
@@ -99,7 +99,7 @@ impl State {
         // A subresource is not written with the object.
         object.as_object_mut().map(|fields| fields.remove("status"));
         self.complete(&path, &mut object);
-        self.objects.insert(path, object.clone());
+        self.keep(&path, object.clone());
         (201, object)
     }
 
@@ -124,9 +124,9 @@ impl State {
         }
         self.complete(path, &mut object);
         if is_leaving(&object) && finalizers(&object).is_empty() {
-            self.objects.remove(path);
+            self.forget(path);
         } else {
-            self.objects.insert(path.to_owned(), object.clone());
+            self.keep(path, object.clone());
         }
         (200, object)
     }
@@ -142,11 +142,11 @@ impl State {
             return (409, failure(409, "the uid in the precondition is another one"));
         }
         if finalizers(&object).is_empty() {
-            self.objects.remove(path);
+            self.forget(path);
         } else {
             object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             self.complete(path, &mut object);
-            self.objects.insert(path.to_owned(), object.clone());
+            self.keep(path, object.clone());
         }
         (200, object)
     }
@@ -170,4 +170,31 @@ fn has_labels(object: &Value, wanted: Option<&str>) -> bool {
 /// One value of a query.
 fn query(request: &Request, key: &str) -> Option<String> {
     exec::arguments(&request.query, key).into_iter().next()
+}
+
+/// The parts of a path after group and version, and those before.
+fn parts(path: &str) -> (Vec<&str>, Vec<&str>) {
+    let mut parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let root = if parts.first() == Some(&"api") { 2 } else { 3 };
+    let rest = parts.split_off(root.min(parts.len()));
+    (parts, rest)
+}
+
+fn is_list(path: &str) -> bool {
+    matches!(parts(path).1.as_slice(), [_] | ["namespaces", _, _])
+}
+
+/// Whether an object belongs to what a list or a watch is of.
+pub(super) fn is_in(list: &str, object: &str) -> bool {
+    let ((base, of), (root, at)) = (parts(list), parts(object));
+    if base != root {
+        return false;
+    }
+    match (of.as_slice(), at.as_slice()) {
+        ([plural], [kind, _] | ["namespaces", _, kind, _]) => plural == kind,
+        (["namespaces", here, plural], ["namespaces", namespace, kind, _]) => {
+            here == namespace && plural == kind
+        }
+        _ => false,
+    }
 }
