@@ -107,7 +107,7 @@ pub fn uses(run: &Run) -> BTreeSet<String> {
     let pods = planned.map(|target| &target.at).chain(run.debts.iter().map(|debt| &debt.target));
     for pod in pods {
         used.insert(format!("pod {}/{}", pod.namespace, pod.pod));
-        used.insert(format!("pod {} of {}", pod.uid, pod.namespace));
+        used.insert(format!("uid {} of {}", pod.uid, pod.namespace));
     }
     if !used.is_empty() {
         let hosts = run.plan.iter().flat_map(|plan| &plan.hosts);

@@ -9,7 +9,7 @@ use super::*;
 const STUBBORN: &str = r#"{"steps": [{
     "name": "flush", "pods": {"selector": {"matchLabels": {"app": "pg"}}},
     "before": {"shell": "echo x >> FLUSHES"},
-    "after": {"shell": "test -e LOCK", "retry": {"times": 0}, "timeout": "2s"}
+    "after": {"shell": "test -e LOCK", "retry": {"times": 1, "pause": "100ms"}, "timeout": "2s"}
 }]}"#;
 
 /// A snapshot whose run has pending cleanup, and the path of its object.
