@@ -5,6 +5,7 @@ use v1::volume_capability::access_mode::Mode;
 use v1::volume_capability::{AccessType, MountVolume};
 
 use super::shown;
+use crate::domain::mount_options;
 use crate::domain::node::Access;
 use crate::domain::{Fault, Filesystem};
 
@@ -89,6 +90,8 @@ fn mounted(mount: &MountVolume) -> Result<Access, CapabilityError> {
             shown(flag)
         )));
     }
+    let checked = mount_options::parse(&mount.mount_flags, filesystem);
+    checked.map_err(|bad| CapabilityError::Malformed(format!("mount_flags: {bad}")))?;
     Ok(Access::Mount {
         filesystem,
         options: mount.mount_flags.clone(),
