@@ -143,7 +143,6 @@ impl Mounts for CrashingHost {
         plain fn filesystem_size(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Bytes;
         plain fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> u64;
         plain fn make_file(&self, path: &Path) -> ();
-        plain fn give_to_group(&self, target: &Path, gid: u32) -> ();
     }
 
     fn grows_mounted(&self, filesystem: Filesystem) -> bool {

@@ -141,7 +141,7 @@ fn an_ext4_that_has_recorded_errors_or_aborted_its_journal_is_told_of() -> Resul
         ("errors=continue", Condition::FilesystemErrors),
         ("errors=remount-ro", Condition::FilesystemReadOnly),
     ] {
-        let access = Access::Mount { filesystem: None, options: vec![option.into()], group: None };
+        let access = Access::Mount { filesystem: None, options: vec![option.into()] };
         let target = ward.stage(&volume, "sick", access)?;
         ensure!(ward.conditions(&volume)?.is_empty(), "{:?}", ward.conditions(&volume)?);
         let device = ward.device(&volume)?;
@@ -267,7 +267,6 @@ fn a_mount_option_or_a_feature_that_the_kernel_does_not_take_is_named() -> Resul
     let with = |options: &[&str]| Access::Mount {
         filesystem: None,
         options: options.iter().map(|option| (*option).to_owned()).collect(),
-        group: None,
     };
     let fault = ward.stage(&volume, "data", with(&["nofail", "logbufs=99999999999"])).expect_err("no number");
     ensure!(fault.to_string().contains("logbufs=99999999999"), "{fault}");

@@ -297,7 +297,7 @@ mod tests {
     fn a_filesystem_that_has_shut_down_or_lost_its_writing_is_told() {
         let bench = Bench::new();
         let volume = bench.volume("data", Some(Filesystem::Xfs));
-        let access = Use::Mount { filesystem: Some(Filesystem::Xfs), options: vec![], group: None };
+        let access = Use::Mount { filesystem: Some(Filesystem::Xfs), options: vec![] };
         bench.node.stage(&stage(&volume, access)).unwrap();
         let now = || conditions(&bench.local.volume(&volume).unwrap().conditions);
         assert_eq!(now(), []);
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(now(), [Condition::FilesystemShutDown]);
         let other = bench.volume("other", Some(Filesystem::Ext4));
         bench.host.make_all(Path::new("/kubelet/other"));
-        let access = Use::Mount { filesystem: None, options: vec![], group: None };
+        let access = Use::Mount { filesystem: None, options: vec![] };
         let request = StageRequest { target: "/kubelet/other".into(), ..stage(&other, access) };
         bench.node.stage(&request).unwrap();
         let now = || conditions(&bench.local.volume(&other).unwrap().conditions);

@@ -124,10 +124,7 @@ impl NodeVolumes {
         if let Err(fault) = self.grow_to_image(image, &device, &request.target) {
             tracing::warn!(volume = %wish.volume, %fault, "the filesystem could not be grown to its volume");
         }
-        match wish.group {
-            Some(group) => self.host.give_to_group(&request.target, group).map_err(machine),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn stage_device(&self, request: &StageRequest, image: &VolumeImage, sight: &Sight) -> Result<(), Fault> {
@@ -335,7 +332,6 @@ struct Wish<'a> {
     volume: &'a VolumeId,
     filesystem: Filesystem,
     options: &'a [String],
-    group: Option<u32>,
     read_only: bool,
 }
 
@@ -348,7 +344,7 @@ impl<'a> Wish<'a> {
         };
         let asked = mount_options::parse(options, Some(filesystem))?;
         let read_only = request.read_only || asked.flags.contains(&Flag::ReadOnly);
-        Ok(Some(Self { volume: &request.volume, filesystem, options, group: *group, read_only }))
+        Ok(Some(Self { volume: &request.volume, filesystem, options, read_only }))
     }
 }
 

@@ -218,7 +218,7 @@ fn a_single_writer_has_no_second_consumer() {
 fn a_volume_is_used_as_what_it_was_made_as() {
     let bench = Bench::new();
     let (xfs, raw) = (bench.volume("xfs", XFS), bench.volume("raw", None));
-    let ext4 = Access::Mount { filesystem: Some(Filesystem::Ext4), options: vec![], group: None };
+    let ext4 = Access::Mount { filesystem: Some(Filesystem::Ext4), options: vec![] };
     for (volume, access) in [(&xfs, Access::Block), (&xfs, ext4), (&raw, Access::mount())] {
         refused(bench.node.stage(&stage(volume, access.clone())), Code::Precondition, "was made as");
         refused(bench.node.publish(&publish(volume, access)), Code::Precondition, "was made as");
@@ -610,8 +610,7 @@ fn a_mount_that_a_link_led_astray_meanwhile_is_undone_where_it_is() {
 fn a_mount_option_of_another_filesystem_is_refused_by_name_when_the_volume_is_staged() {
     let bench = Bench::new();
     let volume = bench.volume("data", XFS);
-    let access =
-        Access::Mount { filesystem: None, options: vec!["nofail".into(), "nobarrier".into()], group: None };
+    let access = Access::Mount { filesystem: None, options: vec!["nofail".into(), "nobarrier".into()] };
     refused(bench.node.stage(&stage(&volume, access)), Code::Invalid, "\"nobarrier\" is an option of ext4");
     assert!(bench.is_idle(&volume));
 }

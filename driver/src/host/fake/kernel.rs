@@ -277,14 +277,6 @@ impl Mounts for FakeHost {
             }
         })
     }
-
-    fn give_to_group(&self, target: &Path, _gid: u32) -> Result<()> {
-        self.call("chown", target, |world| {
-            world.check_answers(world.locate(target).ok_or(libc::ENOENT)?.device)?;
-            let (disk, path) = world.writable(target)?;
-            disk.directory(&path).map(drop)
-        })
-    }
 }
 
 impl Freezing for FakeHost {
