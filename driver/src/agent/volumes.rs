@@ -338,8 +338,7 @@ struct Wish<'a> {
 impl<'a> Wish<'a> {
     /// `None` for a raw device. An option that the volume's filesystem does not have is refused by name.
     fn of(request: &'a StageRequest, image: &VolumeImage) -> Result<Option<Self>, Fault> {
-        let (Access::Mount { options, group, .. }, Some(filesystem)) = (&request.access, image.filesystem)
-        else {
+        let (Access::Mount { options, .. }, Some(filesystem)) = (&request.access, image.filesystem) else {
             return Ok(None);
         };
         let asked = mount_options::parse(options, Some(filesystem))?;

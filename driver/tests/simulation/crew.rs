@@ -74,7 +74,9 @@ impl Crew for Tasks {
                 ring();
             }
         });
-        Ok(Box::new(move |limit| drop(set.send(limit))))
+        Ok(Box::new(move |limit| {
+            let _ = set.send(limit);
+        }))
     }
 
     /// At once and here: threads would end in another order each time.

@@ -92,7 +92,9 @@ impl Crew for Threads {
         };
         thread::Builder::new().name("limit".into()).spawn(wait)?;
         // Without its thread nobody waits for it any more.
-        Ok(Box::new(move |limit| drop(set.send(limit))))
+        Ok(Box::new(move |limit| {
+            let _ = set.send(limit);
+        }))
     }
 
     fn carry_out(&self, call: Box<dyn FnOnce() + Send>) {

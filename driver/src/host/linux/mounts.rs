@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn an_selinux_context_is_passed_on_whole() {
         let context = "context=\"system_u:object_r:container_file_t:s0:c0,c1\"".to_owned();
-        let (_, text) = options(&request(&["nosuid".to_owned(), context.clone()]), false);
+        let (_, text) = options(&request(&["nosuid".to_owned(), context.clone()]), false).unwrap();
         assert_eq!(text, format!("nouuid,{context}"));
     }
 
