@@ -257,6 +257,7 @@ fn writes_of_a_device_are_not_believed_while_the_kernel_does_not_count_them() ->
     file.write_all_at(&[8; 4096], 0)?;
     file.sync_all()?;
     ensure!(LinuxHost.writes(&device)? != before, "a write does not show");
+    drop(file);
     ward.end(&volume, "raw")
 }
 
