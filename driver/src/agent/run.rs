@@ -3,7 +3,8 @@
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
 //! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
-//!    there any more who would.
+//!    there any more who would. A volume that resists gets a condition and is tried again every 30 s: the agent starts
+//!    for the others.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -32,6 +33,7 @@ use super::locks::VolumeLocks;
 use super::orphans::{self, Suspects};
 use super::pool::{Access, Pool};
 use super::pools::{OpenError, Pools};
+use super::recovery::Recovered;
 use super::round::RoundContext;
 use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
@@ -110,9 +112,6 @@ pub enum RunError {
     /// Its CSI socket.
     #[error("csiSocket: {0}")]
     Socket(#[from] SocketError),
-    /// A filesystem that cannot be thawed, or volumes that cannot be looked at.
-    #[error("cannot thaw what an earlier agent may have left frozen: {0}")]
-    Thaw(Fault),
     /// A server that ended by itself.
     #[error("the {what} server ended: {why}")]
     Server {
@@ -130,7 +129,6 @@ impl From<RunError> for Fault {
     fn from(error: RunError) -> Self {
         let message = error.to_string();
         match error {
-            RunError::Thaw(fault) => Self::new(fault.code, message),
             RunError::Pools(OpenError::Pool { source, .. }) => Self::new(source.code(), message),
             RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
             RunError::Tls(_)
@@ -243,13 +241,7 @@ impl Agent {
         let name = config.host.clone();
         let local =
             LocalHost::new(name.clone(), Arc::clone(&host), pools.clone(), locks.clone(), Arc::clone(&node));
-        for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
-            tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
-        }
-        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
-        if lifted > 0 {
-            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
-        }
+        tell_recovered(&local.recover());
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
             locks,
@@ -421,6 +413,7 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         until_nothing_is_held().await;
         let local = Arc::clone(&local);
         let look = move || {
+            tell_recovered(&local.recover_again());
             health::report(&local, &mut watch);
             if let Err(fault) = local.collect_orphans(&mut suspects, Instant::now(), orphans::GRACE) {
                 tracing::warn!(%fault, "orphans could not be collected");
@@ -429,6 +422,21 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         };
         (watch, suspects) =
             tokio::task::spawn_blocking(look).await.map_err(|why| server("look-out", &why))?;
+    }
+}
+
+fn tell_recovered(recovered: &Recovered) {
+    for volume in &recovered.thawed {
+        tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
+    }
+    if recovered.lifted > 0 {
+        tracing::warn!(
+            lifted = recovered.lifted,
+            "an earlier agent had left raw devices throttled; lifted the limits"
+        );
+    }
+    for (volume, fault) in &recovered.failed {
+        tracing::error!(%volume, %fault, "an earlier agent may have left it quiesced, and it could not be resumed");
     }
 }
 

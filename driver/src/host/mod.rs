@@ -105,6 +105,8 @@ pub trait Files {
     fn remove_file(&self, path: &Path) -> Result<()>;
     /// Removes an empty directory; a missing one is fine.
     fn remove_directory(&self, path: &Path) -> Result<()>;
+    /// The path with all symbolic links followed; `None` when there is nothing at it.
+    fn resolve(&self, path: &Path) -> Result<Option<PathBuf>>;
     /// Locks a directory against other processes until the lock is dropped or this process is dead; `None` while
     /// another one has it.
     fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>>;
@@ -122,6 +124,19 @@ pub struct Space {
     pub available: Bytes,
 }
 
+/// How a check of a filesystem ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing was wrong with it.
+    Sound,
+    /// Something was, and was repaired.
+    Repaired,
+    /// Not checked: it is mounted, perhaps where this process does not see it.
+    InUse,
+    /// It has errors that are not repaired without a person; what the program said.
+    Damaged(String),
+}
+
 /// Volume images: sparse files.
 pub trait Images {
     /// Creates a new sparse file of this length; an existing file is an error (EEXIST).
@@ -135,6 +150,9 @@ pub trait Images {
     fn extents(&self, path: &Path) -> Result<u64>;
     /// `mkfs` into an image file that is not attached, without discarding.
     fn make_filesystem(&self, image: &Path, filesystem: Filesystem) -> Result<()>;
+    /// Checks the filesystem on a device before it is mounted, and repairs what needs no decision (`e2fsck -p`). Cheap
+    /// when the filesystem was unmounted cleanly. XFS recovers from its log when it is mounted: nothing is done here.
+    fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Result<Check>;
     /// What the pool's filesystem at `path` has (`BTRFS_IOC_SPACE_INFO` on btrfs, `statfs` elsewhere).
     fn space(&self, path: &Path) -> Result<Space>;
     /// `syncfs` (on btrfs also commits) of the filesystem at `path`.
@@ -198,8 +216,12 @@ pub trait Loops {
     /// Makes the device see the image's new length.
     fn refresh_size(&self, device: &Path) -> Result<()>;
     /// Sectors written and discarded so far, and what is in flight, from `/sys/block/loopN`: the lapse detector of a
-    /// held raw device. Only equality of two readings means something.
+    /// held raw device. Only equality of two readings means something. ENODATA: the kernel does not count
+    /// (`queue/iostats` is not 1), so a reading would prove nothing.
     fn writes(&self, device: &Path) -> Result<u64>;
+    /// Makes the kernel count what [`Loops::writes`] reads: sets `queue/iostats` of our own device and reads it back.
+    /// ENODATA: it cannot be set.
+    fn count_writes(&self, device: &Path) -> Result<()>;
 }
 
 /// One line of `/proc/self/mountinfo`.
@@ -215,8 +237,11 @@ pub struct Mounted {
     pub kind: String,
     /// Mounted read-only (per mount or per filesystem).
     pub read_only: bool,
-    /// Mounted for writing, but the filesystem has become read-only: it does that after an error.
+    /// Mounted for writing, but the filesystem has become read-only: it does that after an error. Newer kernels leave
+    /// the mount `rw` and show `emergency_ro`.
     pub lost_writing: bool,
+    /// The filesystem says that it has shut down (ext4 shows `shutdown`; XFS shows nothing and answers EIO).
+    pub shut_down: bool,
 }
 
 /// How to mount a volume.
@@ -226,11 +251,13 @@ pub struct MountRequest<'a> {
     pub device: &'a Path,
     /// Existing directory.
     pub target: &'a Path,
-    /// Its filesystem; XFS is always mounted `nouuid` (restored copies share a UUID), all `noatime`.
+    /// Its filesystem; XFS is always mounted `nouuid` (restored copies share a UUID), all `nodev` (a device node in a
+    /// volume must not lead to another volume's device) and, unless asked otherwise, `noatime`.
     pub filesystem: Filesystem,
     /// Read-only.
     pub read_only: bool,
-    /// Further mount options from the request (`ro`, `nosuid`, `discard`, …).
+    /// Further mount options from the request (`ro`, `nosuid`, `discard`, …), as
+    /// [`crate::domain::mount_options`] accepts them.
     pub options: &'a [String],
 }
 
@@ -261,6 +288,14 @@ pub trait Mounts {
     fn usage(&self, target: &Path) -> Result<Usage>;
     /// Grows a mounted filesystem to its device (`xfs_growfs`, `resize2fs`).
     fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()>;
+    /// Whether this process may grow this filesystem while it is mounted: ext4 wants CAP_SYS_RESOURCE for that.
+    fn grows_mounted(&self, filesystem: Filesystem) -> bool;
+    /// Grows a filesystem that is not mounted to its device; nothing where it has that size. XFS cannot: ENOTSUP.
+    fn grow_unmounted(&self, device: &Path, filesystem: Filesystem) -> Result<()>;
+    /// How much of its device a mounted filesystem covers.
+    fn filesystem_size(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<Bytes>;
+    /// How many errors a mounted filesystem has recorded in itself since its last full check. Only ext4 counts them.
+    fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> Result<u64>;
     /// Creates an empty regular file (target of a block device's bind mount); existing is fine.
     fn make_file(&self, path: &Path) -> Result<()>;
 }

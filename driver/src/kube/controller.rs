@@ -53,6 +53,8 @@ const PUBLISH_EVERY: Duration = Duration::from_mins(1);
 const SETTLE_EVERY: Duration = Duration::from_mins(1);
 /// Between two looks at what the own runs still owe to applications.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
+/// How often copies of runs that a backup tool has restored are looked for.
+const REMOVE_EVERY: Duration = Duration::from_hours(1);
 /// Between two attempts to reach the API server at the start.
 const START_PAUSE: Duration = Duration::from_secs(2);
 
@@ -321,9 +323,15 @@ async fn settle_runs(ruled: Arc<RuledCuts>, stopped: watch::Receiver<bool>) -> R
             ruled.collect().await;
         }
     };
+    let removing = async {
+        loop {
+            ruled.remove_restored().await;
+            tokio::time::sleep(REMOVE_EVERY).await;
+        }
+    };
     tokio::select! {
         () = until(stopped) => {}
-        () = async { tokio::join!(paying, collecting); } => {}
+        () = async { tokio::join!(paying, collecting, removing); } => {}
     }
     handed_over(ruled.shutdown(STOPPED, UNDO_GRACE).await);
     Ok(())

@@ -34,9 +34,16 @@ pub(super) enum Broken {
     KeepsTheRound,
     /// No wait has an end.
     WaitsForEver,
+    /// Runs that use the same pods overlap.
+    TakesNoTurn,
+    /// A cut is made real by a process that may have lost its run.
+    ConfirmsNothing,
 }
 
 impl Broken {
+    /// What only several runs notice.
+    pub(super) const OF_TURNS: [Self; 2] = [Self::TakesNoTurn, Self::ConfirmsNothing];
+
     pub(super) const ALL: [Self; 11] = [
         Self::OwesNothing,
         Self::UndoesNothing,
@@ -121,6 +128,7 @@ impl Conductor {
                 std::mem::forget(self.cut.take());
                 None
             }
+            (Broken::ConfirmsNothing, Order::Confirm) => None,
             (_, _) => return None,
         };
         Some(event)

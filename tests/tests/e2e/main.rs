@@ -16,6 +16,7 @@ mod hopeless;
 mod journal;
 mod ledger;
 mod manifests;
+mod overlap;
 mod permissions;
 mod raw;
 mod restore_together;

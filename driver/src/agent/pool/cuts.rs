@@ -269,9 +269,14 @@ impl Pool {
         if let Some(cut) = self.index().round_of(&member.volume) {
             return Err(PoolError::Busy(format!("volume {} (cut {cut})", volume.id)));
         }
-        let predicted = self.backend.predict_copy(&*self.host, &self.layout.volume(&volume.id))?;
+        self.check_copy_time(&volume.id)
+    }
+
+    /// Refuses a copy that would take too long as the image is now: it gets more extents while it is written.
+    pub fn check_copy_time(&self, volume: &VolumeId) -> Result<()> {
+        let predicted = self.backend.predict_copy(&*self.host, &self.layout.volume(volume))?;
         if predicted > CUT_BUDGET {
-            return Err(PoolError::SlowCut { volume: volume.id, predicted, budget: CUT_BUDGET });
+            return Err(PoolError::SlowCut { volume: volume.clone(), predicted, budget: CUT_BUDGET });
         }
         Ok(())
     }

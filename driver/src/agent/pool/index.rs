@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::domain::listing::{Slice, SnapshotEntry};
@@ -18,6 +19,8 @@ pub(super) struct Index {
     /// Volumes that came from other pools, by the id that they had there first.
     known_as: BTreeMap<VolumeId, VolumeId>,
     moves: BTreeMap<VolumeId, MoveRecord>,
+    /// Volumes of which a record cannot be read: where it is, and why.
+    unreadable: BTreeMap<VolumeId, (PathBuf, String)>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
     /// Cuts whose records are gone, but not all of their trees.
     removed: BTreeMap<CutId, Arc<CutRecord>>,
@@ -46,6 +49,7 @@ impl Index {
             volumes: BTreeMap::new(),
             known_as: BTreeMap::new(),
             moves: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             cuts: BTreeMap::new(),
             removed: BTreeMap::new(),
             names: BTreeSet::new(),
@@ -60,6 +64,15 @@ impl Index {
 
     pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         self.volumes.get(id)
+    }
+
+    /// Why nobody can tell whether this volume is here.
+    pub(super) fn unreadable(&self, id: &VolumeId) -> Option<&(PathBuf, String)> {
+        self.unreadable.get(id)
+    }
+
+    pub(super) fn put_unreadable(&mut self, id: VolumeId, record: PathBuf, why: String) {
+        self.unreadable.insert(id, (record, why));
     }
 
     pub(super) fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {

@@ -118,7 +118,11 @@ impl Pool {
 
     /// The record of a volume.
     pub fn volume(&self, id: &VolumeId) -> Result<VolumeRecord> {
-        self.index().volume(id).cloned().ok_or_else(|| PoolError::NoVolume(id.clone()))
+        let index = self.index();
+        index.volume(id).cloned().ok_or_else(|| match index.unreadable(id) {
+            Some((path, why)) => PoolError::Torn { path: path.clone(), why: why.clone() },
+            None => PoolError::NoVolume(id.clone()),
+        })
     }
 
     /// All volumes, sorted by id.

@@ -146,6 +146,28 @@ fn mount_options_are_checked_and_a_group_is_refused_because_it_is_not_announced(
 }
 
 #[test]
+fn mount_options_that_no_volume_can_have_are_refused_by_name_when_it_is_made() {
+    let asked = |filesystem: &str, option: &str, source: Option<v1::VolumeContentSource>| {
+        let mount = MountVolume {
+            fs_type: filesystem.into(),
+            mount_flags: vec!["_netdev".into(), "relatime".into(), option.into()],
+            ..Default::default()
+        };
+        volume_order(&with(|request| {
+            request.volume_capabilities = vec![writer(AccessType::Mount(mount))];
+            request.volume_content_source = source;
+        }))
+    };
+    refused(asked("", "nobarier", None), Code::Invalid, "\"nobarier\" is not an option");
+    refused(asked("ext4", "nouuid", None), Code::Invalid, "\"nouuid\" is an option of xfs");
+    refused(asked("", "nobarrier", None), Code::Invalid, "the volume carries xfs");
+    let source = v1::volume_content_source::VolumeSource { volume_id: VOLUME.into() };
+    let source = v1::VolumeContentSource { r#type: Some(v1::volume_content_source::Type::Volume(source)) };
+    assert!(asked("", "nobarrier", Some(source)).is_ok(), "its source may carry ext4");
+    assert!(asked("ext4", "nobarrier", None).is_ok());
+}
+
+#[test]
 fn sizes_are_sensible_or_refused() {
     let sized = |required_bytes, limit_bytes| {
         let range = v1::CapacityRange { required_bytes, limit_bytes };

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::disk::{Content, Directory, Errno, Node, Subvolume};
 use super::{Disk, FakeHost, Lie};
 use crate::domain::{Bytes, Filesystem};
-use crate::host::{BlockGroups, Images, Result, Space, Subvolumes};
+use crate::host::{BlockGroups, Check, Images, Result, Space, Subvolumes};
 
 /// The first block of a formatted image says which filesystem it has.
 pub(super) const fn magic(filesystem: Filesystem) -> u64 {
@@ -62,6 +62,22 @@ impl Images for FakeHost {
             disk.write_block(inode, 0, magic(filesystem))?;
             disk.sync(inode);
             Ok(())
+        })
+    }
+
+    fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Result<Check> {
+        self.call("check filesystem", device, |world| {
+            let number = world.loop_number(device).ok_or(libc::ENXIO)?;
+            let image = world.loops.get(&number).ok_or(libc::ENXIO)?.image;
+            if world.mounts.iter().any(|mount| mount.device == number) {
+                return Ok(Check::InUse);
+            }
+            let is_damaged = filesystem == Filesystem::Ext4 && world.damaged.contains(&image);
+            Ok(if is_damaged {
+                Check::Damaged("e2fsck: exit status: 4: errors".into())
+            } else {
+                Check::Sound
+            })
         })
     }
 

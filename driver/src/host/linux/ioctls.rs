@@ -267,6 +267,16 @@ pub struct LoopConfig {
     pub reserved: [u64; 8],
 }
 
+/// `struct xfs_fsop_geom_v1`.
+#[repr(C)]
+#[derive(Default)]
+pub struct XfsGeometry {
+    pub block_size: u32,
+    pub more: [u32; 7],
+    pub data_blocks: u64,
+    pub rest: [u64; 9],
+}
+
 // A wrong size would be a wrong ioctl number or a write past the end.
 const _: () = assert!(size_of::<VolArgs>() == 4096);
 const _: () = assert!(size_of::<VolArgsV2>() == 4096);
@@ -278,6 +288,7 @@ const _: () = assert!(size_of::<BalanceArgs>() == 1024);
 const _: () = assert!(size_of::<Fiemap>() == 32);
 const _: () = assert!(size_of::<LoopInfo>() == 232);
 const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(size_of::<XfsGeometry>() == 112);
 
 nix::ioctl_write_ptr!(btrfs_subvol_create_v2, 0x94, 24, VolArgsV2);
 nix::ioctl_write_ptr!(btrfs_snap_create_v2, 0x94, 23, VolArgsV2);
@@ -297,6 +308,7 @@ nix::ioctl_write_int_bad!(ficlone, nix::request_code_write!(0x94, 9, size_of::<l
 nix::ioctl_readwrite!(fiemap, b'f', 11, Fiemap);
 nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
 nix::ioctl_write_ptr!(set_flags, b'f', 2, libc::c_long);
+nix::ioctl_read!(xfs_geometry, b'X', 100, XfsGeometry);
 nix::ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
 nix::ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
 nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
