@@ -51,7 +51,7 @@ test: setup  ## Every test that needs no cluster.
 lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint
 
-bench: setup build  ## Windows, calls and memory beside scripts in the same run. WRITE=1 writes docs/benchmarks.md; ONLY=lists (windows, calls, overhead, rules) measures that alone.
+bench: setup build  ## Pauses, write stalls, calls and memory beside scripts in the same rounds. WRITE=1 writes docs/benchmarks.md; ONLY=stalls (windows, together, ways, calls, overhead, lists, rules) measures that alone.
 	$(AS_ROOT) target/release/stillpoint-bench $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
 
 soak: setup  ## Long tests, one after another, each SOAK=60 minutes long. SEED=n repeats one.

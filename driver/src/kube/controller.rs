@@ -19,11 +19,13 @@ use tokio::task::JoinSet;
 use tonic::transport::Server;
 
 use super::authority::{ClusterSecret, TrustMap, load_or_make};
+use super::consumers::ClusterConsumers;
 use super::contents::annotate::Annotator;
 use super::contents::orphans::Orphans;
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
+use super::pool_events::PoolEvents;
 use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
 use crate::controller::cuts::{Barrier, Cuts};
@@ -210,6 +212,7 @@ pub struct Controller {
     cuts: Cuts,
     ruled: Arc<RuledCuts>,
     volumes: Arc<Volumes>,
+    pool_events: PoolEvents,
 }
 
 impl Controller {
@@ -224,11 +227,12 @@ impl Controller {
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
         let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.test_barrier.barrier());
-        let volumes =
-            Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default()));
+        let volumes = Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default());
+        let volumes = Arc::new(volumes.with_consumers(Arc::new(ClusterConsumers::new(client.clone()))));
         let holder = holder(&args.pod)?;
         let ruled = Arc::new(RuledCuts::new(client.clone(), &holder, cuts.clone(), Arc::clone(&volumes)));
-        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes })
+        let pool_events = PoolEvents::new(client.clone(), &holder, Arc::new(fleet.clone()));
+        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes, pool_events })
     }
 
     /// Steps 3 to 5. A part that ends by itself is an error.
@@ -287,6 +291,7 @@ impl Controller {
         parts.spawn(while_running(stopped.clone(), async move {
             renew(&authority, lifetime, &fleet, &renewed).await;
         }));
+        parts.spawn(while_running(stopped.clone(), self.pool_events.keep_telling()));
         parts.spawn(while_running(stopped.clone(), async move { publish(&trust, &ca, &own, &ready).await }));
         let outcome = together(parts, stopped).await;
         // A socket that is left behind is replaced at the next start.

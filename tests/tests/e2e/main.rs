@@ -19,6 +19,7 @@ mod manifests;
 mod overlap;
 mod permissions;
 mod raw;
+mod restore_together;
 mod rude;
 mod rules;
 mod three;
