@@ -202,7 +202,7 @@ mod tests {
         let results = Results { rows: vec![row], ..Results::default() };
         let text = document(&setting, &results).unwrap();
         assert!(text.contains("| 1 volume | 3.00 | max 3.00 |") && text.contains(&setting.kernel), "{text}");
-        assert!(text.contains("| 1 volume | 3.00 / max 3.00 | 2.00 / max 2.00 | 0.67x |"), "{text}");
+        assert!(text.contains("| 1 volume | 3.00 / max 3.00 | 2.00 / max 2.00 | 1.50x |"), "{text}");
         let missed =
             "* **1 volume**: p50 ≤ 2 ✗; measured 3.00 / max 3.00; the kernel alone: 2.00 / max 2.00\n";
         assert!(text.contains(missed) && text.ends_with(NOTES), "{text}");

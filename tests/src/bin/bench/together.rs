@@ -118,7 +118,7 @@ fn synced_writes(field: &Field) -> Result<Row> {
     step.done();
     Ok(Row {
         other: Some(Samples::times(other)),
-        ..Row::times("a synced write, 16 writers (script: images in one subvolume)", own, vec![])
+        ..Row::times("a synced write, 16 writers at once", own, vec![])
     })
 }
 
@@ -142,7 +142,9 @@ fn restore_of_one(field: &Field) -> Result<Row> {
     }
     LinuxHost.delete_subvolume(&subvolume)?;
     step.done();
-    let title = format!("restore of an image in {PIECES} pieces (script: reflink out of a common subvolume)");
+    let title = format!(
+        "restore of an image in {PIECES} pieces: its subvolume snapshotted, or the image reflinked out of the common one"
+    );
     Ok(Row { other: Some(Samples::times(other)), ..Row::times(title, own, vec![]) })
 }
 
