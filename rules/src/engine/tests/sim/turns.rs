@@ -106,6 +106,13 @@ impl PodExec for Controller {
     async fn http(&self, request: HttpRequest) -> Result<HttpOutcome, ExecError> {
         Err(ExecError::NotStarted { pod: request.target.pod, why: "there is none here".into() })
     }
+
+    /// No command takes longer than this, also that of a controller that is stopped.
+    async fn end(&self, _: &PodTarget, _: Mark) -> Result<(), ExecError> {
+        sleep(Duration::from_millis(200)).await;
+        self.way().await;
+        Ok(())
+    }
 }
 
 /// A snapshot of the pods that its rule locks: their numbers are its name.
