@@ -151,7 +151,7 @@ fn restore_of_one(field: &Field) -> Result<Row> {
 /// Writes every other block, so that no two written ones are neighbours.
 fn in_pieces(image: &PathBuf) -> Result<()> {
     let file = fs::File::options().write(true).open(image).context("cannot open the image")?;
-    let block = [0x5a; PIECE as usize];
+    let block = vec![0x5a; usize::try_from(PIECE)?];
     for piece in 0..PIECES {
         file.write_all_at(&block, piece * PIECE * 2)?;
     }
