@@ -173,7 +173,10 @@ async fn writers_that_check_themselves_find_nothing_wrong_while_everything_aroun
         skip("the thrasher", "fault points exist in debug builds only");
         return Ok(());
     }
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = match std::env::var("SEED").unwrap_or_default().as_str() {
+        "" => 1,
+        seed => seed.parse().with_context(|| format!("SEED={seed:?}"))?,
+    };
     let stalls = Box::pin(thrash("thrasher", Duration::from_secs(30), seed)).await?;
     println!("{stalls}");
     ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");
