@@ -158,6 +158,46 @@ fn the_documented_table_of_permissions_is_the_one_that_is_installed() {
     assert_eq!(documented, rows, "docs/kubernetes.md must have these rows:\n{}", rows.join("\n"));
 }
 
+/// Values of the flags of a container, by `container` and `--flag`.
+fn flags() -> BTreeMap<(String, String), String> {
+    let all = all();
+    let containers =
+        &named(&all, "Deployment", "stillpoint-controller")["spec"]["template"]["spec"]["containers"];
+    let mut flags = BTreeMap::new();
+    for container in containers.as_array().unwrap() {
+        for flag in strings(&container["args"]).iter().filter_map(|flag| flag.split_once('=')) {
+            let name = container["name"].as_str().unwrap().to_owned();
+            flags.insert((name, flag.0.to_owned()), flag.1.to_owned());
+        }
+    }
+    flags
+}
+
+#[test]
+fn the_sidecars_have_the_limits_that_the_documentation_says() {
+    let docs = fs::read_to_string(directory().join("../../docs/kubernetes.md")).unwrap();
+    let (_, section) = docs.split_once("## Limits of the sidecars").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let flags = flags();
+    let mut compared = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ") && line.contains("`--")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let sidecars = match cells[0] {
+            "all" => vec!["csi-provisioner", "csi-snapshotter", "csi-resizer"],
+            names => names.split(", ").collect(),
+        };
+        let names = cells[1].split(", ").map(|name| name.trim_matches('`'));
+        for (flag, value) in names.zip(cells[3].split(", ")) {
+            for sidecar in &sidecars {
+                let set = flags.get(&((*sidecar).to_owned(), flag.to_owned()));
+                assert_eq!(set.map(String::as_str), Some(value), "{flag} of {sidecar}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 20, "{compared}");
+}
+
 /// Environment variables that a subcommand reads, and their defaults.
 fn options(subcommand: &str) -> BTreeMap<String, Option<String>> {
     let command = Args::command();

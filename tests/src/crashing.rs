@@ -137,7 +137,6 @@ impl Mounts for CrashingHost {
         plain fn usage(&self, target: &Path) -> Usage;
         plain fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> ();
         plain fn make_file(&self, path: &Path) -> ();
-        plain fn give_to_group(&self, target: &Path, gid: u32) -> ();
     }
 }
 

@@ -197,7 +197,7 @@ mod tests {
     fn a_filesystem_that_has_shut_down_or_lost_its_writing_is_told() {
         let bench = Bench::new();
         let volume = bench.volume("data", Some(Filesystem::Xfs));
-        let access = Use::Mount { filesystem: Some(Filesystem::Xfs), options: vec![], group: None };
+        let access = Use::Mount { filesystem: Some(Filesystem::Xfs), options: vec![] };
         bench.node.stage(&stage(&volume, access)).unwrap();
         let now = || conditions(&bench.local.volume(&volume).unwrap().conditions);
         assert_eq!(now(), []);

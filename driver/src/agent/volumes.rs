@@ -87,8 +87,8 @@ impl NodeVolumes {
         self.catalogue.before_use(&request.volume)?;
         let sight = self.sight(&image)?;
         match (&request.access, image.filesystem) {
-            (Access::Mount { options, group, .. }, Some(filesystem)) => {
-                let wish = Wish { filesystem, options, group: *group, read_only: request.read_only };
+            (Access::Mount { options, .. }, Some(filesystem)) => {
+                let wish = Wish { filesystem, options, read_only: request.read_only };
                 self.stage_filesystem(request, &image, &sight, &wish)
             }
             (Access::Mount { .. } | Access::Block, _) => self.stage_device(request, &image, &sight),
@@ -117,11 +117,7 @@ impl NodeVolumes {
         if read_only {
             return Ok(());
         }
-        self.grow_to_image(image, &device, &request.target)?;
-        match wish.group {
-            Some(group) => self.host.give_to_group(&request.target, group).map_err(machine),
-            None => Ok(()),
-        }
+        self.grow_to_image(image, &device, &request.target)
     }
 
     /// Attaches and mounts. The device is writable even for a read-only mount: the image of a volume that was cut
@@ -371,7 +367,6 @@ enum Writing {
 struct Wish<'a> {
     filesystem: Filesystem,
     options: &'a [String],
-    group: Option<u32>,
     read_only: bool,
 }
 

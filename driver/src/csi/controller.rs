@@ -6,6 +6,7 @@ use stillpoint_csi_proto::v1;
 use tonic::{Request, Response, Status};
 use v1::controller_service_capability::rpc::Type as Rpc;
 
+use super::backoff::{Backoff, Call, DependsOn};
 use super::inflight::Inflight;
 use super::parse::{self, SnapshotOrder};
 use super::ports::Cutting;
@@ -41,6 +42,7 @@ pub struct Controller {
     growing: Inflight<SizeRange, Placed>,
     cutting: Inflight<SnapshotOrder, CutRecord>,
     uncutting: Inflight<(), ()>,
+    backoff: Backoff,
 }
 
 impl Controller {
@@ -48,6 +50,7 @@ impl Controller {
     pub fn new(volumes: Arc<Volumes>, cuts: Arc<dyn Cutting>) -> Self {
         Self {
             volumes,
+            backoff: Backoff::new(Arc::clone(&cuts)),
             cuts,
             creating: Inflight::new("creation"),
             deleting: Inflight::new("deletion"),
@@ -167,14 +170,27 @@ impl Controller {
 
     async fn snapshot(
         &self,
-        request: &v1::CreateSnapshotRequest,
+        request: Request<v1::CreateSnapshotRequest>,
     ) -> Result<v1::CreateSnapshotResponse, Fault> {
-        let order = parse::snapshot_order(request)?;
+        let (headers, _, request) = request.into_parts();
+        let order = parse::snapshot_order(&request);
+        let call =
+            Call::new(CutKind::Single, &request.name, parse::fingerprint_of_snapshot(&request), &headers)
+                .of(parse::snapshot_object(&request.parameters, CutKind::Single), DependsOn::of(&order));
+        self.backoff.run(call, self.take_snapshot(order)).await
+    }
+
+    async fn take_snapshot(
+        &self,
+        order: Result<SnapshotOrder, Fault>,
+    ) -> Result<v1::CreateSnapshotResponse, Fault> {
+        let order = order?;
+        let name = order.name.clone();
         let cuts = Arc::clone(&self.cuts);
         let take = |order: SnapshotOrder| async move {
             snapshots::take(&*cuts, CutKind::Single, &order.name, vec![order.volume], &order.asked).await
         };
-        let cut = self.cutting.run(&request.name, order, take).await?;
+        let cut = self.cutting.run(&name, order, take).await?;
         let member = cut.members.first().ok_or_else(|| {
             Fault::internal(format!("snapshot {} has no member; its record is broken", cut.id))
         })?;
@@ -285,7 +301,7 @@ impl v1::controller_server::Controller for Controller {
         &self,
         request: Request<v1::CreateSnapshotRequest>,
     ) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
-        reply(self.snapshot(request.get_ref()).await)
+        reply(self.snapshot(request).await)
     }
 
     async fn delete_snapshot(

@@ -7,6 +7,7 @@ use stillpoint_csi_proto::v1;
 use tonic::{Request, Response, Status};
 use v1::group_controller_service_capability::rpc::Type as Rpc;
 
+use super::backoff::{Backoff, Call, DependsOn};
 use super::inflight::Inflight;
 use super::parse::{self, GroupOrder};
 use super::ports::Cutting;
@@ -19,25 +20,43 @@ pub struct Group {
     cuts: Arc<dyn Cutting>,
     cutting: Inflight<GroupOrder, CutRecord>,
     uncutting: Inflight<BTreeSet<String>, ()>,
+    backoff: Backoff,
 }
 
 impl Group {
     /// Over these cuts.
     pub fn new(cuts: Arc<dyn Cutting>) -> Self {
-        Self { cuts, cutting: Inflight::new("group snapshot"), uncutting: Inflight::new("deletion") }
+        Self {
+            backoff: Backoff::new(Arc::clone(&cuts)),
+            cuts,
+            cutting: Inflight::new("group snapshot"),
+            uncutting: Inflight::new("deletion"),
+        }
     }
 
     async fn create(
         &self,
-        request: &v1::CreateVolumeGroupSnapshotRequest,
+        request: Request<v1::CreateVolumeGroupSnapshotRequest>,
     ) -> Result<v1::CreateVolumeGroupSnapshotResponse, Fault> {
-        let order = parse::group_order(request)?;
+        let (headers, _, request) = request.into_parts();
+        let order = parse::group_order(&request);
+        let call = Call::new(CutKind::Group, &request.name, parse::fingerprint_of_group(&request), &headers)
+            .of(parse::snapshot_object(&request.parameters, CutKind::Group), DependsOn::of(&order));
+        self.backoff.run(call, self.take(order)).await
+    }
+
+    async fn take(
+        &self,
+        order: Result<GroupOrder, Fault>,
+    ) -> Result<v1::CreateVolumeGroupSnapshotResponse, Fault> {
+        let order = order?;
+        let name = order.name.clone();
         let cuts = Arc::clone(&self.cuts);
         let take = |order: GroupOrder| async move {
             let volumes = order.volumes.into_iter().collect();
             snapshots::take(&*cuts, CutKind::Group, &order.name, volumes, &order.asked).await
         };
-        let cut = self.cutting.run(&request.name, order, take).await?;
+        let cut = self.cutting.run(&name, order, take).await?;
         Ok(v1::CreateVolumeGroupSnapshotResponse { group_snapshot: Some(answer::group(&cut)) })
     }
 
@@ -120,7 +139,7 @@ impl v1::group_controller_server::GroupController for Group {
         &self,
         request: Request<v1::CreateVolumeGroupSnapshotRequest>,
     ) -> Result<Response<v1::CreateVolumeGroupSnapshotResponse>, Status> {
-        reply(self.create(request.get_ref()).await)
+        reply(self.create(request).await)
     }
 
     async fn delete_volume_group_snapshot(

@@ -5,11 +5,14 @@
 //!             │                          └ a retry joins                └ Fault ─ wire::status_of ─► Status
 //!             └ secrets stop here
 //! ```
+//! Calls that make snapshots pass [`backoff`] before all of that: what failed is not repeated at once.
+//!
 //! Two kinds of sockets: the controller's ([`serve_controller`]: Identity, Controller, GroupController,
 //! SnapshotMetadata) and each
 //! host's ([`serve_node`]: Identity, Node).
 
 mod answer;
+pub mod backoff;
 mod controller;
 mod group;
 mod identity;

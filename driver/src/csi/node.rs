@@ -14,12 +14,11 @@ use crate::domain::node::{GrowRequest, PublishRequest, StageRequest};
 use crate::domain::{Bytes, Fault, HostName};
 
 /// What this service offers.
-const OFFERED: [Rpc; 7] = [
+const OFFERED: [Rpc; 6] = [
     Rpc::StageUnstageVolume,
     Rpc::GetVolumeStats,
     Rpc::ExpandVolume,
     Rpc::SingleNodeMultiWriter,
-    Rpc::VolumeMountGroup,
     Rpc::GetVolumeHealth,
     Rpc::GetStorageHealth,
 ];

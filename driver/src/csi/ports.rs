@@ -1,10 +1,12 @@
 //! What the CSI services need of the rest, so that they can be tested over a model in memory. Nothing here decides
 //! anything.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
 
+use super::backoff::DependsOn;
 use crate::agent::volumes::NodeVolumes;
 use crate::controller::cuts::{Barrier, CutOrder, Cuts};
 use crate::controller::paging::{Page, PageRequest};
@@ -33,6 +35,17 @@ pub struct SnapshotObject {
     pub name: String,
 }
 
+/// What people change to put a failed snapshot right, besides its request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Circumstances {
+    /// The snapshot's object is there and is not being deleted.
+    pub is_wanted: bool,
+    /// Its annotation that names a Rule.
+    pub annotation: Option<String>,
+    /// Versions of the Rules in its namespace, where they matter.
+    pub rules: BTreeMap<String, String>,
+}
+
 /// Cuts; [`Cuts`] is the real one, without rules; in Kubernetes `kube::RuledCuts` runs them around it.
 #[async_trait]
 pub trait Cutting: Snapshots {
@@ -58,6 +71,15 @@ pub trait Cutting: Snapshots {
     ) -> Result<Page<SnapshotEntry>, Fault>;
     /// Deletes a cut with its snapshots; unknown ids are fine.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
+    /// What a snapshot for this object depends on; `None`: it cannot be told now, or there is nothing to ask.
+    async fn circumstances(&self, _: CutKind, _: &SnapshotObject, _: DependsOn) -> Option<Circumstances> {
+        None
+    }
+    /// Returns when its circumstances are no longer what `seen` says; `None` there becomes what is found first.
+    /// Without somebody to ask it never returns.
+    async fn changed(&self, _: CutKind, _: &SnapshotObject, _: DependsOn, _seen: &mut Option<Circumstances>) {
+        let () = std::future::pending().await;
+    }
 }
 
 #[async_trait]

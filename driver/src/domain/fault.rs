@@ -34,6 +34,23 @@ pub enum Code {
     Internal,
 }
 
+impl Code {
+    /// Whether a caller may conclude that nothing exists and nothing is under way.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Aborted | Self::Unavailable | Self::Deadline | Self::Exhausted => false,
+            Self::Invalid
+            | Self::NotFound
+            | Self::AlreadyExists
+            | Self::OutOfRange
+            | Self::Precondition
+            | Self::Denied
+            | Self::Unimplemented
+            | Self::Internal => true,
+        }
+    }
+}
+
 /// A failure in words: what happened, why, and how to fix it, with a [`Code`] for programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {

@@ -14,8 +14,6 @@ pub enum Access {
         filesystem: Option<Filesystem>,
         /// Further mount options.
         options: Vec<String>,
-        /// Group that the root of the volume is given to (CSI volume mount group).
-        group: Option<u32>,
     },
     /// As a raw block device.
     Block,
@@ -24,7 +22,7 @@ pub enum Access {
 impl Access {
     /// A mount with nothing special asked for.
     pub const fn mount() -> Self {
-        Self::Mount { filesystem: None, options: Vec::new(), group: None }
+        Self::Mount { filesystem: None, options: Vec::new() }
     }
 
     /// Whether it is [`Access::Block`].

@@ -241,8 +241,6 @@ pub trait Mounts {
     fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()>;
     /// Creates an empty regular file (target of a block device's bind mount); existing is fine.
     fn make_file(&self, path: &Path) -> Result<()>;
-    /// chown to root:gid, setgid and group-writable on the root of a mounted volume (CSI volume mount group).
-    fn give_to_group(&self, target: &Path, gid: u32) -> Result<()>;
 }
 
 /// An open mount: the file descriptor pins the filesystem, so that a mount that vanishes between look-up and

@@ -1,12 +1,14 @@
 //! Which rule a snapshot is taken with: the annotation on the VolumeSnapshot or VolumeGroupSnapshot, else that on the
 //! claims of its volumes, else the class. Rules are looked for in the snapshot's own namespace only: whoever may
-//! write one there may run commands there anyway.
+//! write one there may run commands there anyway. [`changes`] notices when it would be another one.
+
+mod changes;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::api::{Api, ApiResource, DynamicObject};
 use stillpoint_rules::api::{Rule, is_dns_subdomain};
 use stillpoint_rules::kube::objects::{self, RULE_ANNOTATION};
 use stillpoint_rules::kube::{KubeError, KubePods, ObjectRef};
@@ -17,8 +19,6 @@ use crate::domain::{CutKind, Fault};
 
 /// Claims that a message names.
 const NAMED: usize = 5;
-/// Rules of a namespace that are looked at for changes.
-const RULES: u32 = 500;
 
 /// Why it is not clear which rule is meant, or that rule cannot be used. Nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -200,17 +200,6 @@ pub struct Seen {
     pub claims: BTreeMap<String, String>,
 }
 
-/// What people change to put a failed attempt right.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Circumstances {
-    /// The snapshot is there and is not being deleted.
-    is_wanted: bool,
-    /// Its annotation.
-    annotation: Option<String>,
-    /// Versions of the rules in its namespace.
-    rules: BTreeMap<String, String>,
-}
-
 /// Asks the API server.
 #[derive(Clone)]
 pub struct Lookup {
@@ -222,28 +211,6 @@ impl Lookup {
     /// In this cluster.
     pub fn new(client: Client, pods: KubePods) -> Self {
         Self { client, pods }
-    }
-
-    /// What an attempt at this snapshot depends on; `None`: it cannot be told now.
-    pub async fn circumstances(&self, kind: CutKind, asked: &Asked) -> Option<Circumstances> {
-        let asked_for = asked.object.as_ref()?;
-        let object = match self.object(kind, asked).await {
-            Ok(object) => object?,
-            Err(LookupError::Gone { .. } | LookupError::Doomed { .. }) => {
-                return Some(Circumstances::default());
-            }
-            Err(_) => return None,
-        };
-        let resource = ApiResource::erase::<objects::Rule>(&());
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &asked_for.namespace, &resource);
-        let rules = api.list(&ListParams::default().limit(RULES)).await.ok()?.items;
-        let version = |rule: DynamicObject| Some((rule.metadata.name?, rule.metadata.resource_version?));
-        Some(Circumstances {
-            is_wanted: true,
-            annotation: object.metadata.annotations.unwrap_or_default().remove(RULE_ANNOTATION),
-            rules: rules.into_iter().filter_map(version).collect(),
-        })
     }
 
     /// The snapshot itself; `None` when the sidecar does not tell which one it is and no rule is asked for.

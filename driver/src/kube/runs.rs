@@ -11,8 +11,8 @@
 //! # Guarantees
 //! A rule runs once per attempt and at most one attempt is under way: calls under way are joined before they come here
 //! (`csi::inflight`), controllers exclude each other by the `Run` object, a sealed cut ends it all. A final gRPC code
-//! is given only when nothing of the cut is left on any host. What failed for good is repeated after growing pauses
-//! only, or at once when the rule or the annotation has changed ([`super::pace`]).
+//! is given only when nothing of the cut is left on any host.
+//! What failed is repeated after growing pauses only (`csi::backoff`).
 
 mod debts;
 mod lanes;
@@ -40,7 +40,8 @@ use crate::controller::cuts::Cuts;
 use crate::controller::paging::{Page, PageRequest};
 use crate::controller::volumes::{Snapshots, Volumes};
 use crate::csi::DRIVER_NAME;
-use crate::csi::ports::{Asked, Cutting};
+use crate::csi::backoff::DependsOn;
+use crate::csi::ports::{Asked, Circumstances, Cutting, SnapshotObject};
 use crate::cutter::run_fault;
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
@@ -49,7 +50,6 @@ use crate::observe::metrics;
 use crate::observe::request::known_by;
 
 use super::lookup::{Lookup, LookupError, Seen, object_ref};
-use super::pace::Pace;
 use super::storage::{FleetStorage, Storage};
 use lanes::lanes;
 
@@ -57,8 +57,6 @@ use lanes::lanes;
 const BUDGET: Duration = Duration::from_hours(2);
 /// Between two renewals of a run's lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// How often it is looked whether somebody has put right what failed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Cuts with rules around them.
 pub struct RuledCuts {
@@ -68,7 +66,6 @@ pub struct RuledCuts {
     events: Events,
     single: Engine,
     group: Engine,
-    pace: Pace,
 }
 
 /// A rule that is to be run.
@@ -108,21 +105,6 @@ impl RuledCuts {
             events: Events::new(client, holder),
             journal,
             storage,
-            pace: Pace::default(),
-        }
-    }
-
-    /// Waits until a snapshot that failed for good may be tried again: for its turn, or for a change of what it
-    /// depends on.
-    async fn wait_for_turn(&self, kind: CutKind, name: &str, asked: &Asked) {
-        let Some(failure) = self.pace.failure(kind, name) else { return };
-        loop {
-            let left = failure.turn().saturating_duration_since(Instant::now());
-            let now = self.lookup.circumstances(kind, asked).await;
-            if left.is_zero() || (now.is_some() && now != failure.circumstances) {
-                return;
-            }
-            tokio::time::sleep(left.min(LOOK_EVERY)).await;
         }
     }
 
@@ -364,21 +346,6 @@ fn kube_fault(error: KubeError) -> Fault {
     }
 }
 
-/// Whether a caller may conclude from this code that nothing exists.
-pub(crate) fn is_final(code: Code) -> bool {
-    match code {
-        Code::Aborted | Code::Unavailable | Code::Deadline | Code::Exhausted => false,
-        Code::Invalid
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::OutOfRange
-        | Code::Precondition
-        | Code::Denied
-        | Code::Unimplemented
-        | Code::Internal => true,
-    }
-}
-
 #[async_trait]
 impl Cutting for RuledCuts {
     async fn take(
@@ -388,21 +355,16 @@ impl Cutting for RuledCuts {
         volumes: Vec<VolumeId>,
         asked: &Asked,
     ) -> Result<CutRecord, Fault> {
-        self.wait_for_turn(kind, name, asked).await;
         let fault = match self.attempt(kind, name, &volumes, asked).await {
-            Err(fault) if is_final(fault.code) => fault,
-            outcome => {
-                self.pace.forget(kind, name);
-                return outcome;
-            }
+            Err(fault) if fault.code.is_final() => fault,
+            outcome => return outcome,
         };
-        self.pace.failed(kind, name, self.lookup.circumstances(kind, asked).await);
         // The caller concludes from a final code that nothing exists, and never asks for a deletion.
         match self.storage.settle(kind, name, &volumes).await {
             Ok(None) => Err(fault),
             Ok(Some(record)) if fault.code == Code::NotFound => Ok(record),
             Ok(Some(_)) => Err(Fault::aborted(format!("{fault}; yet the cut exists by now: ask again"))),
-            Err(left) if is_final(left.code) => Err(fault),
+            Err(left) if left.code.is_final() => Err(fault),
             Err(left) => Err(Fault::unavailable(format!(
                 "{fault}; whether something of it is left is not known ({left}): ask again"
             ))),
@@ -431,6 +393,25 @@ impl Cutting for RuledCuts {
 
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         self.storage.plain().delete(id).await
+    }
+
+    async fn circumstances(
+        &self,
+        kind: CutKind,
+        object: &SnapshotObject,
+        depends_on: DependsOn,
+    ) -> Option<Circumstances> {
+        self.lookup.circumstances(kind, object, depends_on).await
+    }
+
+    async fn changed(
+        &self,
+        kind: CutKind,
+        object: &SnapshotObject,
+        depends_on: DependsOn,
+        seen: &mut Option<Circumstances>,
+    ) {
+        self.lookup.changed(kind, object, depends_on, seen).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! WebSockets. It checks no schema and knows no authorization but what [`FakeCluster::refuse`] tells it.
 
 mod exec;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ const LIMIT: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct FakeCluster {
     shared: Arc<Mutex<State>>,
+    newest: Arc<tokio::sync::watch::Sender<u64>>,
     address: std::net::SocketAddr,
 }
 
@@ -28,6 +30,7 @@ struct State {
     exec_allowed: bool,
     log: Vec<String>,
     version: u64,
+    changes: Vec<watch::Change>,
 }
 
 /// A request as far as it matters.
@@ -43,7 +46,8 @@ impl FakeCluster {
     /// An empty cluster that answers from now on.
     pub async fn start() -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let cluster = Self { shared: Arc::default(), address: listener.local_addr()? };
+        let cluster =
+            Self { shared: Arc::default(), newest: Arc::default(), address: listener.local_addr()? };
         let serving = cluster.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -64,7 +68,8 @@ impl FakeCluster {
     pub fn put(&self, path: &str, mut object: Value) {
         let mut state = self.state();
         state.complete(path, &mut object);
-        state.objects.insert(path.to_owned(), object);
+        state.keep(path, object);
+        self.newest.send_replace(state.version);
     }
 
     /// The object at a path.
@@ -74,7 +79,9 @@ impl FakeCluster {
 
     /// Removes the object at a path.
     pub fn remove(&self, path: &str) {
-        self.state().objects.remove(path);
+        let mut state = self.state();
+        state.forget(path);
+        self.newest.send_replace(state.version);
     }
 
     /// All objects below a path.
@@ -112,6 +119,14 @@ impl FakeCluster {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
+    fn changes_since(&self, version: u64) -> Vec<watch::Change> {
+        self.state().changes.iter().filter(|change| change.version > version).cloned().collect()
+    }
+
     async fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = read(&mut stream).await {
@@ -120,7 +135,15 @@ impl FakeCluster {
             let (code, body) = match refused {
                 Some(code) => (code, failure(code, "refused by the test")),
                 None if is_exec => return exec::serve(stream.into_inner(), &request).await,
-                None => self.state().answer(&request),
+                None if watch::options(&request.query).get("watch") == Some(&"true") => {
+                    return watch::serve(self, stream.into_inner(), &request).await;
+                }
+                None => {
+                    let mut state = self.state();
+                    let answer = state.answer(&request);
+                    self.newest.send_replace(state.version);
+                    answer
+                }
             };
             let text = body.to_string();
             let head = format!(
@@ -161,6 +184,20 @@ impl State {
         }
     }
 
+    fn keep(&mut self, path: &str, object: Value) {
+        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        let (version, path) = (self.version, path.to_owned());
+        self.changes.push(watch::Change { version, path: path.clone(), kind, object: object.clone() });
+        self.objects.insert(path, object);
+    }
+
+    fn forget(&mut self, path: &str) {
+        let Some(object) = self.objects.remove(path) else { return };
+        self.version += 1;
+        let (version, path) = (self.version, path.to_owned());
+        self.changes.push(watch::Change { version, path, kind: "DELETED", object });
+    }
+
     fn answer(&mut self, request: &Request) -> (u16, Value) {
         let path = request.path.trim_end_matches('/');
         match request.method.as_str() {
@@ -181,27 +218,13 @@ impl State {
 
     /// A path with a name at its end is no list: names are told by the number of parts.
     fn listed(&self, path: &str) -> Option<Value> {
-        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-        let root = if parts.first() == Some(&"api") { 2 } else { 3 };
-        let (plural, wide) = match parts.get(root..)? {
-            [plural] => (*plural, true),
-            ["namespaces", _, plural] => (*plural, false),
-            _ => return None,
-        };
-        let base = format!("/{}/", parts[..root].join("/"));
-        let fits = |at: &str| {
-            let Some(rest) = at.strip_prefix(&base) else { return false };
-            match rest.split('/').collect::<Vec<_>>().as_slice() {
-                [kind, _] => wide && *kind == plural,
-                ["namespaces", namespace, kind, _] => {
-                    *kind == plural && (wide || parts[root + 1] == *namespace)
-                }
-                _ => false,
-            }
-        };
+        if !is_list(path) {
+            return None;
+        }
         let items: Vec<&Value> =
-            self.objects.iter().filter(|(at, _)| fits(at)).map(|(_, object)| object).collect();
-        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
+            self.objects.iter().filter(|(at, _)| is_in(path, at)).map(|(_, object)| object).collect();
+        let metadata = json!({ "resourceVersion": self.version.to_string() });
+        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items }))
     }
 
     fn create(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
@@ -220,7 +243,7 @@ impl State {
         // A subresource is not written with the object.
         object.as_object_mut().map(|fields| fields.remove("status"));
         self.complete(&path, &mut object);
-        self.objects.insert(path, object.clone());
+        self.keep(&path, object.clone());
         (201, object)
     }
 
@@ -235,8 +258,35 @@ impl State {
         }
         object["status"] = given["status"].clone();
         self.complete(path, &mut object);
-        self.objects.insert(path.to_owned(), object.clone());
+        self.keep(path, object.clone());
         (200, object)
+    }
+}
+
+/// The parts of a path after group and version, and those before.
+fn parts(path: &str) -> (Vec<&str>, Vec<&str>) {
+    let mut parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let root = if parts.first() == Some(&"api") { 2 } else { 3 };
+    let rest = parts.split_off(root.min(parts.len()));
+    (parts, rest)
+}
+
+fn is_list(path: &str) -> bool {
+    matches!(parts(path).1.as_slice(), [_] | ["namespaces", _, _])
+}
+
+/// Whether an object belongs to what a list or a watch is of.
+fn is_in(list: &str, object: &str) -> bool {
+    let ((base, of), (root, at)) = (parts(list), parts(object));
+    if base != root {
+        return false;
+    }
+    match (of.as_slice(), at.as_slice()) {
+        ([plural], [kind, _] | ["namespaces", _, kind, _]) => plural == kind,
+        (["namespaces", here, plural], ["namespaces", namespace, kind, _]) => {
+            here == namespace && plural == kind
+        }
+        _ => false,
     }
 }
 

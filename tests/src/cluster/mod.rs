@@ -3,8 +3,8 @@
 //! [`tools`] builds Kubernetes, etcd and containerd with Go; [`debian`] unpacks what Debian has; [`images`] writes
 //! container images by hand. [`up`] puts it together: a [`place`] is a network and mount namespace with a
 //! [`cgroups`] directory of its own, [`launch`] starts programs in it, [`network`] connects it, [`certificates`],
-//! [`controlplane`], [`services`] and [`node`] fill it, [`addons`] brings the snapshot controller. [`kubectl`] asks it, [`down`]
-//! takes it apart. Where none of it can work, [`able`] says why.
+//! [`controlplane`], [`services`] and [`node`] fill it, [`addons`] brings the snapshot controller. [`kubectl`] asks it, [`suite`]
+//! runs the external-storage suite of Kubernetes in it, [`down`] takes it apart. Where none of it can work, [`able`] says why.
 //!
 //! # Guarantees
 //! * Networks, mounts and kernel settings exist only inside namespaces that end with their last process. The host
@@ -28,6 +28,7 @@ pub mod network;
 pub mod node;
 pub mod place;
 pub mod services;
+pub mod suite;
 pub mod system;
 pub mod tools;
 pub mod up;

@@ -86,6 +86,18 @@ const MODULES: &[Module] = &[
     },
 ];
 
+/// What the external-storage suite of Kubernetes needs; built when the suite is first run.
+const SUITE: Module = Module {
+    directory: "kubernetes",
+    tags: "",
+    tools: &[
+        kubernetes("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
+        kubernetes("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
+    ],
+};
+/// The suite itself, a test program.
+pub const SUITE_PROGRAM: &str = "storage.test";
+
 /// Sidecars that become images: name and version.
 pub fn sidecars() -> impl Iterator<Item = (&'static str, &'static str)> {
     MODULES.iter().flat_map(|module| module.tools).filter_map(|tool| Some((tool.name, tool.version?)))
@@ -98,6 +110,31 @@ pub fn build(layout: &Layout) -> Result<()> {
         build_module(layout, &program, module)?;
     }
     copy_manifests(layout, &program)
+}
+
+/// Builds what the external-storage suite needs: agnhost, ginkgo and the suite.
+pub fn build_suite(layout: &Layout) -> Result<()> {
+    let compiler = go::find()?;
+    build_module(layout, &compiler, &SUITE)?;
+    let directory = binaries::source_directory().join("cluster").join(SUITE.directory);
+    let source = directory.join("storage/suite_test.go");
+    let source = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let stamp = stamp(&directory, &SUITE)? + &source;
+    let stamp_file = layout.cache("built")?.join(SUITE_PROGRAM);
+    let program = layout.tool(SUITE_PROGRAM);
+    if program.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|text| text == stamp) {
+        return Ok(());
+    }
+    let step = Step::begin("building the external-storage suite of Kubernetes (once)");
+    let partial = program.with_extension("partial");
+    let mut command = go::command(&compiler, &directory);
+    command.args(["test", "-c", "-v", "-trimpath", "-mod=readonly", "-ldflags", &linker_flags(), "-o"]);
+    command.arg(&partial).arg("./storage");
+    watch(&mut command, &step).context("cannot build the external-storage suite")?;
+    fs::rename(&partial, &program).with_context(|| format!("go has not written {}", partial.display()))?;
+    fs::write(&stamp_file, &stamp)?;
+    step.done();
+    Ok(())
 }
 
 /// Builds what is missing of a module, all in one call: then packages that several programs share are compiled while
@@ -250,7 +287,7 @@ mod tests {
         }
         assert!(pinned.contains(&format!("k8s.io/kubernetes {KUBERNETES}")));
         assert!(pinned.contains(&format!("go 1.{}.", go::MINOR)));
-        for tool in MODULES.iter().flat_map(|module| module.tools) {
+        for tool in MODULES.iter().chain([&SUITE]).flat_map(|module| module.tools) {
             let (module, below) = tool.package.split_once("/kubernetes/").unwrap_or_default();
             let own = binaries::source_directory().join("cluster/kubernetes").join(below).join("main.go");
             let is_own = module == "stillpoint.dev/tests/cluster" && own.is_file();
@@ -264,7 +301,8 @@ mod tests {
 
     #[test]
     fn a_program_is_called_by_the_last_part_of_its_package_that_is_no_version() {
-        let outputs: Vec<_> = MODULES.iter().flat_map(|module| module.tools).map(Tool::output).collect();
+        let outputs: Vec<_> =
+            MODULES.iter().chain([&SUITE]).flat_map(|module| module.tools).map(Tool::output).collect();
         let different: std::collections::BTreeSet<_> = outputs.iter().collect();
         assert_eq!(different.len(), outputs.len(), "{outputs:?}");
         assert!(outputs.contains(&"server") && outputs.contains(&"containerd-shim-runc-v2"), "{outputs:?}");

@@ -44,6 +44,12 @@ pub fn prepare(layout: &Layout) -> Result<()> {
     debian::unpack(layout)
 }
 
+/// Builds what the external-storage suite needs; the caller has locked the cache.
+pub fn prepare_suite(layout: &Layout) -> Result<()> {
+    tools::build_suite(layout)?;
+    debian::unpack(layout)
+}
+
 /// Whether the API server answers and all nodes are Ready.
 pub fn is_healthy(layout: &Layout) -> bool {
     Place::all().all(|place| place::holder(layout, place).is_some())

@@ -4,12 +4,15 @@
 // Helpers of tests may unwrap like tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod capacity;
 mod client;
 mod databases;
 mod deaths;
 mod enrolment;
 mod figures;
+mod fsgroup;
 mod group;
+mod hopeless;
 mod journal;
 mod ledger;
 mod manifests;

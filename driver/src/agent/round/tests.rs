@@ -27,7 +27,7 @@ struct Stage {
 }
 
 fn access() -> Access {
-    Access::Mount { filesystem: Some(Filesystem::Xfs), options: vec![], group: None }
+    Access::Mount { filesystem: Some(Filesystem::Xfs), options: vec![] }
 }
 
 impl Stage {

@@ -216,7 +216,7 @@ fn a_single_writer_has_no_second_consumer() {
 fn a_volume_is_used_as_what_it_was_made_as() {
     let bench = Bench::new();
     let (xfs, raw) = (bench.volume("xfs", XFS), bench.volume("raw", None));
-    let ext4 = Access::Mount { filesystem: Some(Filesystem::Ext4), options: vec![], group: None };
+    let ext4 = Access::Mount { filesystem: Some(Filesystem::Ext4), options: vec![] };
     for (volume, access) in [(&xfs, Access::Block), (&xfs, ext4), (&raw, Access::mount())] {
         refused(bench.node.stage(&stage(volume, access.clone())), Code::Precondition, "was made as");
         refused(bench.node.publish(&publish(volume, access)), Code::Precondition, "was made as");

@@ -89,21 +89,14 @@ fn mounted(mount: &MountVolume) -> Result<Access, CapabilityError> {
             shown(flag)
         )));
     }
-    Ok(Access::Mount {
-        filesystem,
-        options: mount.mount_flags.clone(),
-        group: group(&mount.volume_mount_group)?,
-    })
-}
-
-fn group(text: &str) -> Result<Option<u32>, CapabilityError> {
-    // chown takes the largest number for "leave as it is".
-    match text.parse::<u32>() {
-        _ if text.is_empty() => Ok(None),
-        Ok(gid) if gid != u32::MAX => Ok(Some(gid)),
-        Ok(_) | Err(_) => Err(CapabilityError::Malformed(format!(
-            "volume_mount_group {:?} is not a group id; give a number such as 1000",
-            shown(text)
-        ))),
+    // The capability VOLUME_MOUNT_GROUP is not announced: the orchestrator changes ownership, all of it, and knows when
+    // (fsGroupChangePolicy). To ignore a group in silence would leave files that nobody can read.
+    if !mount.volume_mount_group.is_empty() {
+        return Err(CapabilityError::Unsupported(format!(
+            "volume_mount_group {:?} is set, and this driver does not announce VOLUME_MOUNT_GROUP; change the ownership of \
+             the files after NodePublishVolume, as a kubelet does for a CSIDriver with fsGroupPolicy File",
+            shown(&mount.volume_mount_group)
+        )));
     }
+    Ok(Access::Mount { filesystem, options: mount.mount_flags.clone() })
 }

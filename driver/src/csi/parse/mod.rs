@@ -12,9 +12,10 @@ mod volumes;
 pub use blocks::{BlocksOrder, allocated_order, delta_order};
 pub use capability::{CapabilityError, capability};
 pub use node::{NodePath, expand_node, publish, stage, stats, unpublish, unstage};
-pub use parameters::class_parameters;
+pub use parameters::{class_parameters, snapshot_object};
 pub use snapshots::{
-    GroupOrder, SnapshotFilter, SnapshotOrder, group_order, snapshot_filter, snapshot_order,
+    GroupOrder, SnapshotFilter, SnapshotOrder, fingerprint_of_group, fingerprint_of_snapshot, group_order,
+    snapshot_filter, snapshot_order,
 };
 pub use topology::TOPOLOGY_KEY;
 pub use volumes::{capacity_query, volume_order, volume_size};

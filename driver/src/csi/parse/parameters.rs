@@ -9,15 +9,14 @@ use super::{MAP_LIMIT, shown};
 use crate::backend::BackendKind;
 use crate::controller::orders::Copies;
 use crate::csi::ports::{Asked, SnapshotObject};
-use crate::domain::{Fault, Filesystem};
+use crate::domain::{CutKind, Fault, Filesystem};
 
 const BACKEND: &str = "stillpoint.dev/backend";
 const COPIES: &str = "stillpoint.dev/copies";
 const RULE: &str = "stillpoint.dev/rule";
-/// What the sidecar calls a VolumeSnapshot in its keys.
-pub const SNAPSHOT: &str = "volumesnapshot";
-/// What the sidecar calls a VolumeGroupSnapshot in its keys.
-pub const GROUP: &str = "volumegroupsnapshot";
+/// Group snapshot classes of Kubernetes' own test suite repeat their field `deletionPolicy` as a parameter. The field is
+/// what counts; the parameter has no effect.
+const DELETION_POLICY: &str = "deletionPolicy";
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
 /// The sidecars' own keys: of those only the names of snapshots are looked at.
 const SIDECARS: &str = "csi.storage.k8s.io/";
@@ -58,15 +57,14 @@ pub fn class_parameters(given: &HashMap<String, String>) -> Result<Parameters, F
 }
 
 /// Parameters of a VolumeSnapshotClass or VolumeGroupSnapshotClass, with what the sidecar adds about the object of
-/// this `kind` ([`SNAPSHOT`] or [`GROUP`]).
-pub fn snapshot_parameters(given: &HashMap<String, String>, kind: &str) -> Result<Asked, Fault> {
-    check(given, &[RULE])?;
-    let text = |key: &str| given.get(key).filter(|value| !value.is_empty()).cloned();
-    let object = match (text(&format!("{SIDECARS}{kind}/namespace")), text(&format!("{SIDECARS}{kind}/name")))
-    {
-        (Some(namespace), Some(name)) => Some(SnapshotObject { namespace, name }),
-        (Some(_) | None, None) | (None, Some(_)) => None,
+/// this `kind`.
+pub fn snapshot_parameters(given: &HashMap<String, String>, kind: CutKind) -> Result<Asked, Fault> {
+    let known: &[&str] = match kind {
+        CutKind::Single => &[RULE],
+        CutKind::Group => &[RULE, DELETION_POLICY],
     };
+    check(given, known)?;
+    let object = snapshot_object(given, kind);
     let rule = given.get(RULE).cloned();
     if let Some(rule) = rule.as_ref().filter(|rule| !is_dns_subdomain(rule)) {
         return Err(Fault::invalid(format!(
@@ -75,6 +73,23 @@ pub fn snapshot_parameters(given: &HashMap<String, String>, kind: &str) -> Resul
         )));
     }
     Ok(Asked { object, rule })
+}
+
+/// The object that the sidecar says a snapshot is for, also where the rest of the parameters makes no sense.
+pub fn snapshot_object(given: &HashMap<String, String>, kind: CutKind) -> Option<SnapshotObject> {
+    let text = |key: &str| {
+        let key = format!("{SIDECARS}{}/{key}", word(kind));
+        given.get(&key).filter(|value| !value.is_empty() && value.len() <= MAP_LIMIT).cloned()
+    };
+    Some(SnapshotObject { namespace: text("namespace")?, name: text("name")? })
+}
+
+/// What the sidecar calls the kind in its keys.
+fn word(kind: CutKind) -> &'static str {
+    match kind {
+        CutKind::Single => "volumesnapshot",
+        CutKind::Group => "volumegroupsnapshot",
+    }
 }
 
 fn check(given: &HashMap<String, String>, known: &[&str]) -> Result<(), Fault> {

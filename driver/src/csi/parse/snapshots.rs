@@ -1,14 +1,15 @@
 //! Requests about snapshots and groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use stillpoint_csi_proto::v1;
 
-use super::parameters::{GROUP, SNAPSHOT, snapshot_parameters};
+use super::parameters::snapshot_parameters;
 use super::{lookup, name, required, shown};
 use crate::controller::cuts::MEMBERS_MAX;
 use crate::csi::ports::Asked;
-use crate::domain::{Fault, SnapshotId, VolumeId};
+use crate::domain::{CutKind, Fault, SnapshotId, VolumeId};
 
 /// A snapshot to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +46,27 @@ pub enum SnapshotFilter {
     Nothing,
 }
 
+/// All that a caller can change in a request for a snapshot, in an order of its own.
+pub fn fingerprint_of_snapshot(request: &v1::CreateSnapshotRequest) -> impl Hash {
+    (request.source_volume_id.clone(), ordered(&request.parameters))
+}
+
+/// All that a caller can change in a request for a group, in an order of its own.
+pub fn fingerprint_of_group(request: &v1::CreateVolumeGroupSnapshotRequest) -> impl Hash {
+    let mut volumes = request.source_volume_ids.clone();
+    volumes.sort_unstable();
+    (volumes, ordered(&request.parameters))
+}
+
+fn ordered(map: &HashMap<String, String>) -> BTreeMap<String, String> {
+    map.clone().into_iter().collect()
+}
+
 /// A snapshot to be taken.
 pub fn snapshot_order(request: &v1::CreateSnapshotRequest) -> Result<SnapshotOrder, Fault> {
     let name = name("name", &request.name)?.to_owned();
     required("source_volume_id", &request.source_volume_id)?;
-    let asked = snapshot_parameters(&request.parameters, SNAPSHOT)?;
+    let asked = snapshot_parameters(&request.parameters, CutKind::Single)?;
     Ok(SnapshotOrder { name, volume: lookup("source_volume_id", &request.source_volume_id)?, asked })
 }
 
@@ -66,7 +83,7 @@ pub fn group_order(request: &v1::CreateVolumeGroupSnapshotRequest) -> Result<Gro
             ids.len()
         )));
     }
-    let asked = snapshot_parameters(&request.parameters, GROUP)?;
+    let asked = snapshot_parameters(&request.parameters, CutKind::Group)?;
     let mut volumes = BTreeSet::new();
     for id in ids {
         if !volumes.insert(lookup("source_volume_ids", id)?) {

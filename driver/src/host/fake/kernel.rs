@@ -207,13 +207,6 @@ impl Mounts for FakeHost {
             }
         })
     }
-
-    fn give_to_group(&self, target: &Path, _gid: u32) -> Result<()> {
-        self.call("chown", target, |world| {
-            let (disk, path) = world.writable(target)?;
-            disk.directory(&path).map(drop)
-        })
-    }
 }
 
 impl Freezing for FakeHost {

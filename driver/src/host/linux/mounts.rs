@@ -1,11 +1,11 @@
 //! Mounts.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -106,15 +106,6 @@ impl Mounts for LinuxHost {
             .open(path)
             .map(drop)
             .map_err(failed("create", path))
-    }
-
-    fn give_to_group(&self, target: &Path, gid: u32) -> Result<()> {
-        let give = || {
-            std::os::unix::fs::chown(target, None, Some(gid))?;
-            let mode = fs::metadata(target)?.mode();
-            fs::set_permissions(target, Permissions::from_mode((mode & 0o7777) | 0o2070))
-        };
-        give().map_err(failed("chown", target))
     }
 }
 
@@ -291,6 +282,14 @@ mod tests {
         let (flags, text) = options(&request(&given), false);
         assert_eq!(text, "nouuid,discard");
         assert_eq!(flags, MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+    }
+
+    /// CSIDriver says `seLinuxMount: true`: the kubelet gives the label as a mount option, with a comma in it.
+    #[test]
+    fn an_selinux_context_is_passed_on_whole() {
+        let context = "context=\"system_u:object_r:container_file_t:s0:c0,c1\"".to_owned();
+        let (_, text) = options(&request(&["nosuid".to_owned(), context.clone()]), false);
+        assert_eq!(text, format!("nouuid,{context}"));
     }
 
     #[test]

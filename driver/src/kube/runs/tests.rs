@@ -125,26 +125,6 @@ async fn a_rule_that_matches_nothing_or_fails_leaves_nothing_and_the_fixed_one_m
 }
 
 #[tokio::test]
-async fn what_failed_is_not_repeated_at_once_but_as_soon_as_the_rule_is_changed() {
-    let world = World::start().await;
-    world.annotate("flush");
-    world.rule("flush", &RULE.replace("FLUSHES\"", "FLUSHES; exit 9\""));
-    world.take(NAME).await.unwrap_err();
-    assert_eq!(world.flushes(), 1);
-    // After some more failures the pause is long enough for any machine.
-    for _ in 0..6 {
-        let circumstances = world.cuts.lookup.circumstances(CutKind::Group, &asked()).await;
-        world.cuts.pace.failed(CutKind::Group, NAME, circumstances);
-    }
-    let waits = tokio::time::timeout(Duration::from_millis(300), world.take(NAME)).await;
-    assert!(waits.is_err(), "{waits:?}");
-    assert_eq!(world.flushes(), 1, "the rule was run again at once");
-    world.rule("flush", RULE);
-    world.take(NAME).await.unwrap();
-    assert_eq!(world.flushes(), 2);
-}
-
-#[tokio::test]
 async fn nothing_is_run_for_a_snapshot_that_is_being_deleted() {
     let world = World::start().await;
     let metadata = json!({

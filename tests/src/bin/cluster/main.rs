@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
-use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, up};
+use stillpoint_tests::cluster::{Kubectl, Layout, able, addons, down, images, suite, up};
 use stillpoint_tests::harness::{self, Step};
 
 /// The cluster that is meant where none is named, here and in the Makefile.
@@ -48,6 +48,15 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the external-storage suite of Kubernetes, and compare what ran with tests/cluster/storage-suite.
+    Suite {
+        /// Only specs whose names match this regular expression.
+        #[arg(long)]
+        focus: Option<String>,
+        /// Write specs.txt from what passed.
+        #[arg(long, conflicts_with = "focus")]
+        write: bool,
+    },
     /// Part of `down`, inside a node.
     #[command(hide = true)]
     Release,
@@ -75,6 +84,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Build => return up::prepare(&layout),
         Command::Up { .. }
         | Command::Databases
+        | Command::Suite { .. }
         | Command::Down
         | Command::Kubectl { .. }
         | Command::Release => {}
@@ -103,6 +113,16 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Databases => {
             let _lock = layout.lock()?;
             images::databases::load(&layout)
+        }
+        Command::Suite { focus, write } => {
+            let _lock = layout.lock()?;
+            let is_good = suite::run(&layout, &suite::Options { focus, write })?;
+            ensure!(
+                is_good,
+                "the suite did not do what its lists say; its log is in {}",
+                layout.file("suite").display()
+            );
+            Ok(())
         }
         Command::Down => {
             let _lock = layout.lock()?;

@@ -26,9 +26,14 @@ pub struct Image {
     pub digest: String,
 }
 
-/// What a runtime makes of a name without a registry, by the rules of the distribution reference format.
+/// What a runtime makes of a name, by the rules of the distribution reference format: a first part with a dot or a
+/// port is a registry, and a name without one gets the default.
 pub fn full_name(name: &str) -> String {
-    format!("docker.io/library/{name}")
+    match name.split_once('/') {
+        Some((registry, _)) if registry.contains(['.', ':']) => name.into(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    }
 }
 
 /// Imports an image into every node that does not have this very image yet; whether any got it now.
@@ -62,4 +67,18 @@ fn import_into(layout: &Layout, node: Place, image: &Image) -> Result<bool> {
         image.name
     );
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_name;
+
+    #[test]
+    fn a_name_without_a_registry_gets_the_default_and_one_with_a_registry_stays() {
+        assert_eq!(full_name("busybox:stillpoint"), "docker.io/library/busybox:stillpoint");
+        assert_eq!(full_name("team/busybox:1"), "docker.io/team/busybox:1");
+        for name in ["registry.k8s.io/e2e-test-images/busybox:1.37.0-1", "localhost:5000/busybox:1"] {
+            assert_eq!(full_name(name), name);
+        }
+    }
 }

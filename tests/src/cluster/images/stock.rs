@@ -55,6 +55,21 @@ pub fn stock(layout: &Layout) -> Result<Vec<Image>> {
     Ok(images)
 }
 
+/// Packs what pods of the external-storage suite run, under the names that the suite gives: a shell, and agnhost with a
+/// shell beside it.
+pub fn suite(layout: &Layout, busybox_name: &str, agnhost_name: &str) -> Result<[Image; 2]> {
+    let into = layout.cache("images")?;
+    let busybox = layout.debian().join("bin/busybox");
+    let rootfs = Rootfs::new(into.join("agnhost.root"))?;
+    rootfs.busybox(&busybox)?;
+    rootfs.file(&layout.tool("agnhost"), "agnhost")?;
+    let start = Start { entrypoint: vec!["/agnhost".into()], ..Start::default() };
+    Ok([
+        from_busybox(busybox_name, &busybox, &["/bin/sh"], &into)?,
+        finish(agnhost_name, &rootfs, &start, &into)?,
+    ])
+}
+
 /// Packs Stillpoint from the binaries in a directory.
 pub fn stillpoint(layout: &Layout, binaries: &Path) -> Result<Image> {
     let into = layout.directory("images")?;
@@ -75,7 +90,7 @@ pub fn stillpoint(layout: &Layout, binaries: &Path) -> Result<Image> {
 }
 
 fn from_busybox(name: &str, busybox: &Path, entrypoint: &[&str], into: &Path) -> Result<Image> {
-    let rootfs = Rootfs::new(into.join(format!("{}.root", name.replace(':', "_"))))?;
+    let rootfs = Rootfs::new(into.join(format!("{}.root", name.replace([':', '/'], "_"))))?;
     rootfs.busybox(busybox)?;
     let start =
         Start { entrypoint: entrypoint.iter().map(ToString::to_string).collect(), ..Start::default() };
