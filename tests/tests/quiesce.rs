@@ -277,11 +277,9 @@ async fn only_snapshots_are_written_between_quiesce_and_resume_and_logs_are_sile
         picture(scene.stack.path(), &mut seen)?;
         Ok(seen)
     };
-    // Both sides are given something to say: a list for people, which asks every agent.
+    // Between the two looks the controller and every agent begin a phase, which is a line at level debug.
     let quiesced = async || {
         let seen = look()?;
-        // What comes of it does not matter here.
-        let _asked = scene.stack.operator().cuts().await;
         tokio::time::sleep(STANDS).await;
         Ok(seen)
     };
