@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 use tonic::transport::Server;
 
 use super::authority::{ClusterSecret, TrustMap, load_or_make};
+use super::contents::annotate::Annotator;
+use super::contents::orphans::Orphans;
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
@@ -120,6 +122,9 @@ pub struct ControllerArgs {
     /// The guards let go by themselves after this; must be above the soft limit.
     #[arg(long, value_name = "MS", env = "STILLPOINT_HARD_LIMIT_MS", default_value_t = HARD_MS.1, value_parser = clap::value_parser!(u64).range(HARD_MS.0..=HARD_MS.2), hide_env_values = true)]
     pub hard_limit_ms: u64,
+    /// Snapshots and contents that lack each other are told as orphans after this time, by two checks in a row.
+    #[arg(long, value_name = "SECONDS", env = "STILLPOINT_ORPHAN_GRACE_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=604_800), hide_env_values = true)]
+    pub orphan_grace_seconds: u64,
     /// Test switch, never for real data: `off` cuts one host after another without holding them together. Snapshots are
     /// recorded as level crash. For showing that a consistency check can fail.
     #[cfg(feature = "test-switches")]
@@ -256,7 +261,10 @@ impl Controller {
         let trust = TrustMap::new(client.clone(), &args.namespace);
         let (ca, own) = (self.authority.certificate().to_owned(), args.enrol_address());
         let account = AgentAccount { namespace: args.namespace.clone(), name: args.agent_account.clone() };
-        let tokens = Arc::new(ClusterTokens::new(client));
+        let tokens = Arc::new(ClusterTokens::new(client.clone()));
+        let grace = Duration::from_secs(args.orphan_grace_seconds);
+        let annotator = Annotator::new(client.clone(), Arc::clone(&self.ruled) as _);
+        let orphans = Orphans::new(client, Arc::clone(&self.ruled) as _, &args.pod, grace, &args.namespace);
         let enrolment =
             Enrolment::new(tokens, account, Arc::clone(&self.authority), args.lifetime(), self.roll.clone());
         let (renewed, credentials) = watch::channel(Some(self.credentials));
@@ -287,6 +295,8 @@ impl Controller {
         });
         parts.spawn(sweep(self.fleet.clone(), self.cuts, stopped.clone()));
         parts.spawn(settle_runs(self.ruled, stopped.clone()));
+        parts.spawn(while_running(stopped.clone(), async move { annotator.run().await }));
+        parts.spawn(while_running(stopped.clone(), async move { orphans.run().await }));
         let (roll, seen) = (self.roll, self.seen);
         parts.spawn(while_running(stopped.clone(), async move { roll.keep_following(seen).await }));
         let (authority, lifetime, fleet) = (self.authority, args.lifetime(), self.fleet);

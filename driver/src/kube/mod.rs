@@ -3,7 +3,7 @@
 //! Controller: [`controller`] puts the parts together, [`authority`] keeps the certificate authority in a Secret and tells
 //! agents where to enrol, [`enrol`] lets agents in ([`tokens`] asks who they are), [`hosts`] remembers where they are.
 //! [`runs`]: rules inside the CSI call, so that any tool that asks for a snapshot gets what the application needs;
-//! [`lookup`]: which rule that is, and whether it has changed.
+//! [`lookup`]: which rule that is, and whether it has changed. [`contents`]: what was reached, as annotations; orphans.
 //! Agent: [`agent`] is its process; it has no permission in the cluster and never talks to the API server. [`renewal`]
 //! gets its certificates, [`registration`] introduces it to the kubelet. Both: [`health`] answers probes.
 //!
@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod api;
 pub mod authority;
+pub mod contents;
 pub mod controller;
 pub mod enrol;
 pub mod health;

@@ -212,6 +212,7 @@ impl State {
             }
             "POST" => self.create(path, &request.body),
             "PUT" => self.replace(path, &request.body),
+            "PATCH" => self.patch(path, request),
             other => (405, failure(405, other)),
         }
     }
@@ -245,6 +246,39 @@ impl State {
         self.complete(&path, &mut object);
         self.keep(&path, object.clone());
         (201, object)
+    }
+
+    /// Merge patches of metadata. Like the real one it refuses another identity, and remembers which manager wrote which
+    /// annotation.
+    fn patch(&mut self, path: &str, request: &Request) -> (u16, Value) {
+        let Ok(given) = serde_json::from_slice::<Value>(&request.body) else {
+            return (400, failure(400, "no JSON"));
+        };
+        let Some(mut object) = self.objects.get(path).cloned() else {
+            return (404, failure(404, "not found"));
+        };
+        let metadata = &given["metadata"];
+        if !metadata["uid"].is_null() && metadata["uid"] != object["metadata"]["uid"] {
+            return (409, failure(409, "Precondition failed: UID in precondition"));
+        }
+        let manager =
+            watch::options(&request.query).get("fieldManager").copied().unwrap_or("unknown").to_owned();
+        let mut fields = serde_json::Map::new();
+        for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
+            if value.is_null() {
+                object["metadata"]["annotations"].as_object_mut().map(|all| all.remove(key));
+            } else {
+                object["metadata"]["annotations"][key] = value.clone();
+                fields.insert(format!("f:{key}"), json!({}));
+            }
+        }
+        object["metadata"]["managedFields"] = json!([{
+            "manager": manager, "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": { "f:metadata": { "f:annotations": fields } }
+        }]);
+        self.complete(path, &mut object);
+        self.keep(path, object.clone());
+        (200, object)
     }
 
     fn replace(&mut self, path: &str, body: &[u8]) -> (u16, Value) {

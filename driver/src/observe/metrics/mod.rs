@@ -8,6 +8,7 @@
 pub mod cuts;
 pub mod health;
 pub mod holds;
+pub mod orphans;
 pub mod pools;
 pub mod rounds;
 pub mod rpcs;
@@ -69,6 +70,7 @@ pub fn of_controller(copies: Arc<Transfers>) -> Exposition {
     runs::register(&mut registry);
     schedules::register(&mut registry);
     sweeps::register(&mut registry);
+    orphans::register(&mut registry);
     transfers::register_controller(&mut registry, copies);
     Exposition { registry: Arc::new(registry) }
 }
