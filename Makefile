@@ -50,7 +50,7 @@ test: setup  ## Every test that needs no cluster. Its last line says what was no
 lint:  ## Format, clippy, dependencies, generated files.
 	@.ci/lint
 
-bench: setup lab  ## Windows, calls and memory beside scripts in the same run. WRITE=1 writes docs/benchmarks.md; ONLY=lists (windows, calls, overhead, rules) measures that alone.
+bench: setup lab  ## Pauses, write stalls, calls and memory beside scripts in the same rounds. WRITE=1 writes docs/benchmarks.md; ONLY=stalls (windows, together, ways, calls, overhead, lists, rules) measures that alone.
 	$(AS_ROOT) target/lab/stillpoint-bench $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
 
 soak: setup  ## Long tests, one after another, each SOAK=60 minutes long. SEED=n repeats one.

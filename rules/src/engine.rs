@@ -15,6 +15,7 @@ mod sessions;
 mod steps;
 mod stop;
 mod storage;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +58,8 @@ pub struct Ports {
 pub struct Limits {
     /// Listing pods.
     pub plan: Duration,
+    /// Waiting for runs that use the same pods or volumes.
+    pub turn: Duration,
     /// Hosts preparing a cut: flushing a lot of dirty data takes its time.
     pub open: Duration,
     /// Hold, cut and release: the hosts' own deadlines are far below.
@@ -75,6 +78,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             plan: Duration::from_secs(30),
+            turn: Duration::from_mins(10),
             open: Duration::from_mins(5),
             cut: Duration::from_mins(1),
             seal: Duration::from_mins(1),
@@ -100,6 +104,8 @@ pub struct RunRequest {
     pub budget: Duration,
     /// Values of the rule's parameters.
     pub params: BTreeMap<String, String>,
+    /// Since when it has waited for its turn in earlier attempts; its place in the order is kept.
+    pub waiting_since: Option<jiff::Timestamp>,
     /// The steps are only tried: the cutter is one that cuts nothing.
     pub rehearsal: bool,
 }
@@ -205,7 +211,17 @@ impl Engine {
         self.overdue.all()
     }
 
-    /// Forgets an overdue run of this cut: somebody has put things right by hand, or its record is gone.
+    /// People have given up what the run of this cut still has to do: [`Engine::collect`] ends it.
+    pub fn give_up(&self, cut: &str) {
+        self.overdue.give_up(cut);
+    }
+
+    /// Somebody waits for the end of the run of this cut: it is tried again within this time, again and again.
+    pub fn hasten(&self, cut: &str, within: Duration) {
+        self.overdue.hasten(cut, within);
+    }
+
+    /// Forgets an overdue run of this cut: its record was removed by force.
     pub fn forget(&self, cut: &str) {
         self.overdue.forget(cut);
     }

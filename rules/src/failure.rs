@@ -29,6 +29,8 @@ pub enum FailureKind {
     Inventory,
     /// The rule does not fit the pods, the volumes or its parameters.
     Plan,
+    /// Another run used the same pods or volumes for too long.
+    Waiting,
     /// A `where` could not be asked, or was not answered as wanted.
     Where,
     /// A `before`.
@@ -94,6 +96,7 @@ impl Failure {
         match self.kind {
             FailureKind::Bug => Class::Bug,
             FailureKind::Inventory
+            | FailureKind::Waiting
             | FailureKind::Journal
             | FailureKind::Stopped
             | FailureKind::Orphaned
@@ -119,6 +122,7 @@ impl FailureKind {
         match self {
             Self::Inventory => "inventory",
             Self::Plan => "plan",
+            Self::Waiting => "waiting",
             Self::Where => "where",
             Self::Before => "before",
             Self::Hold => "hold",

@@ -2,7 +2,7 @@
 //! clock and no pod; it knows steps by number and what is owed.
 //!
 //! ```text
-//! Pending ─ Planning ─ Choosing? ─ Preparing(0) ─ Taking(0)? … Preparing(n) ─ Opening ─ Holding? ─ Cutting ─ Checking?
+//! Pending ─ Planning ─ Waiting? ─ Choosing? ─ Preparing(0) ─ Taking(0)? … Preparing(n) ─ Opening ─ Holding? ─ Cutting ─ Checking?
 //!                                                                                                  │
 //!        Succeeded | Failed ─ Undoing(0) … Undoing(n) ─ Sealing ─ Releasing? ◄─────────────────────┘
 //!                      └─ Overdue ─┘ what could not be undone is tried again until it is paid
@@ -13,7 +13,8 @@
 //! Guarantees (tested over all reachable states): nothing is opened before every `before` ended well; no cut
 //! before every session holds; no seal unless the cut succeeded and every session proved that it still held;
 //! `after` is ordered for each started step that has one, and again only while it is owed; a run ends only when
-//! nothing is owed; what is owed is persisted before the deed.
+//! nothing is owed; what is owed is persisted before the deed; a rule's first command comes after its turn has begun;
+//! a cut with a rule is made real only after it was confirmed that nobody has taken the run over meanwhile.
 
 mod types;
 
@@ -124,6 +125,14 @@ impl Machine {
             (Phase::Pending, Event::Start) => self.enter(Phase::Planning, vec![Order::Plan]),
             (Phase::Planning, Event::Planned(Ok(outline))) => {
                 self.outline = outline;
+                if self.outline.steps.is_empty() {
+                    self.prepare_from(0)
+                } else {
+                    self.enter(Phase::Waiting, vec![Order::TakeTurn])
+                }
+            }
+            (Phase::Waiting, Event::Turn(Ok(outline))) => {
+                self.outline = outline;
                 if self.outline.questions {
                     self.enter(Phase::Choosing, vec![Order::Note, Order::Choose])
                 } else {
@@ -148,7 +157,7 @@ impl Machine {
                 if self.sessions {
                     self.enter(Phase::Checking, vec![Order::Check])
                 } else {
-                    self.enter(Phase::Sealing, vec![Order::Seal])
+                    self.enter(Phase::Sealing, self.sealing())
                 }
             }
             (Phase::Checking, Event::Checked(failures)) => {
@@ -175,10 +184,14 @@ impl Machine {
             }
             (Phase::Overdue, Event::Collect) => self.undo_from(self.outline.steps.len()),
             (Phase::Planning, Event::Planned(Err(why)))
+            | (Phase::Waiting, Event::Turn(Err(why)))
             | (Phase::Choosing, Event::Chosen(Err(why)))
             | (Phase::Opening, Event::Opened(Err(why)))
             | (Phase::Cutting, Event::Cut(Err(why))) => self.fail(why),
-            (Phase::Preparing(_) | Phase::Taking(_) | Phase::Opening, Event::JournalFailed(why)) => {
+            (
+                Phase::Preparing(_) | Phase::Taking(_) | Phase::Opening | Phase::Sealing,
+                Event::JournalFailed(why),
+            ) => {
                 self.started = self.covered;
                 self.fail(why)
             }
@@ -191,6 +204,7 @@ impl Machine {
                 _,
                 Event::Start
                 | Event::Planned(_)
+                | Event::Turn(_)
                 | Event::Chosen(_)
                 | Event::Prepared(..)
                 | Event::Opened(_)
@@ -289,11 +303,16 @@ impl Machine {
             return self.enter(Phase::Releasing, orders);
         }
         if self.opened {
-            orders.push(Order::Seal);
+            orders.extend(self.sealing());
             return self.enter(Phase::Sealing, orders);
         }
         orders.extend(self.undo_from(self.started));
         orders
+    }
+
+    /// Without steps there is nothing that somebody else could have undone.
+    fn sealing(&self) -> Vec<Order> {
+        if self.outline.steps.is_empty() { vec![Order::Seal] } else { vec![Order::Confirm, Order::Seal] }
     }
 
     /// What could not be paid is said once, in its newest words. Nothing is said twice of a step whose pods are gone:

@@ -1,6 +1,6 @@
 //! What the engine needs from the outside. Adapters implement these; the engine names no adapter.
 //!
-//! Flow of one run: `Inventory::pods` → plan → `PodExec::exec` for every `before` → [`Cutter::open`] (the hosts
+//! Flow of one run: `Inventory::pods` → plan → its turn ([`Journal::open_runs`]) → `PodExec::exec` for every `before` → [`Cutter::open`] (the hosts
 //! prepare and flush; nothing is held) → `PodExec::session` for every `hold` → [`OpenCut::cut`] (hold, cut,
 //! release) → [`Session::prove`] and [`Session::release`] → [`OpenCut::seal`] → `PodExec::exec` for every `after`
 //! that is owed. The [`Journal`] knows of every debt before the deed that makes it.
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Method, Probe, SecretRef};
 use crate::run::Run;
+use crate::turns::OpenRun;
 
 /// A pod as the engine sees it. Standalone hosts list their services as pods in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,6 +267,17 @@ pub trait Session: Send {
 )]
 pub struct JournalError(pub String);
 
+/// Whether this process still conducts a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// It does.
+    Ours,
+    /// It could not say for so long that it is alive that another one may have taken the run over. It begins nothing.
+    Unsure,
+    /// Another one has taken it over and undoes what this one did.
+    Lost,
+}
+
 /// Remembers runs over the death of the process.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -274,6 +286,19 @@ pub trait Journal: Send + Sync {
 
     /// Runs that were written down and have not ended.
     async fn unfinished(&self) -> Result<Vec<Run>, JournalError>;
+
+    /// Whether this process still conducts the run of this name. Answers at once.
+    fn ownership(&self, _name: &str) -> Ownership {
+        Ownership::Ours
+    }
+
+    /// Open runs of all processes whose pods or volumes `asking` may share. Every run that was written down before this
+    /// was called is there as it was then, or newer. Where a part of them is enough to make `asking` wait, that part
+    /// is enough.
+    async fn open_runs(&self, asking: &Run) -> Result<Vec<OpenRun>, JournalError>;
+
+    /// Returns when a run may have ended. It may miss one: callers look from time to time besides.
+    async fn run_ended(&self);
 }
 
 /// Something that cannot be listed.

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::machine::{Phase, Stage};
 use crate::plan::Plan;
 use crate::ports::StorageLevel;
+use crate::turns::Turn;
 
 pub(crate) use attempt::keep;
 pub use attempt::{Attempt, AttemptFault};
@@ -40,6 +41,9 @@ pub struct Run {
     /// When it ended.
     #[cfg_attr(feature = "kube", schemars(with = "Option<String>"))]
     pub ended_at: Option<Timestamp>,
+    /// Its turn among runs that use the same pods or volumes; absent before it is planned and where it has no steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// What was to be done.
     pub plan: Option<Plan>,
     /// What was done, in the order in which it ended.
@@ -147,6 +151,7 @@ impl Run {
             phase: Phase::Pending,
             started_at,
             ended_at: None,
+            turn: None,
             plan: None,
             attempts: Vec::new(),
             debts: Vec::new(),
@@ -184,7 +189,7 @@ impl Run {
             Stage::Failed if self.cut.as_ref().is_some_and(|cut| cut.sealed) => "failed after the cut",
             Stage::Failed => "failed",
             Stage::Overdue => "overdue",
-            Stage::Pending | Stage::Running | Stage::Undoing => "unfinished",
+            Stage::Pending | Stage::Waiting | Stage::Running | Stage::Undoing => "unfinished",
         }
     }
 }

@@ -68,6 +68,7 @@ spec:
         namespaces: vec![],
         budget: Duration::from_mins(10),
         params: BTreeMap::new(),
+        waiting_since: None,
         rehearsal: true,
     };
     let began = Instant::now();

@@ -11,9 +11,9 @@ use stillpoint::domain::{Bytes, Filesystem};
 use stillpoint::host::blocks::{BlockAccess, BlockFile};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{
-    Blocks, DirectoryLock, FileKind, Files, Freezing, Host, HostError, Images, LoopDevice, Loops, Meta,
-    MountHandle, MountRequest, Mounted, Mounts, Openers, Result, Space, Subvolumes, ThrottleHandle,
-    Throttling, Usage,
+    BlockGroups, Blocks, Check, DirectoryLock, FileKind, Files, Freezing, Host, HostError, Images,
+    LoopDevice, Loops, Meta, MountHandle, MountRequest, Mounted, Mounts, Openers, Result, Space, Subvolumes,
+    ThrottleHandle, Throttling, Usage,
 };
 
 /// Takes the disk away.
@@ -87,6 +87,7 @@ impl Files for CrashingHost {
         sync fn sync_directory(&self, path: &Path) -> ();
         plain fn remove_file(&self, path: &Path) -> ();
         plain fn remove_directory(&self, path: &Path) -> ();
+        plain fn resolve(&self, path: &Path) -> Option<PathBuf>;
         plain fn lock_directory(&self, path: &Path) -> Option<Box<dyn DirectoryLock>>;
     }
 }
@@ -98,6 +99,7 @@ impl Images for CrashingHost {
         plain fn reflink(&self, from: &Path, to: &Path) -> ();
         plain fn extents(&self, path: &Path) -> u64;
         plain fn make_filesystem(&self, image: &Path, filesystem: Filesystem) -> ();
+        plain fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Check;
         plain fn space(&self, path: &Path) -> Space;
         sync fn sync_filesystem(&self, path: &Path) -> ();
     }
@@ -115,6 +117,11 @@ impl Subvolumes for CrashingHost {
         plain fn create_subvolume(&self, path: &Path) -> ();
         plain fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> ();
         plain fn delete_subvolume(&self, path: &Path) -> ();
+        plain fn dying_subvolumes(&self, path: &Path) -> usize;
+        sync fn hasten_cleaning(&self, path: &Path) -> ();
+        plain fn block_groups(&self, path: &Path) -> BlockGroups;
+        plain fn compact_data(&self, path: &Path, usage: u8) -> bool;
+        plain fn stop_compacting(&self, path: &Path) -> ();
     }
 }
 
@@ -125,6 +132,7 @@ impl Loops for CrashingHost {
         plain fn detach(&self, device: &Path) -> ();
         plain fn refresh_size(&self, device: &Path) -> ();
         plain fn writes(&self, device: &Path) -> u64;
+        plain fn count_writes(&self, device: &Path) -> ();
     }
 }
 
@@ -136,7 +144,14 @@ impl Mounts for CrashingHost {
         plain fn unmount(&self, target: &Path) -> ();
         plain fn usage(&self, target: &Path) -> Usage;
         plain fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> ();
+        plain fn grow_unmounted(&self, device: &Path, filesystem: Filesystem) -> ();
+        plain fn filesystem_size(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Bytes;
+        plain fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> u64;
         plain fn make_file(&self, path: &Path) -> ();
+    }
+
+    fn grows_mounted(&self, filesystem: Filesystem) -> bool {
+        LinuxHost.grows_mounted(filesystem)
     }
 }
 

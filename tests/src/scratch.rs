@@ -74,7 +74,7 @@ impl Scratch {
         let device = LinuxHost.attach(&image, false)?.path;
         match kind {
             BackendKind::Btrfs => {
-                let options = ["-q", "-K", "-d", "single", "-m", "single"];
+                let options = ["-q", "-K", "-d", "single", "-m", "dup"];
                 command(Command::new("mkfs.btrfs").args(options).arg(&device))?;
             }
             BackendKind::Xfs => {

@@ -424,8 +424,9 @@ fn when_agent_and_guard_die_together_the_next_agent_lets_go_of_everything() -> R
     let locks = stillpoint::agent::locks::VolumeLocks::default();
     let node = Arc::new(NodeVolumes::new(Arc::clone(&host), Arc::new(pools.clone()), locks.clone()));
     let next = LocalHost::new("a".parse()?, host, pools, locks, node);
-    assert_eq!(next.thaw_leftovers()?, [stage.bench.volumes[0].clone()]);
-    assert_eq!(next.lift_leftovers()?, 1);
+    let recovered = next.recover();
+    assert_eq!(recovered.thawed, [stage.bench.volumes[0].clone()], "{recovered:?}");
+    assert_eq!(recovered.lifted, 1, "{recovered:?}");
     assert!(stage.bench.all_writable()?);
     writes_go_on(&device)
 }

@@ -51,7 +51,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     let records = Records::beside(&arguments.socket)?;
     records.let_go();
     let expedite = Expedite::of_this_kernel();
-    expedite.put_back_if_unused().map_err(|error| format!("rcu_expedited: {error}"))?;
+    // Without it freezes take longer; without a guard nothing could be snapshotted at all.
+    if let Err(error) = expedite.put_back_if_unused() {
+        eprintln!("stillpoint-guard: cannot put rcu_expedited back: {error}; going on without");
+    }
     let listener = server::listen_at(&arguments.socket)
         .map_err(|errno| format!("cannot listen at {}: {errno}", arguments.socket.display()))?;
     // A page of ours that lies on a filesystem that is frozen could never be read in.

@@ -6,6 +6,7 @@
 //! listen: 10.0.0.7:9700         # the agent API, for the controller
 //! tls: {ca: /etc/stillpoint/ca.crt, cert: /etc/stillpoint/node-1.crt, key: /etc/stillpoint/node-1.key}
 //! pools: [/var/lib/stillpoint/pool]
+//! overcommit: {/var/lib/stillpoint/pool: 1.5}  # how many times its size a pool may promise; left out: 1
 //! stateDir: /var/lib/stillpoint/state      # the agent's own; may not be on a pool
 //! csiSocket: /run/stillpoint/csi.sock      # CSI identity and node service; left out: none
 //! guardSocket: /run/stillpoint/guard.sock  # left out: holds are not guarded
@@ -14,7 +15,7 @@
 //! kernel: linux                 # or memory: nothing is real and all is gone at the end
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::check_path;
+use super::pool::Overcommit;
 use crate::domain::HostName;
 use crate::identity::tls::TlsFiles;
 
@@ -41,6 +43,9 @@ pub struct AgentConfig {
     pub tls: Option<TlsFiles>,
     /// Pool directories.
     pub pools: Vec<PathBuf>,
+    /// How many times its size a pool may promise to its volumes, by directory; left out: once.
+    #[serde(default)]
+    pub overcommit: BTreeMap<PathBuf, Overcommit>,
     /// The agent's own directory.
     pub state_dir: PathBuf,
     /// Unix socket of the CSI node service.
@@ -144,6 +149,10 @@ impl AgentConfig {
         if different.len() != self.pools.len() {
             return value("pools names the same directory twice".into());
         }
+        if let Some(other) = self.overcommit.keys().find(|dir| !self.pools.contains(dir)) {
+            let other = other.display();
+            return value(format!("overcommit names {other}, which is not in pools; write it as pools does"));
+        }
         let files = self
             .tls
             .iter()
@@ -191,6 +200,11 @@ stateDir: /var/lib/agent
         let config = AgentConfig::parse(&full).unwrap();
         assert_eq!((config.csi_socket, config.kernel), (Some("/run/csi.sock".into()), Kernel::Memory));
         assert_eq!(config.expedite, Expediting::Auto);
+        assert!(config.overcommit.is_empty());
+        for (text, factor) in [("2", "2"), ("1.5", "1.5"), ("'0.8'", "0.8")] {
+            let config = AgentConfig::parse(&format!("{GOOD}overcommit: {{/pool: {text}}}\n")).unwrap();
+            assert_eq!(config.overcommit[Path::new("/pool")].to_string(), factor);
+        }
     }
 
     #[test]
@@ -207,6 +221,9 @@ stateDir: /var/lib/agent
             ("pools", GOOD.replace("[/pool]", "[/pool, /pool]")),
             ("pools", GOOD.replace("[/pool]", "[/pool/../etc]")),
             ("stateDir", GOOD.replace("/var/lib/agent", "/pool/state")),
+            ("overcommit names /other", format!("{GOOD}overcommit: {{/other: 2}}\n")),
+            ("overcommit \"0\"", format!("{GOOD}overcommit: {{/pool: 0}}\n")),
+            ("overcommit \"much\"", format!("{GOOD}overcommit: {{/pool: much}}\n")),
             ("expedite", format!("{GOOD}expedite: true\n")),
             ("kernel", format!("{GOOD}kernel: windows\n")),
         ] {

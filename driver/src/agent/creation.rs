@@ -241,7 +241,8 @@ fn is_blank(device: &Path) -> std::io::Result<bool> {
 fn make_filesystem(backend: BackendKind, device: &Path) -> Result<(), Fault> {
     let (program, options): (_, &[&str]) = match backend {
         BackendKind::Btrfs => {
-            ("mkfs.btrfs", &["-f", "-q", "-K", "-L", LABEL, "-d", "single", "-m", "single"])
+            // Metadata twice, also on one disk: a bad sector in it would lose more than the blocks of one volume.
+            ("mkfs.btrfs", &["-f", "-q", "-K", "-L", LABEL, "-d", "single", "-m", "dup"])
         }
         BackendKind::Xfs => ("mkfs.xfs", &["-f", "-q", "-K", "-L", LABEL, "-m", "reflink=1"]),
         BackendKind::Memory => return Err(Fault::invalid("a memory pool has no device")),

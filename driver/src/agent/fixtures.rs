@@ -29,9 +29,14 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with_pool(BackendKind::Memory)
+    }
+
+    /// A host with a pool of this kind.
+    pub fn with_pool(kind: BackendKind) -> Self {
         let dir = Path::new("/pool");
-        let host = FakeHost::with_disk("memory", Bytes::gib(64), dir);
-        Pool::make(&host, BackendKind::Memory, dir).unwrap();
+        let host = FakeHost::with_disk(kind.filesystem(), Bytes::gib(64), dir);
+        Pool::make(&host, kind, dir).unwrap();
         host.make_all(Path::new(STAGING));
         Self::on(host)
     }

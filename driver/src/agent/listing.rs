@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::health;
 use super::local::{LocalHost, Standing};
 use super::pool::Pool;
 use crate::domain::listing::{CutFilter, CutScope, Detail, PIECE_MEMBERS, Piece, Slice, SnapshotEntry};
 use crate::domain::record::{CutRecord, CutState, VolumeRecord};
-use crate::domain::{Code, CutId, Fault, PoolId, SnapshotId, VolumeId, VolumeInfo};
+use crate::domain::{Bytes, Code, CutId, Fault, PoolId, SnapshotId, VolumeId, VolumeInfo};
 
 impl LocalHost {
     /// Volumes, sorted by id. One that is deleted meanwhile is left out.
@@ -40,11 +41,12 @@ impl LocalHost {
         let mounts = self.mounts()?;
         let mut volumes = Vec::new();
         for (pool, record) in records {
-            match self.info(pool, record, &mounts) {
+            match self.info(pool, record.clone(), &mounts) {
                 Ok(volume) => volumes.push(volume),
                 // Deleted while the list was made.
                 Err(fault) if fault.code == Code::NotFound => {}
-                Err(fault) => return Err(fault),
+                // One sick volume must not hide the others.
+                Err(fault) => volumes.push(failed(pool, record, &fault)),
             }
         }
         Ok(volumes)
@@ -124,6 +126,18 @@ impl LocalHost {
     fn is_spread(&self, record: &CutRecord) -> bool {
         let pools = self.pools().by_id();
         record.members.iter().any(|member| !pools.contains_key(&member.volume.pool))
+    }
+}
+
+/// All that is known of a volume that cannot be looked at.
+fn failed(pool: &Pool, record: VolumeRecord, fault: &Fault) -> VolumeInfo {
+    VolumeInfo {
+        moved: None,
+        allocated: Bytes(0),
+        backend: pool.kind().to_string(),
+        published_at: None,
+        conditions: vec![health::volume_failed(&record.id, fault)],
+        record,
     }
 }
 

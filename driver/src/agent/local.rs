@@ -22,7 +22,7 @@ use crate::host::{Host, HostError, Mounted};
 /// One host.
 pub struct LocalHost {
     name: HostName,
-    host: Arc<dyn Host>,
+    pub(super) host: Arc<dyn Host>,
     pools: Pools,
     pub(super) locks: VolumeLocks,
     pub(super) node: Arc<NodeVolumes>,
@@ -60,7 +60,8 @@ impl LocalHost {
                 id: pool.id().clone(),
                 backend: pool.kind().to_string(),
                 total: space.map_or(Bytes(0), |space| space.total),
-                available: space.map_or(Bytes(0), |space| space.available),
+                // Space of deleted volumes counts: who makes one waits for it.
+                available: pool.space_to_come().or(space.ok_or(())).map_or(Bytes(0), |space| space.room()),
                 path: pool.dir().to_owned(),
                 conditions,
             }
@@ -191,33 +192,6 @@ impl LocalHost {
         Ok(blocks::walk(pool, Arc::clone(&self.host), order))
     }
 
-    /// Thaws what an earlier agent froze and did not live to thaw. Called before anything is served, so no
-    /// round is under way. Returns the volumes that were frozen.
-    pub fn thaw_leftovers(&self) -> Result<Vec<VolumeId>, Fault> {
-        let mut thawed = Vec::new();
-        for pool in self.pools.iter() {
-            for record in pool.volumes() {
-                if self.node.thaw_leftover(&record.id)? {
-                    thawed.push(record.id);
-                }
-            }
-        }
-        Ok(thawed)
-    }
-
-    /// Lifts the write limits that an earlier agent set on own raw devices and did not live to lift. Called before
-    /// anything is served. Returns on how many devices.
-    pub fn lift_leftovers(&self) -> Result<usize, Fault> {
-        let mut devices = std::collections::BTreeSet::new();
-        for pool in self.pools.iter() {
-            for record in pool.volumes().into_iter().filter(|record| record.filesystem.is_none()) {
-                let attached = self.host.attached(&pool.image(&record.id)?).map_err(kernel)?;
-                devices.extend(attached.iter().map(|device| device.device));
-            }
-        }
-        if devices.is_empty() { Ok(0) } else { self.host.lift_leftovers(&devices).map_err(kernel) }
-    }
-
     pub(super) fn mounts(&self) -> Result<Arc<[Mounted]>, Fault> {
         self.host.mounts().map(Arc::from).map_err(kernel)
     }
@@ -243,12 +217,14 @@ impl LocalHost {
             });
         }
         let sight = Sight::among(&*self.host, &image, mounts).map_err(kernel)?;
+        let mut conditions = health::of_volume(&*self.host, &sight).map_err(kernel)?;
+        conditions.extend(self.node.noted.of(&record.id));
         Ok(VolumeInfo {
             moved: None,
             allocated: pool.allocated(&record.id)?,
             backend,
             published_at: sight.staged().map(|place| place.target.clone()),
-            conditions: health::of_volume(&*self.host, &sight).map_err(kernel)?,
+            conditions,
             record,
         })
     }
@@ -295,6 +271,6 @@ fn keep_better(best: &mut Option<(Standing, CutRecord)>, standing: Standing, rec
     }
 }
 
-fn kernel(error: HostError) -> Fault {
+pub(super) fn kernel(error: HostError) -> Fault {
     Fault::internal(error.to_string())
 }

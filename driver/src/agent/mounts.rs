@@ -4,8 +4,9 @@
 //! How a volume looks in the mount table:
 //! * a filesystem: mounts whose device is a loop device over the image; the first is the staging path, the
 //!   others are binds of it (publish);
-//! * a raw device: binds of the device node. The first is `<staging path>/device`: it is what "staged" means for a
-//!   raw device, because a loop device alone does not say where it was staged.
+//! * a raw device: binds of the device node in `/dev`. The first is `<staging path>/device`: it is what "staged" means
+//!   for a raw device, because a loop device alone does not say where it was staged. A node of the same device that
+//!   somebody has made in a filesystem of his own (mknod in a pod) is not a place of the volume, wherever it is bound.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::host::{FileKind, Host, HostError, LoopDevice, Mounted};
 
 /// Name of the bound device node in the staging directory of a raw block volume.
 pub const STAGED_DEVICE: &str = "device";
+/// The kernel's own filesystem of device nodes. Only who may change the host's `/dev` can make a node in it.
+const DEVTMPFS: &str = "devtmpfs";
 /// Longest path that the kernel takes.
 const PATH_LIMIT: usize = 4095;
 
@@ -94,10 +97,9 @@ impl Sight {
         self.places.first()
     }
 
-    /// Whether the filesystem at a place was mounted for writing and has become read-only.
-    pub fn lost_writing(&self, place: &Place) -> bool {
-        let here = |mount: &&Mounted| mount.target == place.target && place.is(mount);
-        self.mounts.iter().rev().find(here).is_some_and(|mount| mount.lost_writing)
+    /// The line of the mount table that shows a place.
+    pub fn mounted(&self, place: &Place) -> Option<&Mounted> {
+        self.mounts.iter().rev().find(|mount| mount.target == place.target && place.is(mount))
     }
 
     /// Devices that no mount shows.
@@ -125,12 +127,15 @@ fn place(host: &dyn Host, devices: &[LoopDevice], mount: &Mounted) -> Result<Opt
             read_only: mount.read_only,
         }));
     }
-    // The root of a bound node is its path within devtmpfs. The name is checked first, because `stat` of
-    // somebody else's dead network mount would hang.
+    // The root of a bound node is its path within devtmpfs. Name and filesystem are checked first: `stat` of somebody
+    // else's dead network mount would hang, and a node that a tenant made in his volume must not pin another's.
     let named = |device: &&LoopDevice| {
         mount.root.file_name().is_some() && mount.root.file_name() == device.path.file_name()
     };
     let Some(device) = devices.iter().find(named) else { return Ok(None) };
+    if mount.kind != DEVTMPFS && host.stat(&device.path)?.is_none_or(|node| node.device != mount.device) {
+        return Ok(None);
+    }
     let is_node = host
         .stat(&mount.target)?
         .is_some_and(|meta| meta.kind == FileKind::Block && meta.stands_for == device.device);

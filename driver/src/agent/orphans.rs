@@ -75,10 +75,21 @@ impl LocalHost {
     ) -> Result<(), Fault> {
         let mut seen = Vec::new();
         for pool in self.pools().iter() {
-            for orphan in pool.orphans()? {
+            // One that resists, or one pool that cannot be read, must not keep the others from being collected.
+            let orphans = pool.orphans().unwrap_or_else(|error| {
+                tracing::warn!(pool = %pool.id(), %error, "orphans cannot be looked for");
+                vec![]
+            });
+            for orphan in orphans {
                 let name = orphan.path.display().to_string();
-                if suspects.is_orphan(&name, orphan.size, now, grace) && self.collect(pool, &orphan)? {
-                    tracing::warn!(path = name, kind = ?orphan.kind, "collected what a call had left behind");
+                if suspects.is_orphan(&name, orphan.size, now, grace) {
+                    match self.collect(pool, &orphan) {
+                        Ok(true) => {
+                            tracing::warn!(path = name, kind = ?orphan.kind, "collected what a call had left behind");
+                        }
+                        Ok(false) => {}
+                        Err(fault) => tracing::warn!(path = name, %fault, "an orphan could not be collected"),
+                    }
                 }
                 seen.push(name);
             }
@@ -95,7 +106,9 @@ impl LocalHost {
                         }
                         // Somebody works on it after all, or it was sealed meanwhile.
                         Err(fault) if matches!(fault.code, Code::Aborted | Code::Precondition) => {}
-                        Err(fault) => return Err(fault),
+                        Err(fault) => {
+                            tracing::warn!(cut = %cut.id, %fault, "a cut that was never sealed could not be removed");
+                        }
                     }
                 }
                 seen.push(name);

@@ -3,7 +3,8 @@
 //! # Flow
 //! 1. Read the certificates, open the pools (each is swept), put `rcu_expedited` back if a dead agent left it on.
 //! 2. Thaw every filesystem of an own volume that is frozen, and lift the write limits on own raw devices: nobody is
-//!    there any more who would.
+//!    there any more who would. A volume that resists gets a condition and is tried again every 30 s: the agent starts
+//!    for the others.
 //! 3. Bind both sockets, then serve the agent API and the CSI node service, and empty the trash in the background.
 //! 4. At the end (SIGTERM, SIGINT) take no new calls and give those under way [`GOODBYE_LIMIT`]. Volumes stay mounted:
 //!    their users go on, and the next agent finds them in the mount table. A round that does not end by itself is
@@ -30,8 +31,9 @@ use super::health::{self, Watch};
 use super::local::LocalHost;
 use super::locks::VolumeLocks;
 use super::orphans::{self, Suspects};
-use super::pool::Pool;
+use super::pool::{Access, Pool};
 use super::pools::{OpenError, Pools};
+use super::recovery::Recovered;
 use super::round::RoundContext;
 use super::round::crew::Threads;
 use super::round::watchdog::{GuardProcess, NothingOutlivesUs, Watchdog};
@@ -61,6 +63,8 @@ pub const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// How often deleted volumes and snapshots are looked after, and how many are removed at a time.
 const TRASH_EVERY: Duration = Duration::from_secs(1);
 const TRASH_AT_ONCE: usize = 16;
+/// How often it is looked whether a pool needs compacting.
+const COMPACT_EVERY: Duration = Duration::from_secs(5);
 /// How often conditions and orphans are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked whether a hold has ended.
@@ -108,9 +112,6 @@ pub enum RunError {
     /// Its CSI socket.
     #[error("csiSocket: {0}")]
     Socket(#[from] SocketError),
-    /// A filesystem that cannot be thawed, or volumes that cannot be looked at.
-    #[error("cannot thaw what an earlier agent may have left frozen: {0}")]
-    Thaw(Fault),
     /// A server that ended by itself.
     #[error("the {what} server ended: {why}")]
     Server {
@@ -128,7 +129,6 @@ impl From<RunError> for Fault {
     fn from(error: RunError) -> Self {
         let message = error.to_string();
         match error {
-            RunError::Thaw(fault) => Self::new(fault.code, message),
             RunError::Pools(OpenError::Pool { source, .. }) => Self::new(source.code(), message),
             RunError::Server { .. } | RunError::Signals(_) => Self::internal(message),
             RunError::Tls(_)
@@ -232,19 +232,16 @@ impl Agent {
         for (pool, report) in reports {
             tracing::info!(%pool, ?report, "pool opened");
         }
+        for pool in pools.iter() {
+            pool.set_overcommit(config.overcommit.get(pool.dir()).copied().unwrap_or_default());
+        }
         let locks = VolumeLocks::default();
         let catalogue = Arc::new(pools.clone());
         let node = Arc::new(NodeVolumes::new(Arc::clone(&host), catalogue, locks.clone()));
         let name = config.host.clone();
         let local =
             LocalHost::new(name.clone(), Arc::clone(&host), pools.clone(), locks.clone(), Arc::clone(&node));
-        for volume in local.thaw_leftovers().map_err(RunError::Thaw)? {
-            tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
-        }
-        let lifted = local.lift_leftovers().map_err(RunError::Thaw)?;
-        if lifted > 0 {
-            tracing::warn!(lifted, "an earlier agent had left raw devices held; let them go");
-        }
+        tell_recovered(&local.recover());
         let rounds = RoundContext {
             pools: pools.by_id().clone(),
             locks,
@@ -283,6 +280,7 @@ impl Agent {
         }
         tasks.spawn(transfer::service::end_idle_grants(transfers, ended(stopped.clone())));
         tasks.spawn(empty_trash(self.pools.clone(), ended(stopped.clone())));
+        tasks.spawn(compact(self.pools.clone(), ended(stopped.clone())));
         tasks.spawn(look_around(self.local, ended(stopped)));
         tracing::info!(host = %self.host, "agent serves");
         tokio::select! {
@@ -379,6 +377,30 @@ async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(),
     }
 }
 
+/// Gives space back to pools that data has once had, a little at a time; the pools do not do it during rounds.
+async fn compact(pools: Pools, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    tokio::pin!(stop);
+    let mut pause = COMPACT_EVERY;
+    loop {
+        tokio::select! {
+            () = &mut stop => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = COMPACT_EVERY;
+        for pool in pools.iter().filter(|pool| pool.access() == Access::Writable) {
+            let compacted = Arc::clone(pool);
+            match tokio::task::spawn_blocking(move || compacted.compact()).await {
+                Ok(Ok(true)) => pause = TRASH_EVERY,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(pool = %pool.id(), %error, "the pool could not be compacted");
+                }
+                Err(why) => return Err(server("compaction", &why)),
+            }
+        }
+    }
+}
+
 /// Tells what is wrong, and collects what nobody will ever come back for.
 async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     tokio::pin!(stop);
@@ -391,6 +413,7 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         until_nothing_is_held().await;
         let local = Arc::clone(&local);
         let look = move || {
+            tell_recovered(&local.recover_again());
             health::report(&local, &mut watch);
             if let Err(fault) = local.collect_orphans(&mut suspects, Instant::now(), orphans::GRACE) {
                 tracing::warn!(%fault, "orphans could not be collected");
@@ -399,6 +422,21 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         };
         (watch, suspects) =
             tokio::task::spawn_blocking(look).await.map_err(|why| server("look-out", &why))?;
+    }
+}
+
+fn tell_recovered(recovered: &Recovered) {
+    for volume in &recovered.thawed {
+        tracing::warn!(%volume, "an earlier agent had left it frozen; thawed it");
+    }
+    if recovered.lifted > 0 {
+        tracing::warn!(
+            lifted = recovered.lifted,
+            "an earlier agent had left raw devices throttled; lifted the limits"
+        );
+    }
+    for (volume, fault) in &recovered.failed {
+        tracing::error!(%volume, %fault, "an earlier agent may have left it quiesced, and it could not be resumed");
     }
 }
 

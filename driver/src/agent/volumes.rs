@@ -11,11 +11,12 @@
 //!
 //! Guarantees: every call may be repeated, also by an agent that was restarted in its middle; only mounts of the
 //! volume's own devices are unmounted, only devices over its own image are detached.
-//! Assumption: paths come from the orchestrator and are free of symbolic links (checked after mounting, since
-//! the mount table shows resolved paths).
+//! Paths through a symbolic link are refused before anything is done: the mount table shows resolved paths, so such a
+//! mount could not be found again. Where that changes in between, exactly the mount that was made is undone.
 
 mod faults;
 mod measure;
+mod mounting;
 mod publish;
 
 use std::path::{Path, PathBuf};
@@ -23,15 +24,16 @@ use std::sync::Arc;
 
 use stillpoint_guard::fault::point;
 
-use faults::{cannot_grow, check_access, machine, mode, occupied, through_symlink};
+use faults::{check_access, machine, mode, occupied, unusable};
 
-use super::health;
+use super::health::{self, Noted};
 use super::locks::{Purpose, VolumeLocks};
 use super::mounts::{At, Place, PlaceKind, STAGED_DEVICE, Sight, check_path};
 use crate::domain::health::Ailment;
+use crate::domain::mount_options::{self, Flag};
 use crate::domain::node::{Access, StageRequest};
 use crate::domain::{Bytes, Code, Fault, Filesystem, VolumeId};
-use crate::host::{FileKind, Host, LoopDevice, MountRequest};
+use crate::host::{FileKind, Host, LoopDevice};
 
 /// Mounts that may lie on each other at one path before something is wrong.
 const STACK_LIMIT: usize = 16;
@@ -70,12 +72,13 @@ pub struct NodeVolumes {
     host: Arc<dyn Host>,
     catalogue: Arc<dyn Catalogue>,
     locks: VolumeLocks,
+    pub(super) noted: Noted,
 }
 
 impl NodeVolumes {
     /// Volumes of `catalogue`, used through `host`, one operation at a time by `locks`.
     pub fn new(host: Arc<dyn Host>, catalogue: Arc<dyn Catalogue>, locks: VolumeLocks) -> Self {
-        Self { host, catalogue, locks }
+        Self { host, catalogue, locks, noted: Noted::default() }
     }
 
     /// Makes a volume ready on this host.
@@ -84,13 +87,12 @@ impl NodeVolumes {
         let _guard = self.locks.try_lock(&request.volume, Purpose::Use)?;
         let image = self.catalogue.image(&request.volume)?;
         check_access(&request.volume, &image, &request.access)?;
+        let wish = Wish::of(request, &image)?;
+        self.refuse_link(&request.target)?;
         self.catalogue.before_use(&request.volume)?;
         let sight = self.sight(&image)?;
-        match (&request.access, image.filesystem) {
-            (Access::Mount { options, .. }, Some(filesystem)) => {
-                let wish = Wish { filesystem, options, read_only: request.read_only };
-                self.stage_filesystem(request, &image, &sight, &wish)
-            }
+        match (&request.access, wish) {
+            (Access::Mount { .. }, Some(wish)) => self.stage_filesystem(request, &image, &sight, &wish),
             (Access::Mount { .. } | Access::Block, _) => self.stage_device(request, &image, &sight),
         }
     }
@@ -102,8 +104,9 @@ impl NodeVolumes {
         sight: &Sight,
         wish: &Wish<'_>,
     ) -> Result<(), Fault> {
-        let read_only = wish.read_only();
+        let read_only = wish.read_only;
         let device = if let Some(place) = found_staged(request, sight, &request.target, read_only)? {
+            self.refuse_unusable(wish.volume, sight, &place)?;
             place.device
         } else {
             self.directory("staging_target_path", &request.target)?;
@@ -117,50 +120,23 @@ impl NodeVolumes {
         if read_only {
             return Ok(());
         }
-        self.grow_to_image(image, &device, &request.target)
-    }
-
-    /// Attaches and mounts. The device is writable even for a read-only mount: the image of a volume that was cut
-    /// while it was in use has a log that the filesystem must replay.
-    fn mount(
-        &self,
-        image: &VolumeImage,
-        sight: &Sight,
-        target: &Path,
-        wish: &Wish<'_>,
-    ) -> Result<LoopDevice, Fault> {
-        let device = self.device(image, sight, Writing::Allowed)?;
-        point("agent.stage.attached");
-        let mounted = self.host.mount(&MountRequest {
-            device: &device.path,
-            target,
-            filesystem: wish.filesystem,
-            read_only: wish.read_only(),
-            options: wish.options,
-        });
-        if let Err(error) = mounted {
-            self.drop_unused_devices(image);
-            return Err(machine(error));
+        // Its users can work with the size that it has; the condition says what to do.
+        if let Err(fault) = self.grow_to_image(image, &device, &request.target) {
+            tracing::warn!(volume = %wish.volume, %fault, "the filesystem could not be grown to its volume");
         }
-        match self.sight(image)?.at(target) {
-            At::Volume(_) => Ok(device),
-            At::Nothing | At::Other(_) => {
-                self.host.unmount(target).map_err(machine)?;
-                self.drop_unused_devices(image);
-                Err(through_symlink(target))
-            }
-        }
+        Ok(())
     }
 
     fn stage_device(&self, request: &StageRequest, image: &VolumeImage, sight: &Sight) -> Result<(), Fault> {
         let node = request.target.join(STAGED_DEVICE);
+        self.refuse_link(&node)?;
         if found_staged(request, sight, &node, request.read_only)?.is_some() {
             return Ok(());
         }
         self.directory("staging_target_path", &request.target)?;
         let writing = if request.read_only { Writing::Forbidden } else { Writing::Allowed };
         let device = self.device(image, sight, writing)?;
-        self.bind_node(image, &device, &node)
+        self.bind_node(image, sight, &device, &node)
     }
 
     /// Gives a volume back: unmounts it and detaches its devices. Not staged is fine.
@@ -190,12 +166,16 @@ impl NodeVolumes {
     }
 
     /// A filesystem that is unmounted frozen stays frozen for ever, invisibly. Rounds are locked out here, so
-    /// whoever froze it is not there any more or did not ask us. Says whether it was frozen.
+    /// whoever froze it is not there any more or did not ask us. Says whether it was frozen. EIO: the filesystem has
+    /// shut down, so nobody waits for a thaw and nothing can be thawed.
     fn thaw(&self, place: &Place) -> Result<bool, Fault> {
         if place.kind == PlaceKind::Device {
             return Ok(false);
         }
-        let mount = self.host.open_mount(&place.target).map_err(machine)?;
+        let mount = match self.host.open_mount(&place.target) {
+            Err(error) if error.errno() == Some(libc::EIO) => return Ok(false),
+            other => other.map_err(machine)?,
+        };
         if mount.device() != place.device.device {
             return Err(Fault::aborted(format!(
                 "{} was unmounted meanwhile; try again",
@@ -222,8 +202,15 @@ impl NodeVolumes {
         let thawed = sight.staged().map_or(Ok(false), |place| self.thaw(place))?;
         for device in sight.unused_devices() {
             // In use after all, where nobody sees it: the kernel lets it go when that ends.
-            self.host.detach(&device.path).map_err(machine)?;
-            tracing::warn!(%volume, device = %device.path.display(), "an earlier agent had left it attached; detached it");
+            match self.host.detach(&device.path) {
+                Ok(()) => {
+                    tracing::warn!(%volume, device = %device.path.display(), "an earlier agent had left it attached; detached it");
+                }
+                // The next stage, unstage or deletion finds it again.
+                Err(error) => {
+                    tracing::warn!(%volume, %error, "a loop device that an earlier agent left could not be detached");
+                }
+            }
         }
         Ok(thawed)
     }
@@ -234,7 +221,20 @@ impl NodeVolumes {
         if self.host.stat(&image.path).map_err(machine)?.is_none() {
             return Ok(vec![health::image_missing(volume)]);
         }
-        health::of_volume(&*self.host, &self.sight(&image)?).map_err(machine)
+        let mut found = health::of_volume(&*self.host, &self.sight(&image)?).map_err(machine)?;
+        found.extend(self.noted.of(volume));
+        Ok(found)
+    }
+
+    /// A volume whose filesystem is dead is not given to anybody.
+    fn refuse_unusable(&self, volume: &VolumeId, sight: &Sight, place: &Place) -> Result<(), Fault> {
+        let Some(mounted) = sight.mounted(place).filter(|_| place.kind == PlaceKind::Filesystem) else {
+            return Ok(());
+        };
+        match health::unusable(&*self.host, mounted).map_err(machine)? {
+            Some(ailment) => Err(unusable(volume, &ailment)),
+            None => Ok(()),
+        }
     }
 
     /// The id here of the volume that orchestrators know by this id.
@@ -257,17 +257,6 @@ impl NodeVolumes {
             Err(fault) if fault.code == Code::NotFound => Ok(()),
             Err(fault) => Err(fault),
         }
-    }
-
-    /// Growing to the size that it has is fine for both filesystems.
-    fn grow_to_image(&self, image: &VolumeImage, device: &LoopDevice, mount: &Path) -> Result<(), Fault> {
-        if device.size < image.capacity {
-            self.host.refresh_size(&device.path).map_err(machine)?;
-        }
-        let Some(filesystem) = image.filesystem else { return Ok(()) };
-        self.host
-            .grow_filesystem(mount, &device.path, filesystem)
-            .map_err(|error| cannot_grow(error, filesystem))
     }
 
     /// The image of the volume, or `None` when there is no such volume and nothing at `path` that could be its.
@@ -317,31 +306,6 @@ impl NodeVolumes {
         }
     }
 
-    fn bind_node(&self, image: &VolumeImage, device: &LoopDevice, target: &Path) -> Result<(), Fault> {
-        match self.host.stat(target).map_err(machine)? {
-            None => self.host.make_file(target).map_err(machine)?,
-            Some(meta) if meta.kind == FileKind::File => {}
-            Some(_) => {
-                return Err(Fault::precondition(format!(
-                    "{} exists and is not a file; remove it first",
-                    target.display()
-                )));
-            }
-        }
-        self.host.bind(&device.path, target, device.read_only).map_err(|error| {
-            self.drop_unused_devices(image);
-            machine(error)
-        })?;
-        match self.sight(image)?.at(target) {
-            At::Volume(_) => Ok(()),
-            At::Nothing | At::Other(_) => {
-                self.host.unmount(target).map_err(machine)?;
-                self.drop_unused_devices(image);
-                Err(through_symlink(target))
-            }
-        }
-    }
-
     /// Detaches devices that no mount shows. What cannot be detached now is found again by the next call.
     fn drop_unused_devices(&self, image: &VolumeImage) {
         let dropped = Sight::of(&*self.host, &image.path)
@@ -365,14 +329,21 @@ enum Writing {
 
 /// A mount as it is asked for.
 struct Wish<'a> {
+    volume: &'a VolumeId,
     filesystem: Filesystem,
     options: &'a [String],
     read_only: bool,
 }
 
-impl Wish<'_> {
-    fn read_only(&self) -> bool {
-        self.read_only || self.options.iter().flat_map(|text| text.split(',')).any(|option| option == "ro")
+impl<'a> Wish<'a> {
+    /// `None` for a raw device. An option that the volume's filesystem does not have is refused by name.
+    fn of(request: &'a StageRequest, image: &VolumeImage) -> Result<Option<Self>, Fault> {
+        let (Access::Mount { options, .. }, Some(filesystem)) = (&request.access, image.filesystem) else {
+            return Ok(None);
+        };
+        let asked = mount_options::parse(options, Some(filesystem))?;
+        let read_only = request.read_only || asked.flags.contains(&Flag::ReadOnly);
+        Ok(Some(Self { volume: &request.volume, filesystem, options, read_only }))
     }
 }
 

@@ -5,10 +5,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Backend, BackendKind, remove_plain};
-use crate::host::{Host, Result};
+use crate::domain::Bytes;
+use crate::host::{BlockGroups, Host, Result};
 
 /// A snapshot on a pool that was synced just before.
 const SNAPSHOT_COST: Duration = Duration::from_millis(4);
+
+/// So much should belong to no block group, or this share of a smaller pool (one part in …): room for a new group of
+/// metadata in two copies.
+const KEPT_UNALLOCATED: Bytes = Bytes::gib(1);
+const KEPT_SHARE: u64 = 10;
 
 /// Trees as btrfs subvolumes.
 #[derive(Debug, Clone, Copy)]
@@ -42,5 +48,29 @@ impl Backend for Btrfs {
 
     fn predict_copy(&self, _host: &dyn Host, _tree: &Path) -> Result<Duration> {
         Ok(SNAPSHOT_COST)
+    }
+
+    fn dying(&self, host: &dyn Host, pool: &Path) -> Result<usize> {
+        host.dying_subvolumes(pool)
+    }
+
+    fn hasten(&self, host: &dyn Host, pool: &Path) -> Result<()> {
+        host.hasten_cleaning(pool)
+    }
+
+    /// btrfs gives space to data or to metadata in block groups. What data has once had it keeps, also when it is empty for
+    /// the most part; metadata that then needs a new group finds no space.
+    fn wants_compacting(&self, host: &dyn Host, pool: &Path) -> Result<bool> {
+        let BlockGroups { total, unallocated, free_in_data } = host.block_groups(pool)?;
+        let least = KEPT_UNALLOCATED.min(Bytes(total.0 / KEPT_SHARE));
+        Ok(unallocated < least && free_in_data.0 / 2 > least.0)
+    }
+
+    fn compact(&self, host: &dyn Host, pool: &Path, usage: u8) -> Result<bool> {
+        host.compact_data(pool, usage)
+    }
+
+    fn stop_compacting(&self, host: &dyn Host, pool: &Path) -> Result<()> {
+        host.stop_compacting(pool)
     }
 }

@@ -88,6 +88,26 @@ pub trait Backend: Send + Sync + 'static {
     fn space(&self, host: &dyn Host, pool: &Path) -> Result<Space> {
         host.space(pool)
     }
+    /// How many trees were removed whose space is not free yet.
+    fn dying(&self, _host: &dyn Host, _pool: &Path) -> Result<usize> {
+        Ok(0)
+    }
+    /// Has the space of removed trees freed now rather than later; returns at once.
+    fn hasten(&self, _host: &dyn Host, _pool: &Path) -> Result<()> {
+        Ok(())
+    }
+    /// Whether space that data does not use any more should be given back to the pool.
+    fn wants_compacting(&self, _host: &dyn Host, _pool: &Path) -> Result<bool> {
+        Ok(false)
+    }
+    /// Gives back a piece of such space of which at most this share (percent) is in use; whether there was one.
+    fn compact(&self, _host: &dyn Host, _pool: &Path, _usage: u8) -> Result<bool> {
+        Ok(false)
+    }
+    /// Ends [`Backend::compact`] now.
+    fn stop_compacting(&self, _host: &dyn Host, _pool: &Path) -> Result<()> {
+        Ok(())
+    }
     /// Bytes that a tree has allocated (shared ones included).
     fn allocated(&self, host: &dyn Host, tree: &Path) -> Result<Bytes> {
         Ok(host.stat(&tree.join(IMAGE))?.map(|meta| meta.allocated).unwrap_or_default())

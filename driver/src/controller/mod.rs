@@ -1,11 +1,12 @@
 //! Many hosts: [`fleet`] reaches their agents, [`placement`] decides where a volume goes and [`volumes`] makes it,
-//! [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
+//! [`consumers`] says on which nodes the pods that wait for it can run. [`cuts`] takes consistent cuts over them (one [`round`] each, whose reports become [`lanes`] of a timeline on one
 //! [`clock`]); [`blocks`] tells what changed between two of them, and
 //! [`transfers`] copies a volume to another host, and [`moves`] moves it there. Lists of all hosts are one sorted list
 //! ([`merge`]), given in pages ([`paging`]). [`process`] is what every controller process has around them.
 
 pub mod blocks;
 pub mod clock;
+pub mod consumers;
 pub mod cuts;
 pub mod fleet;
 pub mod lanes;

@@ -1,5 +1,6 @@
 //! What is asked of the controller about volumes, free of CSI.
 
+use super::consumers::ClaimRef;
 use crate::backend::BackendKind;
 use crate::domain::record::Source;
 use crate::domain::{Bytes, Fault, Filesystem, HostName};
@@ -126,13 +127,18 @@ pub struct VolumeOrder {
     pub places: Places,
     /// Where a copy goes first.
     pub copies: Copies,
+    /// The claim that it is for, where the orchestrator says so.
+    pub claim: Option<ClaimRef>,
 }
 
 /// Where the copy of a snapshot or volume goes first, among the places that are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Copies {
-    /// To its source's pool, at once and sharing its blocks; elsewhere only where that is not allowed or full.
+    /// To its source's pool where the pods that wait for it can surely run there ([`super::consumers`]), else to the
+    /// place that the request prefers.
     #[default]
+    Auto,
+    /// To its source's pool, at once and sharing its blocks; elsewhere only where that is not allowed or full.
     BesideSource,
     /// To the places that the request prefers, by copying all data: so that copies of sources on several hosts can be
     /// used in one place.

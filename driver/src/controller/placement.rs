@@ -1,9 +1,11 @@
 //! Where a new volume goes. Pure: facts about hosts and a wish go in, pools in order of preference or a refusal
 //! come out.
 //!
-//! * A copy goes to its source's pool, where it takes no time and no room; then to other pools, where all data is copied:
-//!   when the request allows only other hosts, asks for another backend, or the source's pool refuses for want of room.
-//!   A request may ask for its preferred hosts to come first ([`Copies`]).
+//! * A copy goes to its source's pool, where it takes no time, unless the request prefers another host; then to other
+//!   pools, where all data is copied: when the request allows only other hosts, asks for another backend, or the source's
+//!   pool refuses for want of room. A request may ask for its source's pool to come first ([`Copies`]).
+//! * Which hosts a request allows and prefers is decided before, from who waits for the volume
+//!   ([`super::consumers`]).
 //! * Preferred hosts come first in their order, then the other allowed ones by free space; within a host the
 //!   pool with most free space.
 //! * A request that says nothing about places (orchestrators without topology, csi-sanity) goes where the
@@ -148,7 +150,9 @@ fn for_a_copy(
     match wish.copies {
         Copies::BesideSource => {}
         // Stable: within a host the source's pool stays first.
-        Copies::WherePreferred => spots.sort_by_key(|spot| preference(wish.places, &spot.host)),
+        Copies::Auto | Copies::WherePreferred => {
+            spots.sort_by_key(|spot| preference(wish.places, &spot.host));
+        }
     }
     Ok(spots)
 }

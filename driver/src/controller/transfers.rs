@@ -270,6 +270,8 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(super) mod world;

@@ -11,20 +11,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use stillpoint_guard::fault::point;
 
+use super::consumers::{self, ConsumerLookup, Course};
 use super::merge::HostList;
-use super::orders::{CapacityQuery, Content, DEFAULT_SIZE, Place, SMALLEST_DEVICE, SizeRange, VolumeOrder};
+use super::orders::{CapacityQuery, Copies, Place, SizeRange, VolumeOrder};
 use super::paging::{Page, PageRequest, page};
 use super::placement::{self, HostFacts, Policy, Spot, Wish};
 use super::transfers;
-use crate::backend::BackendKind;
 use crate::domain::listing::{Keyed, Piece, Slice};
-use crate::domain::record::{CutMember, Source, VolumeRecord};
+use crate::domain::record::{CutMember, Source};
 use crate::domain::{
     Bytes, Code, Fault, Filesystem, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
     VolumeInfo,
 };
 
 mod fleet;
+mod wanted;
+
+use wanted::{differences, filesystem, size};
 
 /// Names whose fate is unknown that are remembered at once; beyond this any of them gives way.
 const DOUBTS_LIMIT: usize = 4096;
@@ -121,6 +124,7 @@ pub struct Volumes {
     hosts: Arc<dyn Hosts>,
     snapshots: Arc<dyn Snapshots>,
     policy: Policy,
+    consumers: Option<Arc<dyn ConsumerLookup>>,
     /// Where a volume of this name may have been made.
     doubts: Mutex<HashMap<NameHash, HostName>>,
 }
@@ -128,7 +132,13 @@ pub struct Volumes {
 impl Volumes {
     /// Over these hosts.
     pub fn new(hosts: Arc<dyn Hosts>, snapshots: Arc<dyn Snapshots>, policy: Policy) -> Self {
-        Self { hosts, snapshots, policy, doubts: Mutex::default() }
+        Self { hosts, snapshots, policy, consumers: None, doubts: Mutex::default() }
+    }
+
+    /// Puts volumes where the pods that wait for them can run, as this lookup knows them.
+    #[must_use]
+    pub fn with_consumers(self, lookup: Arc<dyn ConsumerLookup>) -> Self {
+        Self { consumers: Some(lookup), ..self }
     }
 
     /// Makes a volume, or finds the one that the same order made before.
@@ -143,16 +153,54 @@ impl Volumes {
         let filesystem = filesystem(order, source.as_ref())?;
         let size = size(order, filesystem, source.as_ref())?;
         let facts = self.hosts.survey().await;
+        let course = self.course(order, source.as_ref(), &facts).await?;
         let wish = Wish {
             size,
             backend: order.backend,
-            places: &order.places,
+            places: &course.places,
             source: source.as_ref().map(|source| &source.pool),
-            copies: order.copies,
+            copies: course.copies,
         };
         let spots = placement::rank(wish, &facts, &self.policy)?;
         let source = source.map(|source| source.pool);
         self.make(order, &name, filesystem, size, source.as_ref(), spots).await
+    }
+
+    /// Where the volume may and should be, so that the pods that wait for it can run.
+    async fn course(
+        &self,
+        order: &VolumeOrder,
+        source: Option<&SourceFacts>,
+        facts: &[HostFacts],
+    ) -> Result<Course, Fault> {
+        let is_settled = source.is_some() && order.copies == Copies::BesideSource;
+        let (Some(lookup), Some(claim), false) = (&self.consumers, &order.claim, is_settled) else {
+            return Ok(Course::as_requested(&order.places, order.copies));
+        };
+        let has = |facts: &HostFacts, is_meant: &dyn Fn(&PoolInfo) -> bool| {
+            facts.pools.as_ref().map_or(true, |pools| pools.iter().any(is_meant))
+        };
+        // A node that is silent may have a pool: it counts, or the node that is chosen would change with it.
+        let nodes: Vec<HostName> = facts
+            .iter()
+            .filter(|facts| has(facts, &|pool| placement::serves(pool, order.backend)))
+            .map(|facts| facts.host.clone())
+            .collect();
+        let at_source = source.and_then(|source| {
+            let holds = |facts: &&HostFacts| facts.pools.iter().flatten().any(|pool| pool.id == source.pool);
+            facts.iter().find(holds).map(|facts| facts.host.clone())
+        });
+        let stays = at_source.as_ref().filter(|_| order.copies == Copies::Auto);
+        let consumers = lookup.consumers(claim, &nodes, stays).await?;
+        let course = consumers::decide(order.copies, &order.places, &consumers, &nodes, at_source.as_ref());
+        tracing::info!(
+            volume = order.name,
+            claim = format!("{}/{}", claim.namespace, claim.name),
+            nodes = ?course.places.requisite,
+            "the volume's node: {}",
+            course.why
+        );
+        Ok(course)
     }
 
     /// Tries one pool after the other as long as they refuse for want of space.
@@ -394,70 +442,6 @@ fn leaves_doubt(code: Code) -> bool {
 /// INTERNAL would tell the orchestrator that nothing was made and nothing needs to be asked again.
 fn not_final(fault: Fault) -> Fault {
     if fault.code == Code::Internal { Fault::unavailable(fault.message) } else { fault }
-}
-
-/// What the volume will carry. A copy carries what its source carries; as a raw device anything can be read.
-fn filesystem(order: &VolumeOrder, source: Option<&SourceFacts>) -> Result<Option<Filesystem>, Fault> {
-    match (order.content, source.map(|source| source.filesystem)) {
-        (Content::Device, _) => Ok(None),
-        (Content::Filesystem(asked), None) => Ok(Some(asked.unwrap_or(Filesystem::Xfs))),
-        (Content::Filesystem(asked), Some(Some(has))) => match asked.filter(|asked| *asked != has) {
-            None => Ok(Some(has)),
-            Some(asked) => Err(Fault::invalid(format!(
-                "the source carries {has} and a copy keeps it, but the request asks for {asked}; \
-                 use a StorageClass with csi.storage.k8s.io/fstype {has}"
-            ))),
-        },
-        (Content::Filesystem(_), Some(None)) => Err(Fault::invalid(
-            "the source is a raw block volume, so nobody knows what is on it; ask for a block volume",
-        )),
-    }
-}
-
-fn size(
-    order: &VolumeOrder,
-    filesystem: Option<Filesystem>,
-    source: Option<&SourceFacts>,
-) -> Result<Bytes, Fault> {
-    let smallest = filesystem.map_or(SMALLEST_DEVICE, Filesystem::minimum);
-    let (smallest, otherwise) = match source {
-        Some(source) => (smallest.max(source.capacity), source.capacity),
-        None => (smallest, DEFAULT_SIZE),
-    };
-    Ok(order.size.choose(smallest, otherwise)?)
-}
-
-/// Refuses when a volume of the same name is not what is asked for.
-fn differences(order: &VolumeOrder, found: &Placed) -> Result<(), Fault> {
-    let record = &found.info.record;
-    let difference = if !order.size.admits(record.capacity) {
-        format!("it is {} bytes large", record.capacity.0)
-    } else if order.source != record.source {
-        "it was made from something else".to_owned()
-    } else if !carries(order, record) {
-        format!("it carries {}", record.filesystem.map_or("no filesystem", Filesystem::as_str))
-    } else if order.backend.map(BackendKind::as_str).is_some_and(|asked| asked != found.info.backend) {
-        format!("it is on a {} pool", found.info.backend)
-    } else if !order.places.allow(&found.host) {
-        format!("it is on host {}, which the request does not allow", found.host)
-    } else {
-        return Ok(());
-    };
-    Err(Fault::already_exists(format!(
-        "a volume called {:?} exists, and {difference}; choose another name, or delete {}",
-        order.name, record.id
-    )))
-}
-
-fn carries(order: &VolumeOrder, record: &VolumeRecord) -> bool {
-    match order.content {
-        Content::Device => record.filesystem.is_none(),
-        Content::Filesystem(Some(asked)) => record.filesystem == Some(asked),
-        Content::Filesystem(None) => match record.source {
-            Some(_) => record.filesystem.is_some(),
-            None => record.filesystem == Some(Filesystem::Xfs),
-        },
-    }
 }
 
 fn lock(doubts: &Mutex<HashMap<NameHash, HostName>>) -> MutexGuard<'_, HashMap<NameHash, HostName>> {

@@ -18,12 +18,21 @@ pub enum Filesystem {
 }
 
 impl Filesystem {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Xfs, Self::Ext4];
+
     /// The name that `mount` and CSI use.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Xfs => "xfs",
             Self::Ext4 => "ext4",
         }
+    }
+
+    /// How much smaller than its device a filesystem that has grown to it may be: each leaves out a last group that is
+    /// too small to be worth its tables.
+    pub const fn growth_slack(self) -> Bytes {
+        Bytes::mib(16)
     }
 
     /// Smallest volume on which the filesystem can be made. mkfs.xfs refuses less than 300 MiB.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// A condition that somebody should look at. Absent: nothing of it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
-    /// Less is free than twice the reserve: soon nothing new can be made.
+    /// Little is free above the reserve: soon nothing new can be made.
     PoolNearlyFull,
     /// The reserve is touched: nothing new is made, so that existing volumes can go on being written.
     PoolFull,
@@ -22,6 +22,16 @@ pub enum Condition {
     FilesystemReadOnly,
     /// The filesystem of the volume has shut itself down: it is mounted, and every access fails.
     FilesystemShutDown,
+    /// The filesystem of the volume has recorded errors; it still works.
+    FilesystemErrors,
+    /// The filesystem of the volume has errors that are not repaired without a person; it is not mounted.
+    FilesystemDamaged,
+    /// The filesystem of the volume is smaller than the volume.
+    FilesystemNotGrown,
+    /// An earlier agent may have left the volume quiesced, and it could not be resumed.
+    ResumeFailed,
+    /// The volume cannot be looked at.
+    VolumeFailed,
 }
 
 /// How bad a condition is for whoever uses a volume.
@@ -51,7 +61,7 @@ pub struct UnknownCondition(String);
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::PoolNearlyFull,
         Self::PoolFull,
         Self::PoolReadOnly,
@@ -60,6 +70,11 @@ impl Condition {
         Self::DeviceReadOnly,
         Self::FilesystemReadOnly,
         Self::FilesystemShutDown,
+        Self::FilesystemErrors,
+        Self::FilesystemDamaged,
+        Self::FilesystemNotGrown,
+        Self::ResumeFailed,
+        Self::VolumeFailed,
     ];
 
     /// The name on the wire, in lists and in metrics.
@@ -73,6 +88,11 @@ impl Condition {
             Self::DeviceReadOnly => "DeviceReadOnly",
             Self::FilesystemReadOnly => "FilesystemReadOnly",
             Self::FilesystemShutDown => "FilesystemShutDown",
+            Self::FilesystemErrors => "FilesystemErrors",
+            Self::FilesystemDamaged => "FilesystemDamaged",
+            Self::FilesystemNotGrown => "FilesystemNotGrown",
+            Self::ResumeFailed => "ResumeFailed",
+            Self::VolumeFailed => "VolumeFailed",
         }
     }
 
@@ -81,7 +101,9 @@ impl Condition {
         match self {
             Self::PoolNearlyFull | Self::PoolFull => Severity::Degraded,
             Self::PoolReadOnly | Self::DeviceReadOnly | Self::FilesystemReadOnly => Severity::Degraded,
-            Self::PoolFailed | Self::FilesystemShutDown => Severity::Inaccessible,
+            Self::FilesystemErrors | Self::FilesystemNotGrown => Severity::Degraded,
+            Self::PoolFailed | Self::FilesystemShutDown | Self::FilesystemDamaged => Severity::Inaccessible,
+            Self::ResumeFailed | Self::VolumeFailed => Severity::Inaccessible,
             Self::ImageMissing => Severity::DataLoss,
         }
     }

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod inventory;
 pub mod level;
 pub mod listing;
+pub mod mount_options;
 pub mod node;
 pub mod record;
 pub mod round;

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::Bytes;
+use super::blocks::BLOCK;
 
 /// Largest chunk, and what it is aligned to.
 pub const CHUNK: u64 = 1 << 20;
@@ -24,7 +25,9 @@ pub struct Chunk {
 impl Chunk {
     /// How much data it has.
     pub fn length(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.end - piece.start).sum()
+        // Not checked yet where somebody else made it.
+        let length = |piece: &Range<u64>| piece.end.saturating_sub(piece.start);
+        self.pieces.iter().map(length).fold(0, u64::saturating_add)
     }
 
     /// Where the next chunk may begin at the earliest.
@@ -39,8 +42,11 @@ impl Chunk {
         };
         let in_order = self.pieces.iter().all(|piece| piece.start < piece.end)
             && self.pieces.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        let is_whole = |at: u64| at.is_multiple_of(BLOCK);
         if !in_order {
             Some("its pieces overlap")
+        } else if !self.pieces.iter().all(|piece| is_whole(piece.start) && is_whole(piece.end)) {
+            Some("its pieces are not whole blocks")
         } else if first.start < after || last.end > image.0 || first.start / CHUNK != (last.end - 1) / CHUNK {
             Some("it is not where the next one must be")
         } else if self.length() != data_length {
@@ -138,7 +144,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::blocks::BLOCK;
 
     fn chunks(ranges: &[Range<u64>]) -> Vec<Chunk> {
         let mut chunker = Chunker::default();
@@ -170,6 +175,8 @@ mod tests {
             fault(vec![4096..4096], 0, 0),
             fault(vec![0..8192, 4096..12_288], 16_384, 0),
             fault(vec![0..4096], 4097, 0),
+            fault(vec![0..4095], 4095, 0),
+            fault(vec![512..4096], 3584, 0),
             fault(vec![0..4096], 4096, CHUNK),
             fault(vec![0..2 * CHUNK], 2 * CHUNK, 0),
             fault(vec![8 * CHUNK - 4096..8 * CHUNK + 4096], 8192, 0),
@@ -195,6 +202,32 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever a peer sends: it is refused, or its pieces are whole blocks in order within one aligned part of the image,
+        /// behind what came before.
+        #[test]
+        fn a_chunk_of_any_numbers_is_refused_or_sound(
+            numbers in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..6),
+            shift in 0_u32..64,
+            data_length: u64,
+            after in prop_oneof![Just(0), 0..4 * CHUNK, any::<u64>()],
+            honest: bool,
+        ) {
+            let pieces: Vec<Range<u64>> = numbers
+                .iter()
+                .map(|(start, length)| (start >> shift, (start >> shift).saturating_add(length >> shift)))
+                .map(|(start, end)| if honest { start / BLOCK * BLOCK..end / BLOCK * BLOCK } else { start..end })
+                .collect();
+            let chunk = Chunk { pieces };
+            let length = if honest { chunk.length() } else { data_length };
+            let image = Bytes(16 * CHUNK);
+            if chunk.fault(length, after, image).is_none() {
+                let (first, last) = (chunk.pieces.first().unwrap(), chunk.pieces.last().unwrap());
+                prop_assert!(first.start >= after && last.end <= image.0 && chunk.length() == length);
+                prop_assert!(chunk.length() <= CHUNK && chunk.end() > after);
+                prop_assert!(chunk.pieces.iter().all(|piece| piece.start % BLOCK == 0 && piece.start < piece.end));
+            }
+        }
+
         #[test]
         fn chunks_cover_the_ranges_and_each_is_accepted(
             lengths in proptest::collection::vec((1_u64..600, 1_u64..600), 1..12),

@@ -28,7 +28,7 @@ use std::time::Instant;
 
 pub use plan::{Call, Hang, HostDied, When};
 
-use super::{Host, HostError, Result};
+use super::{Host, HostError, LoopDevice, Result};
 use crate::domain::Bytes;
 use disk::{Disk, Errno, Node};
 use plan::Plan;
@@ -85,6 +85,17 @@ struct World {
     /// Filesystems that have shut themselves down, and those that have become read-only by themselves.
     shut_down: BTreeSet<u64>,
     lost_writing: BTreeSet<u64>,
+    /// Loop devices whose requests the kernel does not count.
+    uncounted: BTreeSet<u64>,
+    /// `queue/iostats` cannot be written.
+    counting_is_fixed: bool,
+    /// Errors that filesystems have recorded, and those (by disk and inode of their image) that a check does not repair.
+    recorded_errors: BTreeMap<u64, u64>,
+    damaged: BTreeSet<(u64, u64)>,
+    /// ext4 cannot be grown while it is mounted.
+    lacks_resource_capability: bool,
+    /// Symbolic links, by where they are.
+    links: BTreeMap<PathBuf, PathBuf>,
     /// Directories that another process has locked.
     locked: BTreeSet<PathBuf>,
     latency_sensitive: bool,
@@ -298,6 +309,59 @@ impl FakeHost {
         }
     }
 
+    /// The kernel counts the requests of a loop device, or does not (`queue/iostats`), as any process may say.
+    pub fn set_counting(&self, device: &LoopDevice, counts: bool) {
+        let mut world = self.world();
+        if counts {
+            world.uncounted.remove(&device.device);
+        } else {
+            world.uncounted.insert(device.device);
+        }
+    }
+
+    /// From now on nobody can switch the counting of requests on.
+    pub fn fix_counting(&self) {
+        self.world().counting_is_fixed = true;
+    }
+
+    /// The filesystem mounted at `target` has recorded so many errors.
+    pub fn record_errors(&self, target: &Path, count: u64) {
+        let mut world = self.world();
+        if let Some(place) = world.locate(target) {
+            world.recorded_errors.insert(place.device, count);
+        }
+    }
+
+    /// The filesystem in this image has errors that no check repairs, or has them no more.
+    pub fn set_damaged(&self, image: &Path, damaged: bool) {
+        let mut world = self.world();
+        if let Some(image) = world.image_behind(image) {
+            if damaged {
+                world.damaged.insert(image);
+            } else {
+                world.damaged.remove(&image);
+            }
+        }
+    }
+
+    /// Makes it a host on which ext4 can be grown while it is mounted, or not.
+    pub fn set_resource_capability(&self, has: bool) {
+        self.world().lacks_resource_capability = !has;
+    }
+
+    /// Makes a block device node for a loop device, as who has CAP_MKNOD can anywhere.
+    pub fn make_node(&self, path: &Path, device: u64) -> Result<()> {
+        self.call("mknod", path, |world| {
+            let (disk, path) = world.at(path)?;
+            disk.insert(&path, Node::Device(device)).map(drop)
+        })
+    }
+
+    /// Makes a symbolic link: whatever is done at `link` happens at `target`.
+    pub fn make_link(&self, link: &Path, target: &Path) {
+        self.world().links.insert(link.to_owned(), target.to_owned());
+    }
+
     /// The filesystem mounted at `target` becomes read-only by itself.
     pub fn lose_writing(&self, target: &Path) {
         let mut world = self.world();
@@ -358,6 +422,8 @@ impl World {
         self.throttles = throttle::Throttles::default();
         self.shut_down.clear();
         self.lost_writing.clear();
+        self.uncounted.clear();
+        self.recorded_errors.clear();
         self.locked.clear();
         self.lies.clear();
         let kept: BTreeSet<u64> = self.mounts.iter().map(|mount| mount.device).collect();
@@ -367,8 +433,21 @@ impl World {
         }
     }
 
-    /// Follows the mounts: the last one made with the longest target wins.
+    /// The path with all symbolic links followed.
+    fn followed(&self, path: &Path) -> PathBuf {
+        let mut followed = path.to_owned();
+        while let Some((link, target)) = self.links.iter().find(|(link, _)| followed.starts_with(link)) {
+            followed = match followed.strip_prefix(link) {
+                Ok(rest) if !rest.as_os_str().is_empty() => target.join(rest),
+                Ok(_) | Err(_) => target.clone(),
+            };
+        }
+        followed
+    }
+
+    /// Follows links and mounts: the last mount made with the longest target wins.
     fn locate(&self, path: &Path) -> Option<Place> {
+        let path = &self.followed(path);
         let mut best: Option<&FakeMount> = None;
         for mount in self.mounts.iter().filter(|mount| path.starts_with(&mount.target)) {
             let length = |mount: &FakeMount| mount.target.components().count();

@@ -7,12 +7,14 @@
 mod blocks;
 mod commands;
 mod files;
+mod filesystems;
 mod freezing;
 mod images;
 mod ioctls;
 mod loops;
 pub mod memory;
 mod mounts;
+mod probe;
 mod subvolumes;
 mod throttle;
 

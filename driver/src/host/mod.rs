@@ -105,6 +105,8 @@ pub trait Files {
     fn remove_file(&self, path: &Path) -> Result<()>;
     /// Removes an empty directory; a missing one is fine.
     fn remove_directory(&self, path: &Path) -> Result<()>;
+    /// The path with all symbolic links followed; `None` when there is nothing at it.
+    fn resolve(&self, path: &Path) -> Result<Option<PathBuf>>;
     /// Locks a directory against other processes until the lock is dropped or this process is dead; `None` while
     /// another one has it.
     fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>>;
@@ -122,6 +124,19 @@ pub struct Space {
     pub available: Bytes,
 }
 
+/// How a check of a filesystem ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing was wrong with it.
+    Sound,
+    /// Something was, and was repaired.
+    Repaired,
+    /// Not checked: it is mounted, perhaps where this process does not see it.
+    InUse,
+    /// It has errors that are not repaired without a person; what the program said.
+    Damaged(String),
+}
+
 /// Volume images: sparse files.
 pub trait Images {
     /// Creates a new sparse file of this length; an existing file is an error (EEXIST).
@@ -135,6 +150,9 @@ pub trait Images {
     fn extents(&self, path: &Path) -> Result<u64>;
     /// `mkfs` into an image file that is not attached, without discarding.
     fn make_filesystem(&self, image: &Path, filesystem: Filesystem) -> Result<()>;
+    /// Checks the filesystem on a device before it is mounted, and repairs what needs no decision (`e2fsck -p`). Cheap
+    /// when the filesystem was unmounted cleanly. XFS recovers from its log when it is mounted: nothing is done here.
+    fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Result<Check>;
     /// What the pool's filesystem at `path` has (`BTRFS_IOC_SPACE_INFO` on btrfs, `statfs` elsewhere).
     fn space(&self, path: &Path) -> Result<Space>;
     /// `syncfs` (on btrfs also commits) of the filesystem at `path`.
@@ -149,6 +167,28 @@ pub trait Subvolumes {
     fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> Result<()>;
     /// Deletes a subvolume (read-only ones too); returns at once, the space comes back later.
     fn delete_subvolume(&self, path: &Path) -> Result<()>;
+    /// How many deleted subvolumes of the filesystem at `path` still have their space; counts to a few thousand.
+    fn dying_subvolumes(&self, path: &Path) -> Result<usize>;
+    /// Wakes the kernel's cleaner, which would else look after deleted subvolumes every 30 s; commits.
+    fn hasten_cleaning(&self, path: &Path) -> Result<()>;
+    /// What belongs to which kind of block group.
+    fn block_groups(&self, path: &Path) -> Result<BlockGroups>;
+    /// Moves the data of one block group that is at most so full (percent) into others, and gives its space back; whether
+    /// there was one. Takes seconds; ends early, without an error, when it is stopped or nothing else has room.
+    fn compact_data(&self, path: &Path, usage: u8) -> Result<bool>;
+    /// Ends [`Subvolumes::compact_data`], and waits until it has ended; none is fine.
+    fn stop_compacting(&self, path: &Path) -> Result<()>;
+}
+
+/// Space of a btrfs by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockGroups {
+    /// Size of all devices.
+    pub total: Bytes,
+    /// Belongs to no block group: data or metadata may have it.
+    pub unallocated: Bytes,
+    /// Free in block groups of data: nothing but data may have it.
+    pub free_in_data: Bytes,
 }
 
 /// A loop device.
@@ -176,8 +216,12 @@ pub trait Loops {
     /// Makes the device see the image's new length.
     fn refresh_size(&self, device: &Path) -> Result<()>;
     /// Sectors written and discarded so far, and what is in flight, from `/sys/block/loopN`: the lapse detector of a
-    /// held raw device. Only equality of two readings means something.
+    /// held raw device. Only equality of two readings means something. ENODATA: the kernel does not count
+    /// (`queue/iostats` is not 1), so a reading would prove nothing.
     fn writes(&self, device: &Path) -> Result<u64>;
+    /// Makes the kernel count what [`Loops::writes`] reads: sets `queue/iostats` of our own device and reads it back.
+    /// ENODATA: it cannot be set.
+    fn count_writes(&self, device: &Path) -> Result<()>;
 }
 
 /// One line of `/proc/self/mountinfo`.
@@ -193,8 +237,11 @@ pub struct Mounted {
     pub kind: String,
     /// Mounted read-only (per mount or per filesystem).
     pub read_only: bool,
-    /// Mounted for writing, but the filesystem has become read-only: it does that after an error.
+    /// Mounted for writing, but the filesystem has become read-only: it does that after an error. Newer kernels leave
+    /// the mount `rw` and show `emergency_ro`.
     pub lost_writing: bool,
+    /// The filesystem says that it has shut down (ext4 shows `shutdown`; XFS shows nothing and answers EIO).
+    pub shut_down: bool,
 }
 
 /// How to mount a volume.
@@ -204,11 +251,13 @@ pub struct MountRequest<'a> {
     pub device: &'a Path,
     /// Existing directory.
     pub target: &'a Path,
-    /// Its filesystem; XFS is always mounted `nouuid` (restored copies share a UUID), all `noatime`.
+    /// Its filesystem; XFS is always mounted `nouuid` (restored copies share a UUID), all `nodev` (a device node in a
+    /// volume must not lead to another volume's device) and, unless asked otherwise, `noatime`.
     pub filesystem: Filesystem,
     /// Read-only.
     pub read_only: bool,
-    /// Further mount options from the request (`ro`, `nosuid`, `discard`, …).
+    /// Further mount options from the request (`ro`, `nosuid`, `discard`, …), as
+    /// [`crate::domain::mount_options`] accepts them.
     pub options: &'a [String],
 }
 
@@ -239,6 +288,14 @@ pub trait Mounts {
     fn usage(&self, target: &Path) -> Result<Usage>;
     /// Grows a mounted filesystem to its device (`xfs_growfs`, `resize2fs`).
     fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()>;
+    /// Whether this process may grow this filesystem while it is mounted: ext4 wants CAP_SYS_RESOURCE for that.
+    fn grows_mounted(&self, filesystem: Filesystem) -> bool;
+    /// Grows a filesystem that is not mounted to its device; nothing where it has that size. XFS cannot: ENOTSUP.
+    fn grow_unmounted(&self, device: &Path, filesystem: Filesystem) -> Result<()>;
+    /// How much of its device a mounted filesystem covers.
+    fn filesystem_size(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<Bytes>;
+    /// How many errors a mounted filesystem has recorded in itself since its last full check. Only ext4 counts them.
+    fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> Result<u64>;
     /// Creates an empty regular file (target of a block device's bind mount); existing is fine.
     fn make_file(&self, path: &Path) -> Result<()>;
 }

@@ -20,6 +20,7 @@ use super::registration::{KubeletPaths, stay_registered};
 use super::renewal::Renewal;
 use crate::agent::config::{AgentConfig, Expediting, Kernel};
 use crate::agent::creation::{CarrierChoice, Existing, PoolOrder, create_pool};
+use crate::agent::pool::Overcommit;
 use crate::agent::run::{self, RunError};
 use crate::backend::BackendKind;
 use crate::controller::process::{self, until};
@@ -101,6 +102,15 @@ pub struct NodeAgentArgs {
     /// Filesystem of a new pool: btrfs or xfs.
     #[arg(long, env = "STILLPOINT_POOL_BACKEND", default_value = "btrfs", hide_env_values = true)]
     pub pool_backend: BackendKind,
+    /// How many times its size the pool may promise to its volumes: more than 1 trusts that not all of them are filled.
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        env = "STILLPOINT_POOL_OVERCOMMIT",
+        default_value = "1",
+        hide_env_values = true
+    )]
+    pub pool_overcommit: Overcommit,
     /// The agent's own directory; not on the pool.
     #[arg(
         long,
@@ -168,6 +178,7 @@ impl NodeAgentArgs {
             listen: self.listen,
             tls: None,
             pools: vec![self.pool.clone()],
+            overcommit: [(self.pool.clone(), self.pool_overcommit)].into(),
             state_dir: self.state_dir.clone(),
             csi_socket: Some(self.kubelet().csi),
             guard_socket: Some(self.guard_socket.clone()),

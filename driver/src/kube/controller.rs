@@ -19,11 +19,13 @@ use tokio::task::JoinSet;
 use tonic::transport::Server;
 
 use super::authority::{ClusterSecret, TrustMap, load_or_make};
+use super::consumers::ClusterConsumers;
 use super::contents::annotate::Annotator;
 use super::contents::orphans::Orphans;
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
 use super::hosts::{ClusterHosts, Lines, Roll};
+use super::pool_events::PoolEvents;
 use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
 use crate::controller::cuts::{Barrier, Cuts};
@@ -53,6 +55,8 @@ const PUBLISH_EVERY: Duration = Duration::from_mins(1);
 const SETTLE_EVERY: Duration = Duration::from_mins(1);
 /// Between two looks at what the own runs still owe to applications.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
+/// How often copies of runs that a backup tool has restored are looked for.
+const REMOVE_EVERY: Duration = Duration::from_hours(1);
 /// Between two attempts to reach the API server at the start.
 const START_PAUSE: Duration = Duration::from_secs(2);
 
@@ -226,6 +230,7 @@ pub struct Controller {
     cuts: Cuts,
     ruled: Arc<RuledCuts>,
     volumes: Arc<Volumes>,
+    pool_events: PoolEvents,
 }
 
 impl Controller {
@@ -240,11 +245,12 @@ impl Controller {
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
         let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.barrier());
-        let volumes =
-            Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default()));
+        let volumes = Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default());
+        let volumes = Arc::new(volumes.with_consumers(Arc::new(ClusterConsumers::new(client.clone()))));
         let holder = holder(&args.pod)?;
         let ruled = Arc::new(RuledCuts::new(client.clone(), &holder, cuts.clone(), Arc::clone(&volumes)));
-        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes })
+        let pool_events = PoolEvents::new(client.clone(), &holder, Arc::new(fleet.clone()));
+        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes, pool_events })
     }
 
     /// Steps 3 to 5. A part that ends by itself is an error.
@@ -303,6 +309,7 @@ impl Controller {
         parts.spawn(while_running(stopped.clone(), async move {
             renew(&authority, lifetime, &fleet, &renewed).await;
         }));
+        parts.spawn(while_running(stopped.clone(), self.pool_events.keep_telling()));
         parts.spawn(while_running(stopped.clone(), async move { publish(&trust, &ca, &own, &ready).await }));
         let outcome = together(parts, stopped).await;
         // A socket that is left behind is replaced at the next start.
@@ -334,9 +341,15 @@ async fn settle_runs(ruled: Arc<RuledCuts>, stopped: watch::Receiver<bool>) -> R
             ruled.collect().await;
         }
     };
+    let removing = async {
+        loop {
+            ruled.remove_restored().await;
+            tokio::time::sleep(REMOVE_EVERY).await;
+        }
+    };
     tokio::select! {
         () = until(stopped) => {}
-        () = async { tokio::join!(paying, collecting); } => {}
+        () = async { tokio::join!(paying, collecting, removing); } => {}
     }
     handed_over(ruled.shutdown(STOPPED, UNDO_GRACE).await);
     Ok(())

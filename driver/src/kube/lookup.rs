@@ -111,9 +111,9 @@ impl From<LookupError> for Fault {
     fn from(error: LookupError) -> Self {
         let message = format!("no snapshot was taken: {error}");
         match error {
-            LookupError::Kube(KubeError::Unavailable { .. } | KubeError::Conflict(_)) => {
-                Self::unavailable(message)
-            }
+            LookupError::Kube(
+                KubeError::Unavailable { .. } | KubeError::Conflict(_) | KubeError::Deleting(_),
+            ) => Self::unavailable(message),
             LookupError::Kube(
                 KubeError::NotFound(_) | KubeError::Forbidden(_) | KubeError::Refused { .. },
             )

@@ -5,7 +5,8 @@
 //! 2. The snapshot's rule is looked up ([`super::lookup`]). None: a plain cut.
 //! 3. The `Run` object is found or made. Another controller has it: ABORTED, ask again. One that is gone has left it:
 //!    what it owes is paid first. An earlier attempt has cut: that cut is asked for at its home pool.
-//! 4. The rules engine conducts the run; this process renews the object's lease meanwhile.
+//! 4. The rules engine conducts the run: it waits for runs that use the same pods or volumes, first come, first served.
+//!    This process renews the object's lease meanwhile.
 //! 5. The cut is the answer. Failures after the cut (an `after` that failed) are told by the `Run` and an event.
 //!
 //! # Guarantees
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use kube::Client;
 use stillpoint_rules::api::Rule;
 use stillpoint_rules::engine::{Control, Engine, Limits, Ports, RunRequest};
@@ -55,6 +57,9 @@ use lanes::lanes;
 
 /// A run that has not cut by then is stopped and undone; commands have timeouts of their own.
 const BUDGET: Duration = Duration::from_hours(2);
+/// So long a run waits for others that use the same pods or volumes: less than a call of the sidecar, which asks again and
+/// finds the run's place in the order kept.
+const TURN: Duration = Duration::from_mins(4);
 /// Between two renewals of a run's lease.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 
@@ -66,6 +71,14 @@ pub struct RuledCuts {
     events: Events,
     single: Engine,
     group: Engine,
+}
+
+/// What earlier attempts have left.
+struct Earlier {
+    /// The id of a cut.
+    earlier_cut: Option<String>,
+    /// Since when they waited for their turn.
+    waiting_since: Option<Timestamp>,
 }
 
 /// A rule that is to be run.
@@ -96,7 +109,7 @@ impl RuledCuts {
                 cutter: storage.cutter(kind),
                 journal: Arc::new(journal.clone()),
             };
-            Engine::new(ports, Limits::default())
+            Engine::new(ports, Limits { turn: TURN, ..Limits::default() })
         };
         Self {
             single: engine(CutKind::Single),
@@ -185,7 +198,8 @@ impl RuledCuts {
             cut: order.name.clone(),
         };
         let volumes = self.volumes(&order).await?;
-        if let Some(cut) = self.begin(&run_order).await? {
+        let begun = self.begin(&run_order).await?;
+        if let Some(cut) = begun.earlier_cut {
             let id: CutId = cut.parse().map_err(|error| {
                 Fault::internal(format!("the run of {} names the cut {cut:?}: {error}", order.name))
             })?;
@@ -203,6 +217,7 @@ impl RuledCuts {
             budget: BUDGET,
             // Whoever makes a snapshot need not be allowed to run commands, so he chooses no values either.
             params: BTreeMap::new(),
+            waiting_since: begun.waiting_since,
             rehearsal: false,
         };
         let run = self.conduct(order.kind, request).await;
@@ -216,11 +231,13 @@ impl RuledCuts {
         outcome
     }
 
-    /// Claims the run's object; the id of the cut that an earlier attempt has taken.
-    async fn begin(&self, order: &RunOrder) -> Result<Option<String>, Fault> {
+    /// Claims the run's object; what earlier attempts have left in it.
+    async fn begin(&self, order: &RunOrder) -> Result<Earlier, Fault> {
         for _ in 0..2 {
             match self.journal.begin(order).await.map_err(kube_fault)? {
-                Begun::Ready { earlier_cut } => return Ok(earlier_cut),
+                Begun::Ready { earlier_cut, waiting_since } => {
+                    return Ok(Earlier { earlier_cut, waiting_since });
+                }
                 Begun::Held { by } => {
                     return Err(Fault::aborted(format!(
                         "the rule {} is being run for {} by the controller {by}; ask again when that has ended",
@@ -277,15 +294,13 @@ impl RuledCuts {
                         renewed = Instant::now();
                         None
                     }
-                    Ok(Err(error)) if !error.is_passing() => Some(error.to_string()),
+                    Ok(Err(error)) if !error.is_passing() => Some(stopped_by(&error)),
                     Ok(Err(_)) | Err(_) => (renewed.elapsed() + 2 * RENEW_EVERY > LEASE)
-                        .then(|| "the API server does not answer".to_owned()),
+                        .then(|| not_kept("the API server does not answer")),
                 },
             };
             if let Some(why) = lost {
-                stop.send_replace(Some(format!(
-                    "the run's object can no longer be kept ({why}), so another controller may take it over"
-                )));
+                stop.send_replace(Some(why));
             }
         }
     }
@@ -336,12 +351,29 @@ impl RuledCuts {
     }
 }
 
+/// Why a run whose object could not be renewed must stop.
+fn stopped_by(error: &KubeError) -> String {
+    match error {
+        KubeError::Deleting(run) => format!("{run} was deleted, or the snapshot that it is for"),
+        KubeError::NotFound(_)
+        | KubeError::Conflict(_)
+        | KubeError::Forbidden(_)
+        | KubeError::Refused { .. }
+        | KubeError::Unavailable { .. } => not_kept(&error.to_string()),
+    }
+}
+
+fn not_kept(why: &str) -> String {
+    format!("the run's object can no longer be kept ({why}), so another controller may take it over")
+}
+
 fn kube_fault(error: KubeError) -> Fault {
     let message = format!("no snapshot was taken: {error}");
     match error {
-        KubeError::Conflict(_) | KubeError::Unavailable { .. } | KubeError::NotFound(_) => {
-            Fault::unavailable(message)
-        }
+        KubeError::Conflict(_)
+        | KubeError::Deleting(_)
+        | KubeError::Unavailable { .. }
+        | KubeError::NotFound(_) => Fault::unavailable(message),
         KubeError::Forbidden(_) | KubeError::Refused { .. } => Fault::precondition(message),
     }
 }

@@ -80,6 +80,7 @@ impl Storage for FleetStorage {
             source: Some(Source::Snapshot(member.snapshot.clone())),
             places: Places { requisite: Some(vec![on.clone()]), preferred: Vec::new() },
             copies: Copies::BesideSource,
+            claim: None,
         };
         let placed = self.volumes.create(&order).await?;
         Ok(PlacedVolume { host: placed.host, info: placed.info })

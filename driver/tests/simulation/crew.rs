@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stillpoint::agent::round::conductor::Input;
-use stillpoint::agent::round::crew::{Crew, Errands, Inbox, Reply, Start};
+use stillpoint::agent::round::crew::{Alarm, Crew, Errands, Inbox, Reply, Ring, Start};
 use stillpoint::agent::round::member::{Work, Worker};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::dice::Dice;
 
@@ -64,6 +64,19 @@ impl Crew for Tasks {
             worker.abandoned();
         });
         Ok(Box::new(move |work| orders.send(work).is_ok()))
+    }
+
+    fn alarm(&self, ring: Ring) -> io::Result<Alarm> {
+        let (set, mut limits) = mpsc::unbounded_channel::<Duration>();
+        tokio::spawn(async move {
+            let Some(limit) = limits.recv().await else { return };
+            if timeout(limit, limits.recv()).await.is_err() {
+                ring();
+            }
+        });
+        Ok(Box::new(move |limit| {
+            let _ = set.send(limit);
+        }))
     }
 
     /// At once and here: threads would end in another order each time.

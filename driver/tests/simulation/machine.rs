@@ -185,8 +185,10 @@ impl Machine {
         let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), Arc::new(pools.clone()), locks.clone()));
         let local =
             LocalHost::new(self.name.clone(), Arc::clone(&kernel), pools.clone(), locks.clone(), node);
-        local.thaw_leftovers()?;
-        local.lift_leftovers()?;
+        // A real agent starts and tries again every 30 s; here it is the start that is tried again.
+        if let Some((_, fault)) = local.recover().failed.into_iter().next() {
+            return Err(fault);
+        }
         let rounds = RoundContext {
             host: kernel,
             pools: pools.by_id().clone(),

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::{EnvEntry, HttpCall, defaults};
 use crate::plan::{Action, Call, PlannedCommand};
-use crate::ports::{ExecError, ExecRequest, HttpRequest, HttpTrust, PodTarget, SecretError};
+use crate::ports::{ExecError, ExecRequest, HttpRequest, HttpTrust, Ownership, PodTarget, SecretError};
 use crate::redact::Redactor;
 use crate::run::{Attempt, AttemptFault};
 
@@ -48,6 +48,8 @@ pub(super) struct Job {
 /// What actions are done with.
 #[derive(Clone)]
 pub(super) struct Hands {
+    /// Name of the run.
+    pub(super) run: String,
     pub(super) ports: Ports,
     pub(super) clock: Clock,
     /// What all of it takes its time from.
@@ -228,6 +230,15 @@ impl Hands {
         if limit.is_zero() {
             let why = "there was no time left for it; it was not begun";
             return Err((Fault::new(AttemptFault::NotStarted, why), None));
+        }
+        // Another process may be undoing this run and may have let the next one begin.
+        match self.ports.journal.ownership(&self.run) {
+            Ownership::Ours => {}
+            Ownership::Unsure | Ownership::Lost => {
+                let why = "this controller could not renew its claim on the run, so another one may have taken it over; it \
+                           was not begun";
+                return Err((Fault::new(AttemptFault::NotStarted, why), None));
+            }
         }
         match self.budget.within(limit + self.grace, asking).await {
             Ok(answer) => answer.map_err(|fault| (fault, None)),

@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 
 use crate::api::Take;
 use crate::failure::{Failure, FailureKind};
-use crate::machine::{Event, Machine, Order};
+use crate::machine::{Event, Machine, Order, Phase};
 use crate::plan::PlannedStep;
-use crate::ports::OpenCut;
+use crate::ports::{OpenCut, Ownership};
 use crate::redact::Redactor;
 use crate::run::Run;
 
@@ -145,6 +145,7 @@ impl Conductor {
         }
         match order {
             Order::Plan => Some(self.plan().await),
+            Order::TakeTurn => Some(self.take_turn().await),
             Order::Choose => Some(self.choose().await),
             Order::Owe(steps) => self.owe(steps).await,
             Order::Note => {
@@ -158,6 +159,7 @@ impl Conductor {
             Order::Cut => Some(self.take_cut().await),
             Order::Check => Some(self.check().await),
             Order::Release => Some(self.release().await),
+            Order::Confirm => self.confirm().await,
             Order::Seal => Some(self.seal().await),
             Order::Abandon => {
                 self.cut = None;
@@ -178,13 +180,37 @@ impl Conductor {
         }
     }
 
+    /// A run that another process has taken over can no longer be written: what it did may be undone by now.
+    async fn confirm(&mut self) -> Option<Event> {
+        self.persist().await.err().map(Event::JournalFailed)
+    }
+
     async fn note(&mut self) {
         if let Err(why) = self.persist().await {
             tracing::error!(run = self.run.id, %why, "the run goes on without its journal");
         }
     }
 
+    /// Whether another process has the run by now. What is pending of it is that one's.
+    pub(super) fn is_lost(&self) -> bool {
+        self.ports.journal.ownership(&self.run.name) == Ownership::Lost
+    }
+
+    /// Ends here what another process ends, without a word in the record, which is not ours any more.
+    fn hand_over(&mut self) {
+        let why = "another controller has taken the run over and undoes what was done; ask again when that has ended";
+        tracing::warn!(run = self.run.id, why);
+        self.run.debts.clear();
+        self.run.phase = Phase::Failed;
+        if self.run.failures.iter().all(|failure| failure.kind != FailureKind::Journal) {
+            self.run.failures.push(Failure::new(FailureKind::Journal, why).passing(true));
+        }
+    }
+
     async fn finish(&mut self) {
+        if self.is_lost() {
+            return self.hand_over();
+        }
         self.run.ended_at = Some(self.clock.at(tokio::time::Instant::now()));
         self.say(self.run.verdict().to_owned());
         if let Err(why) = self.persist().await {
@@ -214,6 +240,7 @@ impl Conductor {
 
     pub(super) fn hands(&self) -> Hands {
         Hands {
+            run: self.run.name.clone(),
             ports: self.ports.clone(),
             clock: self.clock,
             budget: self.budget.clone(),

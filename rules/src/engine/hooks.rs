@@ -32,9 +32,16 @@ pub(super) enum Broken {
     KeepsTheRound,
     /// No wait has an end.
     WaitsForEver,
+    /// Runs that use the same pods overlap.
+    TakesNoTurn,
+    /// A cut is made real by a process that may have lost its run.
+    ConfirmsNothing,
 }
 
 impl Broken {
+    /// What only several runs notice.
+    pub(super) const OF_TURNS: [Self; 2] = [Self::TakesNoTurn, Self::ConfirmsNothing];
+
     pub(super) const ALL: [Self; 10] = [
         Self::OwesNothing,
         Self::UndoesNothing,
@@ -118,6 +125,7 @@ impl Conductor {
                 std::mem::forget(self.cut.take());
                 None
             }
+            (Broken::ConfirmsNothing, Order::Confirm) => None,
             (_, _) => return None,
         };
         Some(event)

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::api::defaults;
 use crate::machine::Phase;
-use crate::run::Run;
+use crate::run::{DebtState, Run};
 
 use super::conduct::Over;
 
@@ -53,6 +53,27 @@ impl OverdueRuns {
 
     pub(super) fn all(&self) -> Vec<Run> {
         self.lock().values().map(|overdue| overdue.run.clone()).collect()
+    }
+
+    /// People have given up what the run of this cut still has to do; it ends the next time that it is tried.
+    pub(super) fn give_up(&self, cut: &str) {
+        let mut runs = self.lock();
+        for overdue in runs.values_mut().filter(|overdue| overdue.run.name == cut) {
+            let Some(over) = &mut overdue.over else { continue };
+            for debt in over.run.debts.iter_mut().filter(|debt| !debt.state.is_settled()) {
+                debt.state = DebtState::GivenUp;
+            }
+            overdue.due = Instant::now();
+        }
+    }
+
+    /// Somebody waits for the end of this run: it is tried again within this time.
+    pub(super) fn hasten(&self, cut: &str, within: Duration) {
+        let mut runs = self.lock();
+        for overdue in runs.values_mut().filter(|overdue| overdue.run.name == cut) {
+            overdue.due = overdue.due.min(Instant::now() + within);
+            overdue.pause = overdue.pause.min(within);
+        }
     }
 
     pub(super) fn forget(&self, cut: &str) {

@@ -1,9 +1,12 @@
 //! The pods' part of a run: planning, asking, `before`, debts and `after`.
 
+use std::collections::BTreeSet;
+
 use crate::api::OnFailure;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{Event, Outline, StepOutline};
 use crate::plan::{Action, Plan, PlannedCommand, PlannedStep, Target};
+use crate::ports::PodState;
 use crate::run::{Attempt, AttemptFault, Debt, DebtState, keep};
 
 use super::attempt::Job;
@@ -150,6 +153,10 @@ impl Conductor {
 
     /// Pays the debts of one step. Nothing stops this.
     pub(super) async fn undo(&mut self, index: usize) -> Event {
+        if self.is_lost() {
+            return Event::Undone(index, Ok(()));
+        }
+        self.forget_gone(index).await;
         let owed = self.run.debts.iter().enumerate();
         let jobs: Vec<Job> = owed
             .filter(|(_, debt)| debt.step == index && debt.state.is_collectable())
@@ -184,6 +191,33 @@ impl Conductor {
         }
     }
 
+    /// What may not be repeated ends with its pod: where that is gone there is nothing to undo any more.
+    async fn forget_gone(&mut self, index: usize) {
+        let stuck = |debt: &Debt| debt.step == index && debt.state == DebtState::Unknown;
+        let namespaces: BTreeSet<String> = self
+            .run
+            .debts
+            .iter()
+            .filter(|debt| stuck(debt))
+            .map(|debt| debt.target.namespace.clone())
+            .collect();
+        if namespaces.is_empty() {
+            return;
+        }
+        let namespaces: Vec<String> = namespaces.into_iter().collect();
+        let inventory = std::sync::Arc::clone(&self.ports.inventory);
+        // What cannot be listed is there.
+        let Ok(Ok(pods)) = self.budget.within(self.limits.plan, inventory.pods(&namespaces)).await else {
+            return;
+        };
+        let exists = |debt: &Debt| {
+            pods.iter().any(|pod| pod.uid == debt.target.uid && pod.state != PodState::Finished)
+        };
+        for debt in self.run.debts.iter_mut().filter(|debt| stuck(debt) && !exists(debt)) {
+            debt.state = DebtState::Gone;
+        }
+    }
+
     /// That the outcome of an `after` of this step is not known, and will not be by trying.
     fn unknown(&self, index: usize) -> Option<Failure> {
         let stuck = |debt: &&Debt| debt.step == index && !debt.state.is_collectable();
@@ -191,7 +225,7 @@ impl Conductor {
         let name = &stuck.first()?.step_name;
         let words: Vec<String> = stuck.iter().map(|debt| debt.in_words()).collect();
         let why = format!(
-            "step `{name}`: whether its `after` was done is not known, and it may not be repeated: {}; look at the application, then delete the record of this run",
+            "step `{name}`: whether its `after` was done is not known, and it may not be repeated: {}; look at the application, then give its cleanup up (docs/rules.md says how)",
             words.join(", ")
         );
         Some(Failure::of_step(FailureKind::After, name, why))
@@ -207,7 +241,7 @@ fn paid_by(outcome: &Attempt, idempotent: bool) -> DebtState {
     }
 }
 
-fn planning_failure(error: &PlanningError) -> Failure {
+pub(super) fn planning_failure(error: &PlanningError) -> Failure {
     let (kind, retry) = match error {
         PlanningError::Inventory(_) | PlanningError::TooSlow(_) => (FailureKind::Inventory, true),
         PlanningError::Plan(_) => (FailureKind::Plan, false),
@@ -215,7 +249,7 @@ fn planning_failure(error: &PlanningError) -> Failure {
     Failure::new(kind, error.to_string()).passing(retry)
 }
 
-fn outline(plan: &Plan) -> Outline {
+pub(super) fn outline(plan: &Plan) -> Outline {
     let step = |step: &PlannedStep| StepOutline {
         before: step.before.is_some(),
         hold: step.hold.as_ref().map(|hold| hold.take),

@@ -55,6 +55,7 @@ fn request(rule: &str) -> RunRequest {
         namespaces: vec![],
         budget: Duration::from_mins(1),
         params: BTreeMap::new(),
+        waiting_since: None,
         rehearsal: false,
     }
 }
@@ -217,12 +218,12 @@ async fn members_that_are_not_at_one_instant_never_become_application_consistent
 
 #[tokio::test(start_paused = true)]
 async fn a_journal_that_fails_stops_the_deed_that_would_follow() {
-    for broken in 0..3 {
+    for broken in 0..4 {
         let world = World::with(Fault::Persist(broken));
         let run = run(&world, TWO_STEPS).await;
         let (flushed, locked) = match broken {
-            0 => (false, false),
-            1 => (true, false),
+            0 | 1 => (false, false),
+            2 => (true, false),
             _ => (true, true),
         };
         let did = |deed: &str| world.deeds().iter().any(|done| done == deed);
@@ -230,6 +231,17 @@ async fn a_journal_that_fails_stops_the_deed_that_would_follow() {
         assert_eq!((did("db-1 unflush"), did("web-1 unlock")), (flushed, locked));
         assert!(run.failures[0].message.contains("the journal of runs failed"), "{:?}", run.failures);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_given_up_when_it_cannot_be_confirmed_that_the_run_is_still_ours() {
+    let world = World::with(Fault::Persist(4));
+    let run = run(&world, TWO_STEPS).await;
+    assert_eq!(
+        world.deeds()[3..],
+        ["open v1", "cut", "given up", "web-1 unlock", "db-1 unflush", "db-2 unflush"]
+    );
+    assert!(run.level.is_none() && run.may_be_repeated(), "{:?}", run.failures);
 }
 
 /// The process dies right after each write of the journal in turn; the next one pays what is owed, whatever it was,

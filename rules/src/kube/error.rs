@@ -12,6 +12,9 @@ pub enum KubeError {
     /// Somebody else changed it meanwhile.
     #[error("{0} was changed by somebody else meanwhile")]
     Conflict(String),
+    /// Somebody has deleted it, and it waits for what is pending.
+    #[error("{0} is being deleted")]
+    Deleting(String),
     /// The controller may not.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
@@ -74,7 +77,11 @@ impl KubeError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
-            Self::NotFound(_) | Self::Conflict(_) | Self::Forbidden(_) | Self::Refused { .. } => false,
+            Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Deleting(_)
+            | Self::Forbidden(_)
+            | Self::Refused { .. } => false,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! For tests: an API server in memory on a socket of this machine. It keeps any object by its path, refuses a write
-//! over a version that is not the newest, and runs the commands of `exec` as processes of this machine, over real
+//! over a version that is not the newest, deletes an object with finalizers only when they are gone, lists by label, page
+//! by page and as metadata, and runs the commands of `exec` as processes of this machine, over real
 //! WebSockets. It checks no schema and knows no authorization but what [`FakeCluster::refuse`] tells it.
 
 mod exec;
+mod store;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -81,6 +83,13 @@ impl FakeCluster {
     pub fn remove(&self, path: &str) {
         let mut state = self.state();
         state.forget(path);
+        self.newest.send_replace(state.version);
+    }
+
+    /// Deletes the object at a path as the API server does: one with finalizers stays until they are gone.
+    pub fn delete(&self, path: &str) {
+        let mut state = self.state();
+        drop(state.delete(path, &[]));
         self.newest.send_replace(state.version);
     }
 
@@ -164,163 +173,6 @@ impl FakeCluster {
         let refused = state.refused.iter().find(|(text, _)| line.contains(text)).map(|(_, code)| *code);
         state.log.push(line);
         refused
-    }
-}
-
-impl State {
-    fn complete(&mut self, path: &str, object: &mut Value) {
-        self.version += 1;
-        let parts: Vec<&str> = path.split('/').collect();
-        let metadata = &mut object["metadata"];
-        metadata["resourceVersion"] = json!(self.version.to_string());
-        if metadata["name"].is_null() {
-            metadata["name"] = json!(parts.last());
-        }
-        if metadata["uid"].is_null() {
-            metadata["uid"] = json!(format!("uid-{}", self.version));
-        }
-        if let Some(at) = parts.iter().position(|part| *part == "namespaces") {
-            metadata["namespace"] = json!(parts.get(at + 1));
-        }
-    }
-
-    fn keep(&mut self, path: &str, object: Value) {
-        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
-        let (version, path) = (self.version, path.to_owned());
-        self.changes.push(watch::Change { version, path: path.clone(), kind, object: object.clone() });
-        self.objects.insert(path, object);
-    }
-
-    fn forget(&mut self, path: &str) {
-        let Some(object) = self.objects.remove(path) else { return };
-        self.version += 1;
-        let (version, path) = (self.version, path.to_owned());
-        self.changes.push(watch::Change { version, path, kind: "DELETED", object });
-    }
-
-    fn answer(&mut self, request: &Request) -> (u16, Value) {
-        let path = request.path.trim_end_matches('/');
-        match request.method.as_str() {
-            "GET" => match self.objects.get(path) {
-                Some(object) => (200, object.clone()),
-                None => {
-                    self.listed(path).map_or_else(|| (404, failure(404, "not found")), |list| (200, list))
-                }
-            },
-            "POST" if path.ends_with("/selfsubjectaccessreviews") => {
-                (201, json!({ "metadata": {}, "spec": {}, "status": { "allowed": self.exec_allowed } }))
-            }
-            "POST" => self.create(path, &request.body),
-            "PUT" => self.replace(path, &request.body),
-            "PATCH" => self.patch(path, request),
-            other => (405, failure(405, other)),
-        }
-    }
-
-    /// A path with a name at its end is no list: names are told by the number of parts.
-    fn listed(&self, path: &str) -> Option<Value> {
-        if !is_list(path) {
-            return None;
-        }
-        let items: Vec<&Value> =
-            self.objects.iter().filter(|(at, _)| is_in(path, at)).map(|(_, object)| object).collect();
-        let metadata = json!({ "resourceVersion": self.version.to_string() });
-        Some(json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items }))
-    }
-
-    fn create(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
-        let Ok(mut object) = serde_json::from_slice::<Value>(body) else {
-            return (400, failure(400, "no JSON"));
-        };
-        let name = match (object["metadata"]["name"].as_str(), object["metadata"]["generateName"].as_str()) {
-            (Some(name), _) => name.to_owned(),
-            (None, Some(prefix)) => format!("{prefix}{}", self.version),
-            (None, None) => return (422, failure(422, "no name")),
-        };
-        let path = format!("{path}/{name}");
-        if self.objects.contains_key(&path) {
-            return (409, failure(409, "it exists"));
-        }
-        // A subresource is not written with the object.
-        object.as_object_mut().map(|fields| fields.remove("status"));
-        self.complete(&path, &mut object);
-        self.keep(&path, object.clone());
-        (201, object)
-    }
-
-    /// Merge patches of metadata. Like the real one it refuses another identity, and remembers which manager wrote which
-    /// annotation.
-    fn patch(&mut self, path: &str, request: &Request) -> (u16, Value) {
-        let Ok(given) = serde_json::from_slice::<Value>(&request.body) else {
-            return (400, failure(400, "no JSON"));
-        };
-        let Some(mut object) = self.objects.get(path).cloned() else {
-            return (404, failure(404, "not found"));
-        };
-        let metadata = &given["metadata"];
-        if !metadata["uid"].is_null() && metadata["uid"] != object["metadata"]["uid"] {
-            return (409, failure(409, "Precondition failed: UID in precondition"));
-        }
-        let manager =
-            watch::options(&request.query).get("fieldManager").copied().unwrap_or("unknown").to_owned();
-        let mut fields = serde_json::Map::new();
-        for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
-            if value.is_null() {
-                object["metadata"]["annotations"].as_object_mut().map(|all| all.remove(key));
-            } else {
-                object["metadata"]["annotations"][key] = value.clone();
-                fields.insert(format!("f:{key}"), json!({}));
-            }
-        }
-        object["metadata"]["managedFields"] = json!([{
-            "manager": manager, "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
-            "fieldsV1": { "f:metadata": { "f:annotations": fields } }
-        }]);
-        self.complete(path, &mut object);
-        self.keep(path, object.clone());
-        (200, object)
-    }
-
-    fn replace(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
-        let Ok(given) = serde_json::from_slice::<Value>(body) else { return (400, failure(400, "no JSON")) };
-        let Some(path) = path.strip_suffix("/status") else { return (405, failure(405, "status only")) };
-        let Some(mut object) = self.objects.get(path).cloned() else {
-            return (404, failure(404, "not found"));
-        };
-        if given["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
-            return (409, failure(409, "the object has been modified"));
-        }
-        object["status"] = given["status"].clone();
-        self.complete(path, &mut object);
-        self.keep(path, object.clone());
-        (200, object)
-    }
-}
-
-/// The parts of a path after group and version, and those before.
-fn parts(path: &str) -> (Vec<&str>, Vec<&str>) {
-    let mut parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let root = if parts.first() == Some(&"api") { 2 } else { 3 };
-    let rest = parts.split_off(root.min(parts.len()));
-    (parts, rest)
-}
-
-fn is_list(path: &str) -> bool {
-    matches!(parts(path).1.as_slice(), [_] | ["namespaces", _, _])
-}
-
-/// Whether an object belongs to what a list or a watch is of.
-fn is_in(list: &str, object: &str) -> bool {
-    let ((base, of), (root, at)) = (parts(list), parts(object));
-    if base != root {
-        return false;
-    }
-    match (of.as_slice(), at.as_slice()) {
-        ([plural], [kind, _] | ["namespaces", _, kind, _]) => plural == kind,
-        (["namespaces", here, plural], ["namespaces", namespace, kind, _]) => {
-            here == namespace && plural == kind
-        }
-        _ => false,
     }
 }
 

@@ -14,6 +14,15 @@ use crate::api::{API_VERSION, Param, Step};
 /// classes, that names a Rule in the snapshot's namespace.
 pub const RULE_ANNOTATION: &str = "stillpoint.dev/rule";
 
+/// The label of Runs that have not ended: by it they are found.
+pub const OPEN_LABEL: &str = "stillpoint.dev/open";
+/// The finalizer of Runs that have not ended: what they did to an application is undone before they vanish.
+pub const CLEANUP_FINALIZER: &str = "stillpoint.dev/pending-cleanup";
+/// The annotation by which people give up the pending cleanup of a Run; its value says why.
+pub const GIVE_UP_ANNOTATION: &str = "stillpoint.dev/give-up-cleanup";
+/// The label by which Velero leaves an object out of its backups.
+pub const BACKUP_LABEL: &str = "velero.io/exclude-from-backup";
+
 /// What to do to an application around a cut.
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -102,7 +111,7 @@ pub struct SnapshotRef {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunStatus {
-    /// `Pending`, `Running`, `Undoing`, `Overdue` (over, but something is still owed), `Succeeded` or `Failed`.
+    /// `Pending`, `Waiting` (for another Run that uses the same pods or volumes), `Running`, `Undoing`, `Overdue` (over, but something is still owed), `Succeeded` or `Failed`.
     pub phase: String,
     /// The Rule of the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +162,12 @@ pub struct RunStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// The object that this was written to. A copy has another identity: nothing of it is ever run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<RunIdentity>,
+    /// Since when it has waited for its turn, over attempts that waited for too long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<String>,
     /// The controller that conducts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
@@ -165,11 +180,23 @@ pub struct RunStatus {
     pub record: Option<serde_json::Value>,
 }
 
+/// The object that a controller has written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunIdentity {
+    /// Its uid.
+    #[schemars(length(max = 128))]
+    pub uid: String,
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+}
+
 /// Why a run did not go as its rule says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureStatus {
-    /// `inventory`, `plan`, `where`, `before`, `hold`, `lost`, `release`, `open`, `cut`, `seal`, `after`, `gone`,
+    /// `inventory`, `plan`, `waiting`, `where`, `before`, `hold`, `lost`, `release`, `open`, `cut`, `seal`, `after`, `gone`,
     /// `journal`, `stopped`, `budget`, `orphaned` or `bug`.
     pub kind: String,
     /// The step, where it was one.
@@ -239,7 +266,8 @@ pub struct DebtStatus {
     /// What pays it.
     pub command: String,
     /// `owed`, `paid`, `unpaid` (tried and failed; it is tried again), `unknown` (may not be repeated: look at the
-    /// application) or `gone` (with its pod).
+    /// application), `gone` (with its pod) or
+    /// `givenup` (by people, with the annotation `stillpoint.dev/give-up-cleanup`).
     pub state: String,
 }
 

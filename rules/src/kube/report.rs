@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::{Phase, Stage};
 use crate::run::{Attempt, Debt, Level, PodLane, Run};
 use crate::text::clip_to;
@@ -72,6 +72,8 @@ pub fn status(
         }),
         timeline,
         conditions: conditions(run, &before.conditions, now),
+        identity: None,
+        waiting_since: waiting_since(run),
         holder: (!ended).then(|| holder.to_owned()),
         renewed_at: (!ended).then(|| now.to_string()),
         record,
@@ -92,7 +94,7 @@ fn slim(run: &Run) -> Run {
     run
 }
 
-fn doing(run: &Run) -> String {
+pub(super) fn doing(run: &Run) -> String {
     let step = |index: usize| {
         let step = run.plan.as_ref().and_then(|plan| plan.steps.get(index));
         step.map_or_else(|| index.to_string(), |step| step.name.clone())
@@ -100,6 +102,7 @@ fn doing(run: &Run) -> String {
     match run.phase {
         Phase::Pending => "nothing yet".to_owned(),
         Phase::Planning => "listing pods and volumes".to_owned(),
+        Phase::Waiting => waiting(run),
         Phase::Choosing => "asking which pods are meant".to_owned(),
         Phase::Preparing(index) => format!("`before` of step {}", step(index)),
         Phase::Opening => "hosts prepare the cut".to_owned(),
@@ -112,6 +115,20 @@ fn doing(run: &Run) -> String {
         Phase::Undoing(index) => format!("`after` of step {}", step(index)),
         Phase::Overdue => "trying again what is owed to the application".to_owned(),
         Phase::Succeeded | Phase::Failed => "ended".to_owned(),
+    }
+}
+
+/// Its place in the order is kept while all that failed is that it waited too long.
+fn waiting_since(run: &Run) -> Option<String> {
+    let waits = run.phase == Phase::Waiting
+        || run.failures.iter().any(|failure| failure.kind == FailureKind::Waiting);
+    run.turn.as_ref().filter(|_| waits).map(|turn| turn.since.to_string())
+}
+
+fn waiting(run: &Run) -> String {
+    match run.turn.as_ref().and_then(|turn| turn.waits_for.as_ref()) {
+        Some(other) => format!("waiting for {other}"),
+        None => "looking for other runs that use the same pods or volumes".to_owned(),
     }
 }
 
@@ -202,6 +219,7 @@ fn conditions(run: &Run, before: &[Condition], now: Timestamp) -> Vec<Condition>
         Stage::Failed if run.cut.as_ref().is_some_and(|cut| cut.sealed) => ("False", "FailedAfterTheCut"),
         Stage::Failed => ("False", "Failed"),
         Stage::Overdue => ("False", "Overdue"),
+        Stage::Waiting => ("Unknown", "Waiting"),
         Stage::Pending | Stage::Running | Stage::Undoing => ("Unknown", "Running"),
     };
     let owed = unpaid(run);

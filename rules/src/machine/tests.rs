@@ -36,7 +36,8 @@ fn lost(meaning: OnFailure) -> Vec<StepFailure> {
 fn scenario(outline: Outline, events: &[Event]) -> (Machine, Vec<Order>) {
     let mut machine = Machine::new();
     let mut orders = machine.step(Event::Start).unwrap();
-    orders.extend(machine.step(Event::Planned(Ok(outline))).unwrap());
+    orders.extend(machine.step(Event::Planned(Ok(outline.clone()))).unwrap());
+    orders.extend(machine.step(Event::Turn(Ok(outline))).unwrap());
     for event in events {
         orders.extend(machine.step(event.clone()).unwrap());
     }
@@ -57,6 +58,7 @@ fn a_good_run_goes_in_in_order_and_comes_out_in_reverse() {
     let (machine, orders) = scenario(outline(&[PLAIN, PLAIN]), &events);
     let expected = [
         Order::Plan,
+        Order::TakeTurn,
         Order::Owe(1),
         Order::Prepare(0),
         Order::Owe(2),
@@ -64,6 +66,7 @@ fn a_good_run_goes_in_in_order_and_comes_out_in_reverse() {
         Order::Owe(2),
         Order::Open,
         Order::Cut,
+        Order::Confirm,
         Order::Seal,
         Order::Note,
         Order::Undo(1),
@@ -126,10 +129,10 @@ fn sessions_are_released_before_the_seal_and_a_lost_one_voids_the_cut() {
         StepOutline { before: false, hold: Some(Take::Last), after: true, on_failure: OnFailure::Abort };
     let up_to_check = [Event::Opened(Ok(())), Event::Held(vec![]), Event::Cut(Ok(()))];
     let (mut machine, orders) = scenario(outline(&[held]), &up_to_check);
-    assert_eq!(&orders[1..], [Order::Owe(1), Order::Open, Order::Hold, Order::Cut, Order::Check]);
+    assert_eq!(&orders[2..], [Order::Owe(1), Order::Open, Order::Hold, Order::Cut, Order::Check]);
     let mut good = machine.clone();
     assert_eq!(good.step(Event::Checked(vec![])).unwrap(), [Order::Release]);
-    assert_eq!(good.step(Event::Released(vec![])).unwrap(), [Order::Seal]);
+    assert_eq!(good.step(Event::Released(vec![])).unwrap(), [Order::Confirm, Order::Seal]);
     let mut mean = machine.clone();
     mean.step(Event::Checked(vec![])).unwrap();
     let orders = mean.step(Event::Released(vec![why("bad")])).unwrap();
@@ -157,6 +160,24 @@ fn what_could_not_be_written_down_was_not_started() {
     let (mut machine, _) = scenario(outline(&[PLAIN, PLAIN]), &[Event::Prepared(0, Ok(()))]);
     let orders = machine.step(Event::JournalFailed(why("full"))).unwrap();
     assert_eq!(orders, [Order::Note, Order::Undo(0)]);
+}
+
+#[test]
+fn a_run_that_somebody_has_taken_over_makes_no_cut_real() {
+    let events = &sealed_events()[..4];
+    let (mut machine, orders) = scenario(outline(&[PLAIN, PLAIN]), events);
+    assert_eq!(orders[orders.len() - 2..], [Order::Confirm, Order::Seal]);
+    let orders = machine.step(Event::JournalFailed(why("taken over"))).unwrap();
+    assert_eq!(orders, [Order::Abandon, Order::Note, Order::Undo(1)]);
+}
+
+#[test]
+fn a_run_whose_turn_does_not_come_does_nothing() {
+    let mut machine = Machine::new();
+    machine.step(Event::Start).unwrap();
+    assert_eq!(machine.step(Event::Planned(Ok(outline(&[PLAIN])))).unwrap(), [Order::TakeTurn]);
+    assert_eq!(machine.step(Event::Turn(bad().map(|()| Outline::default()))).unwrap(), [Order::Finish]);
+    assert_eq!(machine.phase(), Phase::Failed);
 }
 
 #[test]

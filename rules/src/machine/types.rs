@@ -14,6 +14,8 @@ pub enum Phase {
     Pending,
     /// Pods and volumes are being listed.
     Planning,
+    /// Another run uses the same pods or volumes, or it is looked whether one does.
+    Waiting,
     /// `where` commands are being asked.
     Choosing,
     /// The `before` of this step runs.
@@ -47,6 +49,8 @@ pub enum Phase {
 pub enum Stage {
     /// Nothing was done.
     Pending,
+    /// It waits for another run, or looks whether it must.
+    Waiting,
     /// It plans, prepares, cuts, seals.
     Running,
     /// What was done is being undone.
@@ -64,6 +68,7 @@ impl Stage {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
+            Self::Waiting => "Waiting",
             Self::Running => "Running",
             Self::Undoing => "Undoing",
             Self::Overdue => "Overdue",
@@ -78,6 +83,7 @@ impl Phase {
     pub fn stage(self) -> Stage {
         match self {
             Self::Pending => Stage::Pending,
+            Self::Waiting => Stage::Waiting,
             Self::Planning
             | Self::Choosing
             | Self::Preparing(_)
@@ -110,6 +116,7 @@ impl Phase {
         match self {
             Self::Pending
             | Self::Planning
+            | Self::Waiting
             | Self::Choosing
             | Self::Preparing(_)
             | Self::Taking(_)
@@ -165,6 +172,8 @@ pub enum Event {
     Start,
     /// The plan is made.
     Planned(Result<Outline, Failure>),
+    /// The run's turn has come, with its plan as it is now, or it has not come in time.
+    Turn(Result<Outline, Failure>),
     /// The questions are answered.
     Chosen(Result<(), Failure>),
     /// Every `before` of the step has ended.
@@ -196,6 +205,8 @@ pub enum Event {
 pub enum Order {
     /// Make the plan: [`Event::Planned`].
     Plan,
+    /// Wait until no other run uses the same pods or volumes, and keep others away from then on: [`Event::Turn`].
+    TakeTurn,
     /// Ask the `where` commands: [`Event::Chosen`].
     Choose,
     /// Persist the run with the debts of the first so many steps. When that fails nothing of the rest of the
@@ -217,6 +228,9 @@ pub enum Order {
     Check,
     /// Let all sessions go: [`Event::Released`].
     Release,
+    /// Persist the run, which proves that it is still this process's and that nobody has undone what it did. When that
+    /// fails nothing of the rest of the list is done: [`Event::JournalFailed`].
+    Confirm,
     /// Make the cut real: [`Event::Sealed`].
     Seal,
     /// Give the prepared cut up. Answers with nothing.
@@ -234,8 +248,9 @@ impl Order {
     /// Whether the run goes back from here on: nothing more is prepared or cut.
     pub fn lets_go(&self) -> bool {
         match self {
-            Self::Check | Self::Release | Self::Seal | Self::Abandon | Self::Undo(_) => true,
+            Self::Check | Self::Release | Self::Confirm | Self::Seal | Self::Abandon | Self::Undo(_) => true,
             Self::Plan
+            | Self::TakeTurn
             | Self::Choose
             | Self::Owe(_)
             | Self::Note
@@ -265,6 +280,7 @@ impl Event {
         match self {
             Self::Start => "Start",
             Self::Planned(_) => "Planned",
+            Self::Turn(_) => "Turn",
             Self::Chosen(_) => "Chosen",
             Self::Prepared(..) => "Prepared",
             Self::Opened(_) => "Opened",

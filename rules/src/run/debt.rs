@@ -39,13 +39,15 @@ pub enum DebtState {
     Unknown,
     /// Its pod is gone, and what was to be undone with it.
     Gone,
+    /// People have said that nothing more is to be done about it.
+    GivenUp,
 }
 
 impl DebtState {
     /// Whether nothing is owed any more.
     pub fn is_settled(self) -> bool {
         match self {
-            Self::Paid | Self::Gone => true,
+            Self::Paid | Self::Gone | Self::GivenUp => true,
             Self::Owed | Self::Unpaid | Self::Unknown => false,
         }
     }
@@ -54,7 +56,7 @@ impl DebtState {
     pub fn is_collectable(self) -> bool {
         match self {
             Self::Owed | Self::Unpaid => true,
-            Self::Paid | Self::Unknown | Self::Gone => false,
+            Self::Paid | Self::Unknown | Self::Gone | Self::GivenUp => false,
         }
     }
 
@@ -66,6 +68,7 @@ impl DebtState {
             Self::Unpaid => "unpaid",
             Self::Unknown => "unknown",
             Self::Gone => "gone",
+            Self::GivenUp => "givenup",
         }
     }
 }

@@ -76,10 +76,11 @@ pub struct PodDefinition {
 }
 
 impl PodDefinition {
-    /// Identity of this incarnation: another definition is another pod.
+    /// Identity of this incarnation: a service that is reached in another way is another pod. What it is labelled and what
+    /// else is written about it may change, and what is pending in it stays pending.
     pub fn uid(&self) -> String {
-        // Maps are sorted and fields ordered, so the same definition is always the same text.
-        let text = serde_json::to_vec(self).unwrap_or_default();
+        let Self { name, namespace, host, exec, cwd, address, .. } = self;
+        let text = serde_json::to_vec(&(name, namespace, host, exec, cwd, address)).unwrap_or_default();
         blake3::hash(&text).to_hex()[..32].to_owned()
     }
 }

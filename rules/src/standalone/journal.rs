@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::ports::{Journal, JournalError};
 use crate::run::{FORMAT, Run};
+use crate::turns::{OpenRun, OpenRuns};
 
 /// Ended runs that are kept; older ones are removed.
 const KEPT: usize = 1000;
@@ -21,13 +22,16 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct FileJournal {
     directory: PathBuf,
+    /// Runs that have not ended: those of a dead process, too.
+    open: OpenRuns,
 }
 
 impl FileJournal {
     /// Opens or makes the directory, and removes what a crash left half-written.
     pub fn open(directory: PathBuf) -> Result<Self, JournalError> {
-        let journal = Self { directory };
+        let journal = Self { directory, open: OpenRuns::default() };
         journal.sweep().map_err(|error| journal.fail("opened", &error))?;
+        journal.visit(|run| journal.remember(&run))?;
         Ok(journal)
     }
 
@@ -63,6 +67,14 @@ impl FileJournal {
             }
         })?;
         Ok(newest)
+    }
+
+    fn remember(&self, run: &Run) {
+        if run.phase.is_final() {
+            self.open.forget(&run.id);
+        } else {
+            self.open.keep(OpenRun::of(run, format!("the run of {}", run.name), true));
+        }
     }
 
     fn sweep(&self) -> std::io::Result<()> {
@@ -117,6 +129,8 @@ impl FileJournal {
     }
 }
 
+/// A record counts only under the name that it was written by: one that was copied is nobody's run, and its commands must
+/// not be run again.
 fn read(path: &Path) -> Result<Run, String> {
     let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > MAX_BYTES {
@@ -127,6 +141,9 @@ fn read(path: &Path) -> Result<Run, String> {
     if run.format != FORMAT {
         return Err(format!("it is of format {}, this program reads {FORMAT}", run.format));
     }
+    if path.file_stem().and_then(|stem| stem.to_str()) != Some(run.id.as_str()) {
+        return Err(format!("it is a copy of the record {}; remove it", run.id));
+    }
     Ok(run)
 }
 
@@ -135,7 +152,12 @@ impl Journal for FileJournal {
     async fn persist(&self, run: &Run) -> Result<(), JournalError> {
         let (journal, run) = (self.clone(), run.clone());
         let task = tokio::task::spawn_blocking(move || {
-            journal.write(&run).map_err(|error| journal.fail("written", &error))?;
+            let written = journal.write(&run).map_err(|error| journal.fail("written", &error));
+            // One that has ended keeps nobody waiting, even where that cannot be written down.
+            if written.is_ok() || run.phase.is_final() {
+                journal.remember(&run);
+            }
+            written?;
             if run.phase.is_final() { journal.prune() } else { Ok(()) }
         });
         task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))
@@ -154,5 +176,13 @@ impl Journal for FileJournal {
             Ok(runs)
         });
         task.await.unwrap_or_else(|error| Err(JournalError(error.to_string())))
+    }
+
+    async fn open_runs(&self, _: &Run) -> Result<Vec<OpenRun>, JournalError> {
+        Ok(self.open.all())
+    }
+
+    async fn run_ended(&self) {
+        self.open.changed().await;
     }
 }

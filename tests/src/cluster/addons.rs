@@ -13,6 +13,8 @@ use crate::harness::binaries;
 const LIMIT: Duration = Duration::from_mins(2);
 const NAMESPACE: &str = "stillpoint-system";
 const DRIVER: &str = "csi.stillpoint.dev";
+/// Pools of a test cluster promise more than they have.
+const OVERCOMMIT: &str = r#"{"data": {"STILLPOINT_POOL_OVERCOMMIT": "4"}}"#;
 
 /// Whether the nodes have got another Stillpoint than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,18 @@ pub fn stillpoint(kubectl: &Kubectl, manifests: &Path, image: Image) -> Result<(
     let was_there =
         !kubectl.run(&["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"])?.is_empty();
     kubectl.run(&["apply", "-k", &manifests.display().to_string()]).context("cannot install Stillpoint")?;
+    // Small pools in sparse files, and tests whose volumes are hardly written. No agent has started yet: each waits for the
+    // controller to write what it mounts.
+    kubectl.run(&[
+        "-n",
+        NAMESPACE,
+        "patch",
+        "configmap",
+        "stillpoint-agent",
+        "--type=merge",
+        "-p",
+        OVERCOMMIT,
+    ])?;
     match image {
         Image::Changed if was_there => {
             kubectl.run(&["-n", NAMESPACE, "delete", "pods", "--all"])?;

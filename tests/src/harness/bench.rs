@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stillpoint::agent::locks::VolumeLocks;
-use stillpoint::agent::pool::Pool;
+use stillpoint::agent::pool::{Overcommit, Pool};
 use stillpoint::agent::round::RoundContext;
 use stillpoint::agent::round::crew::Threads;
 use stillpoint::agent::round::watchdog::GuardProcess;
@@ -68,6 +68,8 @@ impl Bench {
         let host = Arc::new(LinuxHost);
         Pool::make(&*host, BackendKind::Btrfs, &pool_dir)?;
         let pool = Arc::new(Pool::open(host.clone(), &pool_dir)?.0);
+        // A small pool with volumes that are hardly written.
+        pool.set_overcommit(Overcommit::times(20));
         let socket = directory.join("guard.sock");
         let guard = spawn_guard(&socket)?;
         let context = RoundContext {

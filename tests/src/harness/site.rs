@@ -235,6 +235,8 @@ async fn agent(
         "listen": address,
         "tls": {"ca": tls.ca, "cert": tls.cert, "key": tls.key},
         "pools": [host.pool],
+        // Small pools with many volumes that are hardly written.
+        "overcommit": {host.pool.display().to_string(): 20},
         "stateDir": scratch.directory(&format!("state-{}", host.name))?,
     });
     let config = AgentConfig::parse(&config.to_string())?;

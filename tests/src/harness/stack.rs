@@ -351,6 +351,8 @@ async fn start_host(
         "listen": address,
         "tls": tls(&pki, &pki.join("agents").join(name)),
         "pools": [pool],
+        // Pools are small sparse files, and most volumes in them are hardly written.
+        "overcommit": {pool.display().to_string(): 20},
         "stateDir": run.directory(&format!("host-{name}/state"))?,
         "csiSocket": csi_socket,
         "guardSocket": guard_socket,

@@ -60,7 +60,7 @@ async fn kept(space: &Workspace) {
     let client = client::connect(space).await;
     let order = order(space);
     let journal = KubeJournal::new(client.clone(), "one");
-    assert_eq!(journal.begin(&order).await.unwrap(), Begun::Ready { earlier_cut: None });
+    assert_eq!(journal.begin(&order).await.unwrap(), Begun::Ready { earlier_cut: None, waiting_since: None });
     let mut run = record();
     journal.persist(&run).await.unwrap();
     journal.renew(&order.cut).await.unwrap();

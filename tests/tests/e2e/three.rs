@@ -129,7 +129,7 @@ pub fn wait_for_group(space: &Workspace, name: &str) -> Result<()> {
 }
 
 /// The snapshots of a group, in the order of the pods.
-fn members(space: &Workspace, name: &str) -> Result<[String; 3]> {
+pub fn members(space: &Workspace, name: &str) -> Result<[String; 3]> {
     let mut found: [String; 3] = std::array::from_fn(|_| String::new());
     for (member, pod) in found.iter_mut().zip(NAMES) {
         *member = member_of(space, name, &format!("data-{pod}"))?;

@@ -126,7 +126,6 @@ impl Pool {
             let reason = "a copy of its source".to_owned();
             return Err(PoolError::TooSmall { want: new.capacity, minimum: content.size, reason });
         }
-        self.check_promise(new.capacity, new.capacity)?;
         let tree = self.layout.part(&new.id);
         let found = self.read_part(&tree)?.filter(|record| {
             record.content == content.id
@@ -142,8 +141,7 @@ impl Pool {
             Some(record) => record,
             None => self.new_part(&tree, new, content, moved)?,
         };
-        let missing = content.allocated.saturating_sub(record.data);
-        self.space()?.check(self.id(), missing)?;
+        self.check_free(content.allocated.saturating_sub(record.data))?;
         Ok(Begun::Part(Box::new(Arrival { record, tree, _claim: claim })))
     }
 
@@ -156,7 +154,9 @@ impl Pool {
     ) -> Result<PartRecord> {
         let host = &*self.host;
         self.backend.remove(host, tree)?;
-        self.space()?.check(self.id(), content.allocated)?;
+        self.index_mut().drop_part(&new.id);
+        self.check_free(content.allocated)?;
+        let _promise = self.promise(new.capacity, new.capacity)?;
         let record = PartRecord {
             volume: VolumeRecord {
                 known_as: moved.map(|moved| moved.known_as.clone()).filter(|known_as| *known_as != new.id),
@@ -179,7 +179,16 @@ impl Pool {
         host.create_image(&tree.join(IMAGE), image_size(content.size))?;
         records::publish(host, tree, PART_RECORD, &record)?;
         host.sync_directory(&self.layout.volumes())?;
+        self.index_mut().put_part(&new.id, new.capacity, Bytes(0));
         Ok(record)
+    }
+
+    /// Counts a part that an earlier agent has left: it is promised what it may come to need.
+    pub(super) fn count_part(&self, tree: &Path) -> Result<()> {
+        if let Some(record) = self.read_part(tree)? {
+            self.index_mut().put_part(&record.volume.id, record.volume.capacity, record.data);
+        }
+        Ok(())
     }
 
     /// Writes down that everything before the mark is durable: the caller has synced the image. Refused where the pool
@@ -190,7 +199,9 @@ impl Pool {
         arrival.record.chain = mark.chain.to_string();
         arrival.record.touched_at = Timestamp::now();
         records::publish(&*self.host, &arrival.tree, PART_RECORD, &arrival.record)?;
-        self.space()?.check(self.id(), Bytes(1))
+        let volume = &arrival.record.volume;
+        self.index_mut().put_part(&volume.id, volume.capacity, mark.data);
+        self.check_free(Bytes(1))
     }
 
     /// Makes a volume of a part that is whole; the caller has synced the image.
@@ -205,7 +216,11 @@ impl Pool {
         point("agent.copy.whole");
         host.rename(&tree, &published)?;
         host.sync_directory(&self.layout.volumes())?;
-        self.index_mut().put_volume(record.clone());
+        {
+            let mut index = self.index_mut();
+            index.put_volume(record.clone());
+            index.drop_part(&record.id);
+        }
         point("agent.copy.published");
         // Before the rename it is what the part is known by.
         host.remove_file(&published.join(PART_RECORD))?;
@@ -257,6 +272,7 @@ impl Pool {
             (None, _) => true,
         };
         if is_meant {
+            self.index_mut().drop_part(id);
             self.discard(&tree)?;
         }
         Ok(is_meant)
@@ -288,6 +304,7 @@ impl Pool {
     /// As [`Pool::drop_arrival`], for who has the claim already.
     pub(super) fn discard_part(&self, id: &VolumeId) -> Result<()> {
         let tree = self.layout.part(id);
+        self.index_mut().drop_part(id);
         if self.host.stat(&tree)?.is_some() { self.discard(&tree) } else { Ok(()) }
     }
 
@@ -303,6 +320,8 @@ impl Pool {
     /// Whether somebody may still go on with the part in this tree.
     pub(super) fn is_awaited(&self, tree: &Path, now: Timestamp) -> Result<bool> {
         let record = self.read_part(tree)?;
-        Ok(record.is_some_and(|record| record.is_whole || now.duration_since(record.touched_at) < PART_KEPT))
+        // A clock that was set back does not keep a part for ever.
+        let is_recent = |record: &PartRecord| now.duration_since(record.touched_at).abs() < PART_KEPT;
+        Ok(record.is_some_and(|record| record.is_whole || is_recent(&record)))
     }
 }

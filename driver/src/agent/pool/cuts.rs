@@ -75,7 +75,9 @@ impl Pool {
             None => {}
         }
         let need = Bytes(headroom::COPY_NEEDS.0 * own.len() as u64);
-        self.space()?.check(self.id(), need)?;
+        self.check_free(need)?;
+        let volumes: Vec<_> = own.iter().map(|member| &member.volume).collect();
+        let _promise = self.promise_snapshots(&volumes)?;
         let mut claims = Vec::with_capacity(own.len());
         for member in &own {
             claims.push(self.claims.shared(&member.volume)?);
@@ -267,9 +269,14 @@ impl Pool {
         if let Some(cut) = self.index().round_of(&member.volume) {
             return Err(PoolError::Busy(format!("volume {} (cut {cut})", volume.id)));
         }
-        let predicted = self.backend.predict_copy(&*self.host, &self.layout.volume(&volume.id))?;
+        self.check_copy_time(&volume.id)
+    }
+
+    /// Refuses a copy that would take too long as the image is now: it gets more extents while it is written.
+    pub fn check_copy_time(&self, volume: &VolumeId) -> Result<()> {
+        let predicted = self.backend.predict_copy(&*self.host, &self.layout.volume(volume))?;
         if predicted > CUT_BUDGET {
-            return Err(PoolError::SlowCut { volume: volume.id, predicted, budget: CUT_BUDGET });
+            return Err(PoolError::SlowCut { volume: volume.clone(), predicted, budget: CUT_BUDGET });
         }
         Ok(())
     }
@@ -321,6 +328,9 @@ impl Pool {
         self.host.sync_directory(&self.layout.cuts())?;
         let removed = self.index_mut().drop_cut(id);
         if let Some(record) = removed {
+            for member in record.members.iter().filter(|member| member.volume.pool == *self.id()) {
+                self.count_as_coming(&member.volume, &self.layout.snapshot(&member.snapshot))?;
+            }
             self.discard_trees(&record)?;
             self.index_mut().forget_removed(id);
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::headroom::{Freeing, Overcommit};
 use crate::backend::BackendKind;
 use crate::domain::{Bytes, Code, CutId, Fault, Filesystem, PoolId, SnapshotId, VolumeId};
 use crate::host::HostError;
@@ -84,9 +85,21 @@ pub enum PoolError {
     NotWaiting(VolumeId),
     /// Below the reserve.
     #[error(
-        "pool {pool} is too full: {free} free of {total}, {reserve} of it held in reserve so that existing volumes stay writable, {need} needed; delete volumes or snapshots, or enlarge the pool"
+        "pool {pool} is too full: {free} free of {total}, {reserve} of it held in reserve so that existing volumes stay writable, {need} needed; delete volumes or snapshots, or enlarge the pool{freeing}"
     )]
-    Full { pool: PoolId, free: Bytes, total: Bytes, reserve: Bytes, need: Bytes },
+    Full { pool: PoolId, free: Bytes, total: Bytes, reserve: Bytes, need: Bytes, freeing: Freeing },
+    /// More than the pool could honour if its volumes were filled.
+    #[error(
+        "pool {pool} cannot promise {more} more: its volumes and snapshots may come to need {promised} of {limit} (its size without the reserve, times its overcommit factor); delete volumes or snapshots, enlarge the pool, or raise its overcommit factor (now {factor}){freeing}"
+    )]
+    Promised {
+        pool: PoolId,
+        more: Bytes,
+        promised: Bytes,
+        limit: Bytes,
+        factor: Overcommit,
+        freeing: Freeing,
+    },
     /// The copy would hold writers for too long.
     #[error("cutting volume {volume} would hold its writers for about {} ms, more than the {} ms allowed: its image is in very many extents; copy it into a new volume, or use a btrfs pool", predicted.as_millis(), budget.as_millis())]
     SlowCut { volume: VolumeId, predicted: Duration, budget: Duration },
@@ -139,7 +152,7 @@ impl PoolError {
                 Code::NotFound
             }
             Self::TooSmall { .. } => Code::OutOfRange,
-            Self::TooLarge { .. } | Self::Full { .. } => Code::Exhausted,
+            Self::TooLarge { .. } | Self::Full { .. } | Self::Promised { .. } => Code::Exhausted,
             Self::OtherFilesystem { .. } | Self::Malformed { .. } => Code::Invalid,
             Self::Busy(_)
             | Self::Unfinished { .. }

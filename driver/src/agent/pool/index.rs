@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::domain::listing::{Slice, SnapshotEntry};
-use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, VolumeRecord};
+use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, Source, VolumeRecord};
 use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
 
 /// Everything below the first two maps is derived from them, and changed together with them.
@@ -18,6 +19,8 @@ pub(super) struct Index {
     /// Volumes that came from other pools, by the id that they had there first.
     known_as: BTreeMap<VolumeId, VolumeId>,
     moves: BTreeMap<VolumeId, MoveRecord>,
+    /// Volumes of which a record cannot be read: where it is, and why.
+    unreadable: BTreeMap<VolumeId, (PathBuf, String)>,
     cuts: BTreeMap<CutId, Arc<CutRecord>>,
     /// Cuts whose records are gone, but not all of their trees.
     removed: BTreeMap<CutId, Arc<CutRecord>>,
@@ -30,6 +33,10 @@ pub(super) struct Index {
     /// Those of volumes that came from other pools: by the id by which the volume is known, how many there are for each id
     /// that it had here.
     moved: BTreeMap<VolumeId, BTreeMap<VolumeId, usize>>,
+    /// How many cuts, sealed or not, have a member of each volume of this pool.
+    held: BTreeMap<VolumeId, usize>,
+    /// Volumes that arrive: their capacities, and how much of their data is there.
+    arriving: BTreeMap<VolumeId, (Bytes, Bytes)>,
     /// Sum of all capacities.
     promised: u128,
 }
@@ -42,18 +49,30 @@ impl Index {
             volumes: BTreeMap::new(),
             known_as: BTreeMap::new(),
             moves: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             cuts: BTreeMap::new(),
             removed: BTreeMap::new(),
             names: BTreeSet::new(),
             rounds: BTreeSet::new(),
             snapshots: BTreeSet::new(),
             moved: BTreeMap::new(),
+            held: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             promised: 0,
         }
     }
 
     pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         self.volumes.get(id)
+    }
+
+    /// Why nobody can tell whether this volume is here.
+    pub(super) fn unreadable(&self, id: &VolumeId) -> Option<&(PathBuf, String)> {
+        self.unreadable.get(id)
+    }
+
+    pub(super) fn put_unreadable(&mut self, id: VolumeId, record: PathBuf, why: String) {
+        self.unreadable.insert(id, (record, why));
     }
 
     pub(super) fn volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
@@ -110,6 +129,63 @@ impl Index {
         self.moves.remove(id);
     }
 
+    /// A volume of this capacity arrives, and so much of its data is there.
+    pub(super) fn put_part(&mut self, id: &VolumeId, capacity: Bytes, data: Bytes) {
+        self.arriving.insert(id.clone(), (capacity, data));
+    }
+
+    pub(super) fn drop_part(&mut self, id: &VolumeId) {
+        self.arriving.remove(id);
+    }
+
+    /// Sum of the capacities of volumes that arrive.
+    pub(super) fn arriving(&self) -> Bytes {
+        Bytes(self.arriving.values().fold(0, |sum, (capacity, _)| sum.saturating_add(capacity.0)))
+    }
+
+    /// How much of that is there.
+    pub(super) fn arrived(&self) -> Bytes {
+        let data = |(capacity, data): &(Bytes, Bytes)| capacity.0.min(data.0);
+        Bytes(self.arriving.values().fold(0, |sum, part| sum.saturating_add(data(part))))
+    }
+
+    /// Volumes of which no block can be shared with a snapshot or another volume, with their capacities.
+    pub(super) fn volumes_that_share_nothing(&self) -> Vec<(VolumeId, Bytes)> {
+        let (mut of_volumes, mut of_snapshots) = (BTreeMap::new(), BTreeMap::new());
+        for record in self.volumes.values() {
+            match &record.source {
+                Some(Source::Volume(id)) => *of_volumes.entry(id).or_insert(0_usize) += 1,
+                Some(Source::Snapshot(id)) => *of_snapshots.entry(id).or_insert(0_usize) += 1,
+                None => {}
+            }
+        }
+        let shares = |record: &VolumeRecord| {
+            let (id, known_as) = (&record.id, record.known_as());
+            let is_source = of_volumes.contains_key(id) || of_volumes.contains_key(known_as);
+            let shares_source = match &record.source {
+                None => false,
+                Some(Source::Volume(source)) => {
+                    self.own_id(source).is_some() || of_volumes.get(source).is_some_and(|count| *count > 1)
+                }
+                Some(Source::Snapshot(source)) => {
+                    let is_here = source.volume.pool == self.pool && self.snapshot(source).is_some();
+                    is_here || of_snapshots.get(source).is_some_and(|count| *count > 1)
+                }
+            };
+            self.held.contains_key(id) || is_source || shares_source
+        };
+        let alone = self.volumes.values().filter(|record| !shares(record));
+        alone.map(|record| (record.id.clone(), record.capacity)).collect()
+    }
+
+    /// Whether a tree of this volume, its own or that of a snapshot of it, is the only one that can have its blocks.
+    pub(super) fn is_last_tree_of(&self, volume: &VolumeId) -> bool {
+        if !self.volumes.contains_key(volume) {
+            return !self.held.contains_key(volume);
+        }
+        self.volumes_that_share_nothing().iter().any(|(id, _)| id == volume)
+    }
+
     /// Sum of all capacities.
     pub(super) fn promised(&self) -> Bytes {
         Bytes(u64::try_from(self.promised).unwrap_or(u64::MAX))
@@ -144,6 +220,9 @@ impl Index {
         self.unlist(&id);
         self.names.insert((id.kind, id.hash.clone(), id.home.clone()));
         self.removed.remove(&id);
+        for member in record.members.iter().filter(|member| member.volume.pool == self.pool) {
+            *self.held.entry(member.volume.clone()).or_default() += 1;
+        }
         match record.state {
             CutState::Round => drop(self.rounds.insert(id.clone())),
             CutState::Sealed if id.home == self.pool => {
@@ -161,6 +240,14 @@ impl Index {
     fn unlist(&mut self, id: &CutId) {
         self.names.remove(&(id.kind, id.hash.clone(), id.home.clone()));
         self.rounds.remove(id);
+        if let Some(known) = self.cuts.get(id) {
+            for member in known.members.iter().filter(|member| member.volume.pool == self.pool) {
+                match self.held.get_mut(&member.volume) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    Some(_) | None => drop(self.held.remove(&member.volume)),
+                }
+            }
+        }
         if let Some(known) = self.cuts.get(id).filter(|known| known.state == CutState::Sealed) {
             for member in known.members.iter().filter(|_| id.home == self.pool) {
                 self.snapshots.remove(&member.snapshot);

@@ -5,10 +5,10 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::layout::{DIRECTORIES, Layout, Name, POOL_RECORD};
-use super::{Access, PoolError, PoolSpace, Result, records};
+use super::{Access, Overcommit, PoolError, PoolSpace, Result, records};
 use crate::backend::BackendKind;
-use crate::domain::PoolId;
 use crate::domain::record::{FORMAT, PoolRecord};
+use crate::domain::{Bytes, PoolId};
 use crate::host::{FileKind, Host, Mounted};
 
 /// Makes a pool in an empty directory that is the mount point of a filesystem of the backend's kind. An attempt
@@ -66,7 +66,7 @@ fn refuse_content(host: &dyn Host, dir: &Path) -> Result<()> {
 pub struct PoolSummary {
     /// The pool's record.
     pub record: PoolRecord,
-    /// Size and free space.
+    /// Size and free space; what is promised to volumes is not known here.
     pub space: PoolSpace,
     /// Whether it can be written.
     pub access: Access,
@@ -85,7 +85,7 @@ pub fn inspect(host: &dyn Host, dir: &Path) -> Result<PoolSummary> {
     };
     Ok(PoolSummary {
         record,
-        space: PoolSpace::of(kind.backend().space(host, dir)?),
+        space: PoolSpace::of(kind.backend().space(host, dir)?, Bytes(0), Overcommit::NONE),
         access,
         volumes: count(&layout.volumes())?,
         cuts: count(&layout.cuts())?,

@@ -20,8 +20,9 @@
 //! **Presumed abort.** A cut is a record of state `round` before anything is copied, and `sealed` at the end. Found
 //! unsealed at start-up on its home pool it is void; on another pool the home decides, so it is only reported.
 //!
-//! **Thin.** Volumes and snapshots take space when they are written, so the sum of capacities may exceed the pool,
-//! up to a named factor. Nothing new is made below the reserve: see [`headroom`].
+//! **Thin.** Volumes and snapshots take space when they are written. What they may come to need is promised, and nothing is
+//! made that the pool could not honour, unless it is told to overcommit: see [`headroom`]. Space of what was deleted comes
+//! back late, and is waited for: see `reclaim`.
 //!
 //! One process may have a pool open. All calls block.
 
@@ -41,6 +42,8 @@ mod making;
 mod move_tests;
 mod moves;
 mod orphans;
+mod promises;
+mod reclaim;
 mod records;
 mod sweep;
 mod trash;
@@ -53,7 +56,7 @@ pub use arrivals::{Arrival, Begun, Content, Mark};
 pub use cuts::{CUT_BUDGET, Fence, MemberPaths};
 pub use error::PoolError;
 pub use exports::SnapshotImage;
-pub use headroom::PoolSpace;
+pub use headroom::{Overcommit, PoolSpace};
 pub use making::{PoolSummary, inspect, make};
 pub use moves::LeavingImage;
 pub use orphans::{Orphan, OrphanKind};
@@ -62,12 +65,14 @@ pub use trash::TrashPause;
 
 use crate::backend::{Backend, BackendKind};
 pub use crate::domain::NewVolume;
+use crate::domain::PoolId;
 use crate::domain::record::PoolRecord;
-use crate::domain::{Bytes, PoolId};
 use crate::host::Host;
 use claims::Claims;
 use index::Index;
 use layout::Layout;
+use promises::Promises;
+use reclaim::Reclaim;
 use trash::{Garbage, Trash};
 
 /// Result of a call to a pool.
@@ -83,6 +88,8 @@ pub struct Pool {
     index: RwLock<Index>,
     claims: Claims,
     trash: Trash,
+    promises: Promises,
+    reclaim: Reclaim,
 }
 
 /// Whether a pool can be written.
@@ -133,12 +140,6 @@ impl Pool {
         }
     }
 
-    /// Size, and what new volumes and snapshots may use; the reserve is taken off.
-    pub fn space(&self) -> Result<PoolSpace> {
-        let space = self.backend.space(&*self.host, self.dir())?;
-        Ok(PoolSpace::of(space))
-    }
-
     fn index(&self) -> RwLockReadGuard<'_, Index> {
         // Changes of the index are single map operations: a panic cannot leave it half changed.
         self.index.read().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -160,13 +161,6 @@ impl Pool {
             return Ok(());
         }
         Err(PoolError::OtherPool { id: id.to_string(), pool: self.id().clone() })
-    }
-
-    /// Bytes that an image may still take at most, given what all volumes were promised.
-    fn check_promise(&self, more: Bytes, one: Bytes) -> Result<()> {
-        let total = self.space()?.total;
-        let promised = self.index().promised();
-        headroom::check_promise(self.id(), total, promised, more, one)
     }
 
     /// Gives a tree a name that says it is garbage, durably, and queues it for the cleaner.

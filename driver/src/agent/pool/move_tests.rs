@@ -8,7 +8,7 @@ use super::*;
 use crate::agent::fixtures::round_record;
 use crate::backend::IMAGE;
 use crate::domain::record::{CutRecord, CutState, MoveState};
-use crate::domain::{Moved, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Moved, SnapshotId, VolumeId};
 use crate::host::Files;
 use crate::host::blocks::{AlignedBuffer, BlockAccess, Blocks};
 use crate::host::fake::{Crash, FakeHost, Lie, When};

@@ -4,6 +4,9 @@
 //! 2. Volumes and cut records are read into the index. What cannot be read is reported and left alone.
 //! 3. Unsealed cuts whose home is this pool are void. Those with another home are reported: only that home knows.
 //! 4. Snapshot trees that no record lists are garbage: a void or a delete was under way.
+//!
+//! One object that cannot be read or removed does not keep the pool from opening: it is reported, left alone, and whoever
+//! asks for it is told so instead of "it does not exist".
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +16,8 @@ use jiff::Timestamp;
 
 use super::index::Index;
 use super::layout::{Layout, Name, PART_RECORD, VOLUME_RECORD, half_made, move_file};
+use super::promises::Promises;
+use super::reclaim::Reclaim;
 use super::trash::Trash;
 use super::{Access, Pool, PoolError, Result, making, records};
 use crate::domain::record::{CutRecord, CutState, MoveRecord, MoveState, VolumeRecord};
@@ -52,7 +57,7 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
     survey.stale_moves();
     survey.cuts()?;
     survey.snapshots()?;
-    let Survey { index, trash, next, report, mut half_made, parts, orphans, stale_moves, .. } = survey;
+    let Survey { index, trash, next, mut report, mut half_made, parts, orphans, stale_moves, .. } = survey;
 
     let pool = Pool {
         host,
@@ -63,16 +68,28 @@ pub(super) fn open(host: Arc<dyn Host>, dir: &Path) -> Result<(Pool, SweepReport
         index: RwLock::new(index),
         claims: super::Claims::default(),
         trash: Trash::new(trash, next),
+        promises: Promises::default(),
+        reclaim: Reclaim::default(),
     };
     for part in parts {
-        if !pool.is_awaited(&part, Timestamp::now())? {
-            half_made.push((part, FileKind::Directory));
+        match pool.is_awaited(&part, Timestamp::now()) {
+            Ok(true) => {
+                if let Err(error) = pool.count_part(&part) {
+                    report.resists(part, &error);
+                }
+            }
+            Ok(false) => half_made.push((part, FileKind::Directory)),
+            Err(error) => report.resists(part, &error),
         }
     }
     let report = match access {
         Access::Writable => {
-            stale_moves.iter().try_for_each(|id| pool.drop_move(id))?;
-            pool.sweep(report, half_made, orphans)?
+            for id in stale_moves {
+                if let Err(error) = pool.drop_move(&id) {
+                    report.resists(pool.layout.moves().join(move_file(&id)), &error);
+                }
+            }
+            pool.sweep(report, half_made, orphans)
         }
         Access::ReadOnly => report,
     };
@@ -86,29 +103,43 @@ impl Pool {
         mut report: SweepReport,
         half_made: Vec<(PathBuf, FileKind)>,
         orphans: Vec<PathBuf>,
-    ) -> Result<SweepReport> {
+    ) -> SweepReport {
         for (path, kind) in half_made {
-            match kind {
-                FileKind::Directory => self.backend.remove(&*self.host, &path)?,
-                FileKind::File | FileKind::Block | FileKind::Other => self.host.remove_file(&path)?,
+            let removed = match kind {
+                FileKind::Directory => self.backend.remove(&*self.host, &path),
+                FileKind::File | FileKind::Block | FileKind::Other => self.host.remove_file(&path),
+            };
+            match removed {
+                Ok(()) => report.removed.push(path),
+                Err(error) => report.resists(path, &error),
             }
-            report.removed.push(path);
         }
         let unsealed: Vec<_> = self.cuts().into_iter().filter(|cut| cut.state == CutState::Round).collect();
         for cut in unsealed {
-            if cut.id.home == *self.id() {
-                self.void_cut(&cut.id)?;
-                report.voided.push(cut.id.clone());
-            } else {
+            if cut.id.home != *self.id() {
                 report.undecided.push(cut.id.clone());
+                continue;
+            }
+            match self.void_cut(&cut.id) {
+                Ok(()) => report.voided.push(cut.id.clone()),
+                Err(error) => report.resists(self.layout.cut(&cut.id), &error),
             }
         }
         for tree in orphans {
-            self.discard(&tree)?;
-            report.removed.push(tree);
+            match self.discard(&tree) {
+                Ok(()) => report.removed.push(tree),
+                Err(error) => report.resists(tree, &error),
+            }
         }
         report.trash = self.trash_len();
-        Ok(report)
+        report
+    }
+}
+
+impl SweepReport {
+    /// Something could not be removed; the collector of orphans tries again.
+    fn resists(&mut self, path: PathBuf, why: &dyn std::fmt::Display) {
+        self.broken.push(Broken { path, why: format!("it could not be removed: {why}") });
     }
 }
 
@@ -186,9 +217,15 @@ impl<'a> Survey<'a> {
             let path = directory.join(&name);
             match records::read::<MoveRecord>(self.host, &path) {
                 Ok(Some(record)) if move_file(&record.volume.id) == name => self.index.put_move(record),
-                Err(PoolError::Host(error)) => return Err(error.into()),
-                Ok(_) => self.broken(path, "it is not the record of this volume's move"),
-                Err(error) => self.broken(path, error),
+                other => {
+                    let why =
+                        other.map_or_else(|error| error.to_string(), |_| "it is of another volume".into());
+                    // Whether the volume is still here is what nobody can tell now.
+                    if let Some(Ok(volume)) = name.strip_suffix(".json").map(str::parse) {
+                        self.index.put_unreadable(volume, path.clone(), why.clone());
+                    }
+                    self.broken(path, why);
+                }
             }
         }
         Ok(())
@@ -213,21 +250,28 @@ impl<'a> Survey<'a> {
         for name in self.objects(&directory)? {
             let tree = directory.join(&name);
             let has_left = |id| self.index.a_move(&id).is_some_and(|record| record.state == MoveState::Left);
-            if name.parse().is_ok_and(has_left) {
+            let is_unreadable = |id| self.index.unreadable(&id).is_some();
+            if name.parse().is_ok_and(|id: VolumeId| has_left(id.clone()) || is_unreadable(id)) {
                 continue;
             }
             match read_volume(self.host, &tree, &name) {
                 Ok(record) => self.index.put_volume(record),
-                Err(PoolError::Host(error)) => return Err(error.into()),
                 Err(error) => {
+                    if let Ok(id) = name.parse() {
+                        self.index.put_unreadable(id, tree.join(VOLUME_RECORD), error.to_string());
+                    }
                     self.broken(tree, error);
                     continue;
                 }
             }
             if self.access == Access::Writable {
                 // An expansion, or the end of an arrival, that died half-way.
-                self.host.remove_file(&tree.join(half_made(VOLUME_RECORD)))?;
-                self.host.remove_file(&tree.join(PART_RECORD))?;
+                for left in [half_made(VOLUME_RECORD), PART_RECORD.to_owned()] {
+                    let path = tree.join(left);
+                    if let Err(error) = self.host.remove_file(&path) {
+                        self.report.resists(path, &error);
+                    }
+                }
             }
         }
         Ok(())
@@ -246,7 +290,6 @@ impl<'a> Survey<'a> {
                     self.listed.extend(record.members.iter().map(|member| member.snapshot.clone()));
                     self.index.put_cut(&record);
                 }
-                Err(PoolError::Host(error)) => return Err(error.into()),
                 Ok(other) => {
                     let why = if other.is_some() { "it is the record of another cut" } else { "it is gone" };
                     self.unreadable.insert((id.kind, id.hash));
@@ -270,7 +313,10 @@ impl<'a> Survey<'a> {
                 self.broken(path, "not the snapshots of a volume");
                 continue;
             };
-            self.snapshots_of(&volume, &path, &mut present)?;
+            // What cannot be listed is not garbage either.
+            if let Err(error) = self.snapshots_of(&volume, &path, &mut present) {
+                self.broken(path, error);
+            }
         }
         self.report_lost(&present);
         Ok(())

@@ -58,6 +58,7 @@ impl Pool {
     /// Keeps the cleaner away for the length of a round.
     pub fn pause_trash(&self) -> TrashPause {
         self.trash.pauses.fetch_add(1, Ordering::SeqCst);
+        self.stop_compacting();
         TrashPause(Arc::clone(&self.trash.pauses))
     }
 

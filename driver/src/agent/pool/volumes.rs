@@ -44,12 +44,12 @@ impl Pool {
         }
         let origin = new.source.as_ref().map(|source| self.origin(source)).transpose()?;
         check_size(new, origin.as_ref())?;
-        self.check_promise(new.capacity, new.capacity)?;
         let need = match origin {
             Some(_) => headroom::COPY_NEEDS,
             None => headroom::new_volume_needs(new.filesystem),
         };
-        self.space()?.check(self.id(), need)?;
+        self.check_free(need)?;
+        let _promise = self.promise(new.capacity, new.capacity)?;
 
         let record = VolumeRecord {
             known_as: None,
@@ -105,6 +105,7 @@ impl Pool {
             return self.drop_move(id);
         }
         point("agent.delete.begun");
+        self.count_as_coming(id, &tree)?;
         let away = self.put_away(&tree)?;
         point("agent.delete.renamed");
         self.index_mut().drop_volume(id);
@@ -117,7 +118,11 @@ impl Pool {
 
     /// The record of a volume.
     pub fn volume(&self, id: &VolumeId) -> Result<VolumeRecord> {
-        self.index().volume(id).cloned().ok_or_else(|| PoolError::NoVolume(id.clone()))
+        let index = self.index();
+        index.volume(id).cloned().ok_or_else(|| match index.unreadable(id) {
+            Some((path, why)) => PoolError::Torn { path: path.clone(), why: why.clone() },
+            None => PoolError::NoVolume(id.clone()),
+        })
     }
 
     /// All volumes, sorted by id.
@@ -147,10 +152,9 @@ impl Pool {
         }
         self.stay(id)?;
         if capacity > record.capacity {
-            let more = capacity.saturating_sub(record.capacity);
-            self.check_promise(more, capacity)?;
-            self.space()?.check(self.id(), headroom::COPY_NEEDS)?;
+            self.check_free(headroom::COPY_NEEDS)?;
         }
+        let _promise = self.promise(capacity.saturating_sub(record.capacity), capacity)?;
         let image = self.image(id)?;
         // Also when the capacity is reached already: an earlier call may have failed half-way.
         if capacity >= record.capacity {

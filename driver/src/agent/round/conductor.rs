@@ -223,8 +223,8 @@ impl Conductor {
 
     fn freeze(&mut self) -> Result<(), Fault> {
         self.held = Some(holds::process().begin());
-        let hard = self.limits.hard;
-        self.hold.as_mut().map_or(Ok(()), |hold| hold.freeze(&self.context, hard))
+        let limits = self.limits;
+        self.hold.as_mut().map_or(Ok(()), |hold| hold.freeze(&self.context, &limits))
     }
 
     fn tell(&mut self, work: Work) {

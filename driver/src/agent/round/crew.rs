@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -31,6 +32,10 @@ impl Inbox {
 pub type Start = Box<dyn FnOnce(Inbox) -> Conductor + Send>;
 /// Tells a member's worker what to do; says whether it is still there.
 pub type Errands = Box<dyn Fn(Work) -> bool + Send>;
+/// Sets an alarm that rings once, after this time, unless it is dropped before.
+pub type Alarm = Box<dyn Fn(Duration) + Send>;
+/// What an alarm does.
+pub type Ring = Box<dyn FnOnce() + Send>;
 /// Takes what a worker answers.
 pub type Reply = Box<dyn Fn(Answer) + Send>;
 
@@ -41,16 +46,19 @@ pub trait Crew: Send + Sync {
     fn conduct(&self, start: Start) -> io::Result<Inbox>;
     /// Runs a worker until its errands are dropped.
     fn employ(&self, worker: Worker, reply: Reply) -> io::Result<Errands>;
-    /// Runs the worker of a member that is alone on this host. There is nobody else to let go of while its kernel call
+    /// Runs the worker of a member that is alone on this host. There is nobody else to order to while its kernel call
     /// lasts, so whoever gives the order may do the work as well: it needs no second thread to wake up twice.
     fn employ_alone(&self, worker: Worker, reply: Reply) -> io::Result<Errands> {
         self.employ(worker, reply)
     }
+    /// Makes an alarm that is not set yet. It rings on none of the threads that conduct and work, for those may be in a
+    /// kernel call that lasts.
+    fn alarm(&self, ring: Ring) -> io::Result<Alarm>;
     /// Carries out one call, which may block.
     fn carry_out(&self, call: Box<dyn FnOnce() + Send>);
 }
 
-/// A thread per round and, unless it is alone, one per member: FIFREEZE cannot be interrupted.
+/// A thread per round, one for its limit and, unless it is alone, one per member: FIFREEZE cannot be interrupted.
 #[derive(Debug, Clone, Copy)]
 pub struct Threads;
 
@@ -72,6 +80,21 @@ impl Crew for Threads {
     fn employ_alone(&self, worker: Worker, reply: Reply) -> io::Result<Errands> {
         let here = OnTheSpot(RefCell::new(Some(worker)));
         Ok(Box::new(move |work| here.perform(work, &reply)))
+    }
+
+    fn alarm(&self, ring: Ring) -> io::Result<Alarm> {
+        let (set, limits) = channel::<Duration>();
+        let wait = move || {
+            let Ok(limit) = limits.recv() else { return };
+            if limits.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                ring();
+            }
+        };
+        thread::Builder::new().name("limit".into()).spawn(wait)?;
+        // Without its thread nobody waits for it any more.
+        Ok(Box::new(move |limit| {
+            let _ = set.send(limit);
+        }))
     }
 
     fn carry_out(&self, call: Box<dyn FnOnce() + Send>) {

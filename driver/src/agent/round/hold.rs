@@ -2,17 +2,17 @@
 //! what was seen.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use stillpoint_guard::expedite::Lease;
 use stillpoint_guard::fault::point;
 
 use super::RoundContext;
-use super::crew::Errands;
-use super::member::{Answer, Grip, Member, Work, Worker};
+use super::crew::{Alarm, Errands};
+use super::member::{Answer, Grip, Member, Quiesce, Work, Worker};
 use super::raw::{self, RawDevice};
 use super::watchdog::{Armed, Charge, Fired};
 use crate::domain::Fault;
+use crate::domain::round::Limits;
 use crate::observe::metrics::rounds;
 use crate::proto::agent::{MemberReleased, MemberSpan};
 
@@ -22,6 +22,9 @@ pub struct Hold {
     workers: Vec<Errands>,
     guard: Option<Box<dyn Armed>>,
     expedited: Option<Lease>,
+    /// Resumes all members at the soft limit while their threads are in kernel calls. Nobody needs it where nothing is
+    /// quiesced.
+    alarm: Option<Alarm>,
     answers: Vec<Answer>,
     outstanding: usize,
     /// Why the hold did not last, for all members.
@@ -35,8 +38,10 @@ impl Hold {
         members: Vec<Member>,
         answer: impl Fn(Answer) + Clone + Send + 'static,
     ) -> Result<Self, Fault> {
+        let quiesces: Vec<_> = members.iter().map(|member| Quiesce::of(member, &context.host)).collect();
         let start = |(index, member): (usize, &Member)| {
-            let (worker, reply) = (Worker::of(index, member, &context.host), Box::new(answer.clone()));
+            let worker = Worker::of(index, member, Arc::clone(&quiesces[index]));
+            let reply = Box::new(answer.clone());
             if members.len() == 1 {
                 context.crew.employ_alone(worker, reply)
             } else {
@@ -49,8 +54,26 @@ impl Hold {
             .map(start)
             .collect::<std::io::Result<_>>()
             .map_err(|error| Fault::unavailable(format!("cannot start a thread per member: {error}")))?;
+        let ring = move || quiesces.iter().for_each(|quiesce| quiesce.expire());
+        let alarm = if members.iter().any(Member::is_held) {
+            let made = context.crew.alarm(Box::new(ring));
+            Some(made.map_err(|error| {
+                Fault::unavailable(format!("cannot start a thread for the limit: {error}"))
+            })?)
+        } else {
+            None
+        };
         let answers = Vec::with_capacity(members.len() * 4);
-        Ok(Self { members, workers, guard: None, expedited: None, answers, outstanding: 0, fired: None })
+        Ok(Self {
+            members,
+            workers,
+            guard: None,
+            expedited: None,
+            alarm,
+            answers,
+            outstanding: 0,
+            fired: None,
+        })
     }
 
     /// The members.
@@ -59,8 +82,12 @@ impl Hold {
     }
 
     /// Arms the guard over all members, then lets them freeze.
-    pub fn freeze(&mut self, context: &RoundContext, hard_limit: Duration) -> Result<(), Fault> {
+    pub fn freeze(&mut self, context: &RoundContext, limits: &Limits) -> Result<(), Fault> {
         point("agent.cut.hold-ordered");
+        // A rule may have run for minutes since the round was prepared, and writers went on.
+        for member in self.members.iter().filter(|member| member.is_held()) {
+            member.pool.check_copy_time(&member.volume)?;
+        }
         let devices = self.raw_devices();
         raw::refresh(context, &devices)?;
         let throttles: Vec<_> = devices.iter().map(|raw| raw.throttle()).collect();
@@ -72,12 +99,15 @@ impl Hold {
             Charge { mounts: mounts.collect(), throttles: throttles.iter().map(|it| &**it).collect() };
         let freezes = !charge.mounts.is_empty();
         if freezes || !charge.throttles.is_empty() {
-            self.guard = Some(context.watchdog.arm(&charge, hard_limit)?);
+            self.guard = Some(context.watchdog.arm(&charge, limits.hard)?);
             point("agent.cut.armed");
         }
         if freezes {
             // Without the lease a freeze takes longer and is as good.
             self.expedited = context.expedite.as_ref().and_then(|expedite| expedite.lease().ok());
+        }
+        if let Some(alarm) = &self.alarm {
+            alarm(limits.soft);
         }
         self.order(Work::Freeze);
         Ok(())
@@ -150,6 +180,7 @@ impl Hold {
     /// After all members were thawed: lets the guard and the grace periods go. A member that resists is the guard's:
     /// it is not disarmed, so it lets go of all of them.
     pub fn disarm(&mut self) {
+        self.alarm = None;
         self.expedited = None;
         let Some(guard) = self.guard.take() else { return };
         let resists = self.answers.iter().any(|answer| answer.stuck);

@@ -11,7 +11,8 @@
 //!    that is alone is frozen on the round's own thread.
 //! 3. `Cut`: snapshot all members at once.
 //! 4. `Release`: thaw all at once, disarm the guard, then make the snapshots durable.
-//! 5. The stream ends earlier, a limit passes, something fails: thaw and remove what was cut.
+//! 5. The stream ends earlier, a limit passes, something fails: thaw and remove what was cut. At the soft limit an alarm
+//!    on a thread of its own thaws, so that a snapshot that takes long does not keep writers waiting.
 //!
 //! # Guarantees
 //! Between hold and release nothing is written to a disk but the snapshots: no record, no log line.

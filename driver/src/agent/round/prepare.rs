@@ -8,6 +8,7 @@ use stillpoint_guard::fault::point;
 use super::RoundContext;
 use super::member::{Grip, Member};
 use super::raw;
+use crate::agent::health;
 use crate::agent::locks::{Guard, Purpose};
 use crate::agent::pool::{MemberPaths, Pool, TrashPause};
 use crate::domain::record::CutRecord;
@@ -192,6 +193,9 @@ fn usage(context: &RoundContext, pool: &Pool, volume: &VolumeId, mounts: &[Mount
     let Some(mounted) = mounts.iter().find(|mounted| mounted.device == device.device) else {
         return Ok(Usage::Raw((*device).clone()));
     };
+    if let Some(ailment) = health::unusable(&*context.host, mounted).map_err(kernel)? {
+        return Err(Fault::precondition(format!("volume {volume} cannot be quiesced: {}", ailment.message)));
+    }
     let mount = context.host.open_mount(&mounted.target).map_err(kernel)?;
     check_device(context, volume, device, mount.as_ref())?;
     Ok(Usage::Mounted(mount.into()))

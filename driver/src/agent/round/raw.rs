@@ -6,7 +6,8 @@
 //! 3. At the release the device's count of written sectors must be what it was at the hold.
 //!
 //! The count is the proof, not the list of processes: whoever was missed (opened it later, has it mapped, is the
-//! kernel itself that writes out a page cache) makes the hold a lapse as soon as it writes anything.
+//! kernel itself that writes out a page cache) makes the hold a lapse as soon as it writes anything. The count stands
+//! still when `queue/iostats` is off, so it is switched on while preparing, and every reading fails where it is not on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ fn users(
     device: &LoopDevice,
     openers: &Openers,
 ) -> Result<Users, Fault> {
+    // Before anything is proven by it: people switch the counting off to save a little time per request.
+    context.host.count_writes(&device.path).map_err(|error| cannot_count(volume, &error))?;
     let cgroups = openers.get(&device.device).cloned().unwrap_or_default();
     let throttle =
         context.host.open_throttle(device, &cgroups).map_err(|error| cannot_hold(volume, &error))?;
@@ -99,6 +102,23 @@ fn cannot_hold(volume: &VolumeId, error: &HostError) -> Fault {
         "volume {volume} is a raw block device in use and its writes cannot be held on this host ({error}), so it \
          cannot be part of a consistent group; the agent must see all processes and their cgroups with the blkio or \
          io controller; else unpublish the volume, use a filesystem volume, or snapshot it alone"
+    ))
+}
+
+fn cannot_count(volume: &VolumeId, error: &HostError) -> Fault {
+    Fault::precondition(format!(
+        "raw volume {volume} cannot be part of a consistent group: whether it is written to cannot be told ({error}); let \
+         the agent write /sys, or set queue/iostats of its loop device to 1"
+    ))
+}
+
+/// Nobody can tell whether something was written to a device that was held.
+pub fn unproven(raw: &RawDevice, error: &HostError) -> Fault {
+    Fault::aborted(format!(
+        "the quiesce of raw volume {} counts as lost: whether it was written to cannot be told ({error}); look for what \
+         sets queue/iostats of {} to another value than 1 (a udev rule, a tuning profile) and take loop devices out of it",
+        raw.volume,
+        raw.device.path.display()
     ))
 }
 

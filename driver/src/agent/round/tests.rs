@@ -33,7 +33,10 @@ fn access() -> Access {
 impl Stage {
     /// A filesystem volume that is mounted, and a raw one that is attached.
     fn new() -> Self {
-        let bench = Bench::new();
+        Self::of(Bench::new())
+    }
+
+    fn of(bench: Bench) -> Self {
         let mounted = bench.volume("files", Some(Filesystem::Xfs));
         let raw = bench.volume("raw", None);
         bench.node.stage(&stage(&mounted, access())).unwrap();
@@ -287,10 +290,46 @@ fn limits_that_a_dead_agent_left_are_lifted_when_the_next_one_starts() {
     round.prepared();
     round.held();
     let next = stage.bench.restarted();
-    assert_eq!(next.local.lift_leftovers().unwrap(), 1);
+    assert_eq!(next.local.recover().lifted, 1);
     assert!(!stage.host().is_throttled(&device));
-    assert_eq!(next.local.lift_leftovers().unwrap(), 0);
+    assert_eq!(next.local.recover().lifted, 0);
     round.end();
+}
+
+#[test]
+fn a_raw_device_whose_writes_are_not_counted_makes_the_quiesce_lost() {
+    let stage = Stage::new();
+    let device = stage.raw_device();
+    stage.host().open_device(&device, "/pod1");
+    stage.host().set_counting(&device, false);
+    let mut round = stage.round();
+    round.prepared();
+    round.held();
+    round.was_cut();
+    // Somebody tunes the machine; what is written from now on is not seen.
+    stage.host().set_counting(&device, false);
+    let released = round.released();
+    let unclean: Vec<_> = released.members.iter().filter(|member| !member.clean).collect();
+    assert_eq!(unclean.len(), 1, "{released:?}");
+    assert!(unclean[0].why.contains("counts as lost") && unclean[0].why.contains("iostats"), "{unclean:?}");
+    assert!(!stage.host().is_throttled(&device), "its writers go on all the same");
+    round.end();
+}
+
+#[test]
+fn a_raw_device_whose_writes_cannot_be_counted_is_refused_before_anything_is_quiesced() {
+    let stage = Stage::new();
+    let device = stage.raw_device();
+    stage.host().open_device(&device, "/pod1");
+    stage.host().set_counting(&device, false);
+    stage.host().fix_counting();
+    let mut round = stage.round();
+    let failed = round.failed();
+    assert_eq!(failed.code, i32::from(tonic::Code::FailedPrecondition), "{failed:?}");
+    assert!(failed.message.contains("iostats"), "{failed:?}");
+    assert_eq!(stage.host().calls_of("throttle"), 0);
+    round.end();
+    stage.check_nothing_left();
 }
 
 // ---- what a round must never do -------------------------------------------------------------------
@@ -437,6 +476,92 @@ fn a_freeze_that_ends_after_the_limit_is_thawed_and_does_not_count() {
         round.end();
         stage.check_nothing_left();
     }
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < end, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the snapshot is made by the round's own thread or by its member's.
+#[test]
+fn the_soft_limit_resumes_writes_while_a_snapshot_is_still_being_made() {
+    for members in [1, 2] {
+        let stage = Stage::new();
+        let device = stage.raw_device();
+        stage.host().open_device(&device, "/pod1");
+        let hang = stage.host().hang(When::NthOf("FICLONE", 1));
+        let mut round = stage.round_within(&stage.volumes[..members], 1000);
+        round.prepared();
+        round.held();
+        round.cut();
+        hang.wait_until_reached();
+        until("the end of the freeze", || !stage.host().is_frozen(Path::new(STAGING)));
+        until("the end of the limits", || !stage.host().is_throttled(&device));
+        hang.release();
+        let failed = round.failed();
+        assert_eq!(tonic::Code::from_i32(failed.code), tonic::Code::DeadlineExceeded, "{failed:?}");
+        round.end();
+        stage.check_nothing_left();
+    }
+}
+
+#[test]
+fn an_image_that_got_too_many_extents_since_it_was_prepared_is_refused_before_anything_is_quiesced() {
+    // 15 µs for each extent of a reflink: the budget of 500 ms is 33 000 of them.
+    const EXTENTS: u64 = 40_000;
+    let stage = Stage::of(Bench::with_pool(crate::backend::BackendKind::Xfs));
+    let device = stage.raw_device();
+    stage.host().open_device(&device, "/pod1");
+    let mut round = stage.round();
+    round.prepared();
+    (0..EXTENTS).for_each(|extent| stage.host().write_block(&device.path, extent * 2, 1).unwrap());
+    round.hold();
+    let failed = round.failed();
+    assert_eq!(failed.code, i32::from(tonic::Code::FailedPrecondition), "{failed:?}");
+    assert!(failed.message.contains("very many extents"), "{failed:?}");
+    assert_eq!((stage.host().calls_of("FIFREEZE"), stage.host().calls_of("throttle")), (0, 0));
+    round.end();
+    stage.check_nothing_left();
+}
+
+#[test]
+fn a_filesystem_that_has_died_is_refused_with_the_reason_and_its_neighbours_are_not() {
+    for is_silent in [true, false] {
+        let stage = Stage::new();
+        if is_silent {
+            stage.host().shut_down(Path::new(STAGING));
+        } else {
+            stage.host().lose_writing(Path::new(STAGING));
+        }
+        let mut round = stage.round();
+        let failed = round.failed();
+        assert_eq!(failed.code, i32::from(tonic::Code::FailedPrecondition), "{failed:?}");
+        assert!(failed.message.contains("cannot be quiesced") && failed.message.contains("after an error"));
+        round.end();
+        let mut neighbour = stage.round_of(&stage.volumes[1..]);
+        neighbour.prepared();
+        neighbour.held();
+        neighbour.was_cut();
+        assert!(neighbour.released().members.iter().all(|member| member.clean));
+        neighbour.end();
+    }
+}
+
+#[test]
+fn a_filesystem_that_dies_after_it_was_prepared_aborts_with_the_reason() {
+    let stage = Stage::new();
+    let mut round = stage.round_of(&stage.volumes[..1]);
+    round.prepared();
+    stage.host().lose_writing(Path::new(STAGING));
+    round.hold();
+    let failed = round.failed();
+    assert!(failed.message.contains("has become read-only or has shut down"), "{failed:?}");
+    round.end();
+    stage.check_nothing_left();
 }
 
 #[test]

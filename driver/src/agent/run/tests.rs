@@ -46,6 +46,7 @@ fn config(directory: &Path, listen: SocketAddr) -> AgentConfig {
         listen,
         tls: Some(files(directory, "agents/node-1")),
         pools: vec!["/pool".into()],
+        overcommit: std::collections::BTreeMap::new(),
         state_dir: directory.join("state"),
         csi_socket: Some(directory.join("csi.sock")),
         guard_socket: None,

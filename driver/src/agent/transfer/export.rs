@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::counters::Counters;
-use super::grants::Grant;
+use super::grants::{Grant, GrantedStream};
 use super::{DEPTH, blocking};
 use crate::agent::blocks::each_allocated;
 use crate::domain::Fault;
@@ -29,12 +29,12 @@ const PLANNED: usize = 64;
 /// Sends everything, or an error.
 pub async fn export(
     host: Arc<dyn Host>,
-    grant: Arc<Grant>,
+    stream: GrantedStream,
     have_until: u64,
     counters: Arc<Counters>,
     out: mpsc::Sender<Result<ExportChunk, Status>>,
 ) {
-    let export = Export { host, grant, have_until, counters };
+    let export = Export { host, grant: Arc::clone(&stream.grant), have_until, counters };
     if let Err(fault) = export.run(&out).await {
         // Who has gone needs to know nothing.
         let _ = out.send(Err(status_of(fault))).await;
@@ -113,7 +113,8 @@ impl Export {
 /// Finds what holds data. Blocks.
 fn plan(host: &dyn Host, grant: &Grant, planned: &mpsc::Sender<Chunk>) -> Result<(), Fault> {
     // Whole blocks, also where the last one is longer than the volume.
-    let size = grant.image.content().size.0.next_multiple_of(BLOCK);
+    let size = grant.image.content().size.0;
+    let size = size.checked_next_multiple_of(BLOCK).unwrap_or(size);
     let gone = |_| Fault::aborted("the other host went away");
     let mut chunker = Chunker::default();
     each_allocated(host, grant.image.path(), size, &mut |range| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
 pub const SENT_LIMIT: Duration = Duration::from_secs(10);
 /// Grants at once.
 const GRANTS_MAX: usize = 256;
+/// Streams of one grant at once: the one that goes on after a broken connection begins before the other end is noticed.
+const STREAMS_MAX: usize = 2;
 /// Length of a ticket: 128 random bits in hex.
 pub const TICKET_LENGTH: usize = 32;
 
@@ -54,6 +57,33 @@ pub struct Grant {
     /// The volume that the peer makes of it.
     makes: VolumeId,
     used: Mutex<Used>,
+    streams: AtomicUsize,
+}
+
+/// One sending of a grant's image; it counts as long as this lives.
+#[derive(Debug)]
+pub struct GrantedStream {
+    /// What is sent to whom.
+    pub grant: Arc<Grant>,
+}
+
+impl GrantedStream {
+    fn begin(grant: Arc<Grant>) -> Result<Self, Fault> {
+        if grant.streams.fetch_add(1, Ordering::SeqCst) >= STREAMS_MAX {
+            grant.streams.fetch_sub(1, Ordering::SeqCst);
+            return Err(Fault::unavailable(format!(
+                "{} fetches the same image {STREAMS_MAX} times already; ask again when one has ended",
+                grant.peer
+            )));
+        }
+        Ok(Self { grant })
+    }
+}
+
+impl Drop for GrantedStream {
+    fn drop(&mut self) {
+        self.grant.streams.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// When a grant was used last, and for how long from then on it is kept.
@@ -110,14 +140,14 @@ impl Grants {
                 "{GRANTS_MAX} transfers are granted already; ask again later"
             )));
         }
-        let grant =
-            Grant { peer, image, makes, used: Mutex::new(Used { at: Instant::now(), kept: IDLE_LIMIT }) };
+        let used = Mutex::new(Used { at: Instant::now(), kept: IDLE_LIMIT });
+        let grant = Grant { peer, image, makes, used, streams: AtomicUsize::new(0) };
         grants.insert(ticket.to_owned(), Arc::new(grant));
         Ok(())
     }
 
-    /// The grant under this ticket, if it is this peer's. Both kinds of refusal sound the same.
-    pub fn of(&self, ticket: &str, peer: &HostName) -> Result<Arc<Grant>, Fault> {
+    /// Begins to send under this ticket, if it is this peer's. Both kinds of refusal sound the same.
+    pub fn begin(&self, ticket: &str, peer: &HostName) -> Result<GrantedStream, Fault> {
         let granted = self.lock().get(ticket).cloned().filter(|grant| grant.peer == *peer);
         let grant = granted.ok_or_else(|| {
             Fault::denied(format!(
@@ -126,7 +156,7 @@ impl Grants {
             ))
         })?;
         grant.touch();
-        Ok(grant)
+        GrantedStream::begin(grant)
     }
 
     /// Ends a grant; none is fine. A stream that is under way goes on to its end.

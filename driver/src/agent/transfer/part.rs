@@ -27,8 +27,9 @@ pub struct Arrived {
 }
 
 impl Arrived {
-    /// Refuses one that does not say where in an image of this size it belongs.
-    pub fn read(message: ExportChunk, size: Bytes) -> Result<Self, Fault> {
+    /// Refuses one that does not say where in an image of this size it belongs, or that is not behind `after`, where the
+    /// chunk before it ended: a source cannot send for ever.
+    pub fn read(message: ExportChunk, size: Bytes, after: u64) -> Result<Self, Fault> {
         let wrong =
             |why: &str| Fault::internal(format!("the source sent a chunk that cannot be used: {why}"));
         let piece = |piece: &crate::proto::agent::BlockRange| {
@@ -37,8 +38,8 @@ impl Arrived {
         let pieces: Option<Vec<_>> = message.pieces.iter().map(piece).collect();
         let chunk = Chunk { pieces: pieces.ok_or_else(|| wrong("a piece ends nowhere"))? };
         let length = if message.data.is_empty() { chunk.length() } else { message.data.len() as u64 };
-        let image = Bytes(size.0.next_multiple_of(crate::domain::blocks::BLOCK));
-        if let Some(fault) = chunk.fault(length, 0, image) {
+        let image = Bytes(size.0.checked_next_multiple_of(crate::domain::blocks::BLOCK).unwrap_or(size.0));
+        if let Some(fault) = chunk.fault(length, after, image) {
             return Err(wrong(fault));
         }
         let hash = message.hash.try_into().map_err(|_| wrong("its hash is not one"))?;
@@ -96,7 +97,7 @@ impl Part {
         }
         self.written = Mark {
             until: arrived.chunk.end(),
-            data: Bytes(self.written.data.0 + arrived.chunk.length()),
+            data: Bytes(self.written.data.0.saturating_add(arrived.chunk.length())),
             chain: self.written.chain.with(&arrived.chunk, &arrived.hash),
         };
         let (file, counters) = (Arc::clone(&self.file), Arc::clone(&self.counters));
@@ -208,11 +209,16 @@ mod tests {
             hash: vec![0; hash],
             ..ExportChunk::default()
         };
-        let read = |message| Arrived::read(message, Bytes::mib(1)).is_ok();
+        let read = |message| Arrived::read(message, Bytes::mib(1), 0).is_ok();
         assert!(read(message(vec![piece(0, 4096)], 32)));
         assert!(!read(message(vec![piece(0, 4096)], 31)));
         assert!(!read(message(vec![piece(4096, u64::MAX)], 32)));
         assert!(!read(message(vec![piece(1 << 20, 4096)], 32)), "beyond the end of the image");
         assert!(!read(message(vec![], 32)));
+        assert!(!read(message(vec![piece(0, u64::MAX), piece(0, u64::MAX)], 32)));
+        let again = Arrived::read(message(vec![piece(0, 4096)], 32), Bytes::mib(1), 4096);
+        assert!(again.is_err(), "a chunk that was there already");
+        let wild = Arrived::read(message(vec![piece(0, 4096)], 32), Bytes(u64::MAX), 0);
+        assert!(wild.is_ok(), "an image of any size");
     }
 }

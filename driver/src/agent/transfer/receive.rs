@@ -271,6 +271,7 @@ impl Transfers {
         // What is there already, as the source proves it, until it is compared.
         let mut proven = Some(Chain::default());
         let mut noted_at = part.durable.data;
+        let mut after = 0;
         loop {
             let message = tokio::select! {
                 message = timeout(MESSAGE_LIMIT, messages.message()) => message,
@@ -288,7 +289,8 @@ impl Transfers {
                     && message.whole == part.written.chain.whole(order.content.size);
                 return if is_proven { part.note().await } else { Err(Broken::Differs) };
             }
-            let arrived = Arrived::read(message, order.content.size)?;
+            let arrived = Arrived::read(message, order.content.size, after)?;
+            after = arrived.chunk.end();
             if arrived.chunk.end() <= have_until {
                 proven = proven.map(|proven| proven.with(&arrived.chunk, &arrived.hash));
                 continue;
@@ -299,7 +301,7 @@ impl Transfers {
             self.counters.received_bytes.add(arrived.chunk.length());
             part.write(arrived).await?;
             progress.set(part.written.data);
-            if part.written.data.0 - noted_at.0 >= NOTE_EVERY {
+            if part.written.data.saturating_sub(noted_at).0 >= NOTE_EVERY {
                 part.note().await?;
                 noted_at = part.durable.data;
             }

@@ -139,11 +139,11 @@ impl Peer for Transfers {
     async fn export(&self, request: Request<proto::ExportRequest>) -> Answer<Self::ExportStream> {
         let peer = calling_agent(&request)?;
         let proto::ExportRequest { ticket, have_until } = request.into_inner();
-        let grant = self.grants.of(&ticket, &peer).map_err(status_of)?;
+        let stream = self.grants.begin(&ticket, &peer).map_err(status_of)?;
         let (out, chunks) = mpsc::channel(export::WAITING);
         let (host, counters) = (Arc::clone(&self.host), Arc::clone(&self.counters));
         tokio::spawn(async move {
-            export::export(host, grant, have_until, counters, out).await;
+            export::export(host, stream, have_until, counters, out).await;
             give_memory_back().await;
         });
         Ok(Response::new(ReceiverStream::new(chunks)))

@@ -1,8 +1,10 @@
 //! What can be wrong with a volume on this host, in words.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::VolumeImage;
+use crate::domain::health::Ailment;
 use crate::domain::node::Access;
 use crate::domain::{Fault, Filesystem, VolumeId};
 use crate::host::HostError;
@@ -52,16 +54,40 @@ pub(super) fn check_access(volume: &VolumeId, image: &VolumeImage, access: &Acce
     }
 }
 
-pub(super) fn cannot_grow(error: HostError, filesystem: Filesystem) -> Fault {
-    let fault = machine(error);
-    match filesystem {
-        Filesystem::Xfs => fault,
-        Filesystem::Ext4 => Fault::new(
-            fault.code,
-            format!(
-                "{}; ext4 grows while it is mounted only if the agent has CAP_SYS_RESOURCE",
-                fault.message
-            ),
-        ),
+/// Its filesystem is dead.
+pub(super) fn unusable(volume: &VolumeId, ailment: &Ailment) -> Fault {
+    Fault::precondition(format!("volume {volume} cannot be used: {}", ailment.message))
+}
+
+/// A mount that the kernel refused. What is wrong with the request or the filesystem is not a failure of this driver.
+pub(super) fn not_mounted(error: HostError, image: &VolumeImage) -> Fault {
+    let repair = match image.filesystem {
+        Some(Filesystem::Xfs) => "xfs_repair",
+        Some(Filesystem::Ext4) | None => "e2fsck -f",
+    };
+    match (error.errno(), error.source.kind()) {
+        (Some(libc::EUCLEAN), _) => Fault::precondition(format!(
+            "{error}; its filesystem is damaged: run `{repair} {}` on its host and stage it again, or restore it from a \
+             snapshot",
+            image.path.display()
+        )),
+        (_, ErrorKind::InvalidInput) => Fault::invalid(error.to_string()),
+        (_, ErrorKind::Unsupported) => Fault::precondition(error.to_string()),
+        _ => machine(error),
     }
+}
+
+/// A mounted filesystem that could not be grown: for want of a capability, or because something is wrong with it.
+pub(super) fn cannot_grow(error: HostError, filesystem: Filesystem, may_grow: bool) -> Fault {
+    if may_grow {
+        let fault = machine(error);
+        return Fault::new(
+            fault.code,
+            format!("{}; the {filesystem} may have errors: look at the kernel's log", fault.message),
+        );
+    }
+    Fault::precondition(format!(
+        "{filesystem} cannot be grown while it is mounted, because the agent lacks CAP_SYS_RESOURCE ({error}); it grows \
+         when it is mounted anew: restart its users, or give the agent the capability"
+    ))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::faults::{check_access, machine, mode, occupied, through_symlink};
+use super::faults::{check_access, machine, mode, occupied};
 use super::{NodeVolumes, VolumeImage, Writing, staging_place};
 use crate::agent::locks::Purpose;
 use crate::agent::mounts::{At, PlaceKind, Sight, check_path};
@@ -18,6 +18,7 @@ impl NodeVolumes {
         let _guard = self.locks.try_lock(&request.volume, Purpose::Use)?;
         let image = self.catalogue.image(&request.volume)?;
         check_access(&request.volume, &image, &request.access)?;
+        self.refuse_link(&request.target)?;
         let sight = self.sight(&image)?;
         let staging = staging_place(&request.staging, &image);
         let At::Volume(staged) = sight.at(&staging) else {
@@ -43,35 +44,31 @@ impl NodeVolumes {
             At::Other(other) => return Err(occupied(&request.target, &other.kind)),
             At::Nothing => {}
         }
+        self.refuse_unusable(&request.volume, &sight, staged)?;
         if request.single_writer {
             refuse_second_consumer(&sight, &staging, request)?;
         }
         match staged.kind {
-            PlaceKind::Filesystem => self.publish_filesystem(&image, request, read_only),
+            PlaceKind::Filesystem => self.publish_filesystem(&image, &sight, request, read_only),
             PlaceKind::Device if read_only && !staged.read_only => {
                 let device = self.device(&image, &sight, Writing::Forbidden)?;
-                self.bind_node(&image, &device, &request.target)
+                self.bind_node(&image, &sight, &device, &request.target)
             }
-            PlaceKind::Device => self.bind_node(&image, &staged.device, &request.target),
+            PlaceKind::Device => self.bind_node(&image, &sight, &staged.device, &request.target),
         }
     }
 
     fn publish_filesystem(
         &self,
         image: &VolumeImage,
+        sight: &Sight,
         request: &PublishRequest,
         read_only: bool,
     ) -> Result<(), Fault> {
         let target = &request.target;
         self.directory("target_path", target)?;
         self.host.bind(&request.staging, target, read_only).map_err(machine)?;
-        match self.sight(image)?.at(target) {
-            At::Volume(_) => Ok(()),
-            At::Nothing | At::Other(_) => {
-                self.host.unmount(target).map_err(machine)?;
-                Err(through_symlink(target))
-            }
-        }
+        self.verify(image, sight, target)
     }
 
     /// Takes a volume from one consumer and removes its target. Not published is fine.
@@ -86,9 +83,19 @@ impl NodeVolumes {
             )));
         }
         self.unmount_all(&image, target)?;
+        self.unmount_behind_link(&image, target)?;
         self.remove_target(target)?;
         self.drop_unused_devices(&image);
         Ok(())
+    }
+
+    /// Where the target has been replaced by a symbolic link, the mount is where it leads.
+    fn unmount_behind_link(&self, image: &VolumeImage, target: &Path) -> Result<(), Fault> {
+        let resolved = self.host.resolve(target).map_err(machine)?.filter(|resolved| resolved != target);
+        let Some(resolved) = resolved else { return Ok(()) };
+        let sight = self.sight(image)?;
+        let is_published = sight.places.iter().skip(1).any(|place| place.target == resolved);
+        if is_published { self.unmount_all(image, &resolved) } else { Ok(()) }
     }
 
     /// Removes what publish made: an empty directory or an empty file, nothing else.

@@ -166,5 +166,6 @@ pub fn order(name: &str, source: Option<Source>, host: &str) -> VolumeOrder {
         source,
         places: Places { requisite: Some(vec![host.parse().unwrap()]), preferred: vec![] },
         copies: Copies::BesideSource,
+        claim: None,
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::{Hosts, Placed, Roll, Snapshots};
 use crate::controller::paging::model::piece_of;
 use crate::controller::placement::HostFacts;
+use crate::domain::health::Ailment;
 use crate::domain::listing::{Piece, Slice};
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
@@ -81,6 +82,15 @@ impl Model {
 
     pub(crate) fn silence(&self, name: &str, silent: bool) {
         self.of(name, |host| host.silent = silent);
+    }
+
+    /// What is wrong with the pools of a host.
+    pub(crate) fn ail(&self, name: &str, conditions: Vec<Ailment>) {
+        self.of(name, |host| {
+            for pool in &mut host.pools {
+                pool.conditions.clone_from(&conditions);
+            }
+        });
     }
 
     pub(crate) fn trouble(&self, name: &str, trouble: Trouble) {

@@ -1,6 +1,7 @@
 use super::model::{Model, Trouble, host, pool_id};
 use super::*;
-use crate::controller::orders::{Copies, Places};
+use crate::backend::BackendKind;
+use crate::controller::orders::{Content, Copies, Places, SMALLEST_DEVICE};
 use crate::domain::{CutId, CutKind};
 
 type Change = fn(&mut VolumeOrder);
@@ -18,6 +19,7 @@ fn order(name: &str) -> VolumeOrder {
         source: None,
         places: Places::default(),
         copies: Copies::default(),
+        claim: None,
     }
 }
 

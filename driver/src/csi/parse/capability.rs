@@ -5,6 +5,7 @@ use v1::volume_capability::access_mode::Mode;
 use v1::volume_capability::{AccessType, MountVolume};
 
 use super::shown;
+use crate::domain::mount_options;
 use crate::domain::node::Access;
 use crate::domain::{Fault, Filesystem};
 
@@ -89,6 +90,8 @@ fn mounted(mount: &MountVolume) -> Result<Access, CapabilityError> {
             shown(flag)
         )));
     }
+    let checked = mount_options::parse(&mount.mount_flags, filesystem);
+    checked.map_err(|bad| CapabilityError::Malformed(format!("mount_flags: {bad}")))?;
     // The capability VOLUME_MOUNT_GROUP is not announced: the orchestrator changes ownership, all of it, and knows when
     // (fsGroupChangePolicy). To ignore a group in silence would leave files that nobody can read.
     if !mount.volume_mount_group.is_empty() {

@@ -7,6 +7,7 @@ use stillpoint_rules::api::is_dns_subdomain;
 
 use super::{MAP_LIMIT, shown};
 use crate::backend::BackendKind;
+use crate::controller::consumers::ClaimRef;
 use crate::controller::orders::Copies;
 use crate::csi::ports::{Asked, SnapshotObject};
 use crate::domain::{CutKind, Fault, Filesystem};
@@ -18,13 +19,13 @@ const RULE: &str = "stillpoint.dev/rule";
 /// what counts; the parameter has no effect.
 const DELETION_POLICY: &str = "deletionPolicy";
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
-/// The sidecars' own keys: of those only the names of snapshots are looked at.
+/// The sidecars' own keys: of those only the names of snapshots and claims are looked at.
 const SIDECARS: &str = "csi.storage.k8s.io/";
 /// Unknown keys that a message names.
 const NAMED: usize = 5;
 
 /// Parameters of a StorageClass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parameters {
     /// `stillpoint.dev/backend`.
     pub backend: Option<BackendKind>,
@@ -32,6 +33,8 @@ pub struct Parameters {
     pub filesystem: Option<Filesystem>,
     /// `stillpoint.dev/copies`.
     pub copies: Copies,
+    /// The claim that the volume is for (`--extra-create-metadata`).
+    pub claim: Option<ClaimRef>,
 }
 
 /// Parameters of a StorageClass.
@@ -42,15 +45,22 @@ pub fn class_parameters(given: &HashMap<String, String>) -> Result<Parameters, F
     let filesystem =
         given.get(FSTYPE).filter(|value| !value.is_empty()).map(|value| value.parse::<Filesystem>());
     let copies = match given.get(COPIES).map(String::as_str) {
-        None | Some("beside-source") => Copies::BesideSource,
+        None | Some("auto") => Copies::Auto,
+        Some("beside-source") => Copies::BesideSource,
         Some("where-preferred") => Copies::WherePreferred,
         Some(other) => {
-            let why = format!("{:?} is neither beside-source nor where-preferred", shown(other));
+            let why = format!("{:?} is not auto, beside-source or where-preferred", shown(other));
             return Err(wrong(COPIES, why));
         }
     };
+    let text = |key: &str| given.get(&format!("{SIDECARS}{key}")).filter(|value| !value.is_empty()).cloned();
+    let claim = match (text("pvc/namespace"), text("pvc/name")) {
+        (Some(namespace), Some(name)) => Some(ClaimRef { namespace, name }),
+        (Some(_) | None, None) | (None, Some(_)) => None,
+    };
     Ok(Parameters {
         copies,
+        claim,
         backend: backend.transpose().map_err(|why| wrong(BACKEND, why.to_string()))?,
         filesystem: filesystem.transpose().map_err(|why| wrong(FSTYPE, why.to_string()))?,
     })

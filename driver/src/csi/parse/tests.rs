@@ -77,6 +77,7 @@ fn a_plain_request_becomes_an_order() {
         source: None,
         places: Places::default(),
         copies: Copies::default(),
+        claim: None,
     };
     assert_eq!(volume_order(&good()), Ok(expected));
 }
@@ -142,6 +143,28 @@ fn mount_options_are_checked_and_a_group_is_refused_because_it_is_not_announced(
     refused(asked(vec![String::new()], ""), Code::Invalid, "mount_flags");
     refused(asked(vec!["a\nb".into()], ""), Code::Invalid, "mount_flags");
     refused(asked(vec!["x".repeat(5000)], ""), Code::Invalid, "5001 bytes");
+}
+
+#[test]
+fn mount_options_that_no_volume_can_have_are_refused_by_name_when_it_is_made() {
+    let asked = |filesystem: &str, option: &str, source: Option<v1::VolumeContentSource>| {
+        let mount = MountVolume {
+            fs_type: filesystem.into(),
+            mount_flags: vec!["_netdev".into(), "relatime".into(), option.into()],
+            ..Default::default()
+        };
+        volume_order(&with(|request| {
+            request.volume_capabilities = vec![writer(AccessType::Mount(mount))];
+            request.volume_content_source = source;
+        }))
+    };
+    refused(asked("", "nobarier", None), Code::Invalid, "\"nobarier\" is not an option");
+    refused(asked("ext4", "nouuid", None), Code::Invalid, "\"nouuid\" is an option of xfs");
+    refused(asked("", "nobarrier", None), Code::Invalid, "the volume carries xfs");
+    let source = v1::volume_content_source::VolumeSource { volume_id: VOLUME.into() };
+    let source = v1::VolumeContentSource { r#type: Some(v1::volume_content_source::Type::Volume(source)) };
+    assert!(asked("", "nobarrier", Some(source)).is_ok(), "its source may carry ext4");
+    assert!(asked("ext4", "nobarrier", None).is_ok());
 }
 
 #[test]
@@ -432,5 +455,30 @@ proptest! {
             volume_capability: Some(writer(mount(""))),
             ..Default::default()
         });
+    }
+}
+
+/// Sizes as nobody would ask for them, and as somebody might.
+fn any_size() -> impl Strategy<Value = i64> {
+    const LARGEST: i64 = 64 << 40;
+    let edges =
+        [i64::MIN, -1, 0, 1, 4095, 4096, 4097, LARGEST - 1, LARGEST, LARGEST + 1, i64::MAX - 1, i64::MAX];
+    prop_oneof![proptest::sample::select(edges.to_vec()), any::<i64>(), 0..(1_i64 << 41)]
+}
+
+proptest! {
+    #[test]
+    fn any_sizes_are_refused_or_give_a_volume_within_them(required in any_size(), limit in any_size()) {
+        let range = v1::CapacityRange { required_bytes: required, limit_bytes: limit };
+        let Ok(order) = volume_order(&with(|request| request.capacity_range = Some(range))) else {
+            prop_assert!(required < 0 || limit < 0 || required.max(limit) == 0 || (limit != 0 && limit < required));
+            return Ok(());
+        };
+        for smallest in [Bytes(1), Bytes::mib(300), Bytes(64 << 40), Bytes(u64::MAX)] {
+            if let Ok(size) = order.size.choose(smallest, Bytes::gib(1)) {
+                prop_assert!(size.0.is_multiple_of(4096) && order.size.admits(size) && size >= smallest);
+                prop_assert!(i64::try_from(size.0).is_ok());
+            }
+        }
     }
 }

@@ -4,9 +4,10 @@ use stillpoint_csi_proto::v1;
 use v1::volume_content_source::Type as SourceType;
 
 use super::capability::{Use, capability};
-use super::parameters::{Parameters, class_parameters};
+use super::parameters::class_parameters;
 use super::{lookup, name, shown, topology};
 use crate::controller::orders::{CapacityQuery, Content, SizeRange, VolumeOrder};
+use crate::domain::mount_options;
 use crate::domain::node::Access;
 use crate::domain::record::Source;
 use crate::domain::{Bytes, Fault, Filesystem};
@@ -25,19 +26,23 @@ pub fn volume_order(request: &v1::CreateVolumeRequest) -> Result<VolumeOrder, Fa
             shown(key)
         )));
     }
+    let source = request.volume_content_source.as_ref().map(source).transpose()?;
+    // A copy has the filesystem of its source, which is not known here.
+    let default = if source.is_none() { Some(Filesystem::Xfs) } else { None };
     Ok(VolumeOrder {
         name,
         size: size_range(request.capacity_range.as_ref())?,
-        content: content(&uses, parameters)?,
+        content: content(&uses, parameters.filesystem, default)?,
         backend: parameters.backend,
-        source: request.volume_content_source.as_ref().map(source).transpose()?,
+        source,
         places: topology::places(request.accessibility_requirements.as_ref()),
         copies: parameters.copies,
+        claim: parameters.claim,
     })
 }
 
-/// What all uses together want the volume to carry.
-fn content(uses: &[Use], parameters: Parameters) -> Result<Content, Fault> {
+/// What all uses together want the volume to carry; `default` is what it gets where nothing is asked for.
+fn content(uses: &[Use], class: Option<Filesystem>, default: Option<Filesystem>) -> Result<Content, Fault> {
     let devices = uses.iter().filter(|one| one.access.is_block()).count();
     if devices == uses.len() {
         return Ok(Content::Device);
@@ -47,7 +52,7 @@ fn content(uses: &[Use], parameters: Parameters) -> Result<Content, Fault> {
             "volume_capabilities ask for block and mount at once; a volume is one of the two",
         ));
     }
-    let mut asked: Option<Filesystem> = parameters.filesystem;
+    let mut asked: Option<Filesystem> = class;
     for wanted in uses.iter().filter_map(|one| wanted(&one.access)) {
         if let Some(other) = asked.replace(wanted).filter(|other| *other != wanted) {
             return Err(Fault::invalid(format!(
@@ -56,7 +61,19 @@ fn content(uses: &[Use], parameters: Parameters) -> Result<Content, Fault> {
             )));
         }
     }
+    // What a capability alone could not tell: whose options these must be.
+    for given in uses.iter().filter_map(|one| options(&one.access)) {
+        mount_options::parse(given, asked.or(default))
+            .map_err(|bad| Fault::invalid(format!("volume_capabilities: mount_flags: {bad}")))?;
+    }
     Ok(Content::Filesystem(asked))
+}
+
+fn options(access: &Access) -> Option<&[String]> {
+    match access {
+        Access::Mount { options, .. } => Some(options),
+        Access::Block => None,
+    }
 }
 
 fn wanted(access: &Access) -> Option<Filesystem> {

@@ -29,6 +29,10 @@ pub(super) struct Disk {
     next_block: u64,
     /// At least what all files take when shared blocks are counted each time; counted anew when it matters.
     at_most: u64,
+    /// Deleted subvolumes whose space is not free yet.
+    dying: Vec<u64>,
+    /// The cleaner works on them.
+    is_cleaning: bool,
     /// With so many nodes it is time to look for ones that nobody can reach any more.
     collect_at: usize,
 }
@@ -137,6 +141,8 @@ impl Disk {
             next_inode: ROOT + 1,
             next_block: 1,
             at_most: 0,
+            dying: Vec::new(),
+            is_cleaning: false,
             collect_at: COLLECT_AT,
         }
     }
@@ -223,6 +229,28 @@ impl Disk {
     pub(super) fn unlink(&mut self, path: &Path) -> Result<(), Errno> {
         let name = name_of(path)?;
         self.parent_mut(path)?.entries.remove(&name).map(drop).ok_or(libc::ENOENT)
+    }
+
+    /// As [`Disk::unlink`], of a subvolume: what it has stays in use until the cleaner has come to it.
+    pub(super) fn delete_subvolume(&mut self, path: &Path) -> Result<(), Errno> {
+        let inode = self.find(path).ok_or(libc::ENOENT)?;
+        self.unlink(path)?;
+        self.dying.push(inode);
+        Ok(())
+    }
+
+    pub(super) fn wake_cleaner(&mut self) {
+        self.is_cleaning = true;
+    }
+
+    /// The cleaner, if it is awake, frees one deleted subvolume; says how many were left before.
+    pub(super) fn clean_one(&mut self) -> usize {
+        let left = self.dying.len();
+        if self.is_cleaning {
+            self.dying.pop();
+            self.is_cleaning = !self.dying.is_empty();
+        }
+        left
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Errno> {
@@ -371,10 +399,15 @@ impl Disk {
         if self.free().0 < more { Err(libc::ENOSPC) } else { Ok(()) }
     }
 
+    /// Where everything that takes space begins.
+    fn in_use(&self) -> Vec<u64> {
+        self.dying.iter().copied().chain([ROOT]).collect()
+    }
+
     fn used(&self) -> u64 {
         let mut blocks = BTreeSet::new();
         let mut bytes = 0;
-        for inode in reachable(&self.live) {
+        for inode in reachable_from(&self.live, self.in_use()) {
             if let Some(Node::File(file)) = self.live.get(&inode) {
                 blocks.extend(file.blocks.values().map(|block| block.id));
                 bytes += file.bytes.len() as u64;
@@ -388,7 +421,7 @@ impl Disk {
         if self.live.len() + self.durable.len() < self.collect_at {
             return;
         }
-        let mut kept = reachable(&self.live);
+        let mut kept = reachable_from(&self.live, self.in_use());
         kept.extend(reachable(&self.durable));
         kept.extend(used);
         self.live.retain(|inode, _| kept.contains(inode));
@@ -438,6 +471,7 @@ impl Disk {
                 directory.entries.retain(|_, inode| !devices.contains(inode));
             }
         }
+        (self.dying, self.is_cleaning) = (Vec::new(), false);
         let kept = reachable(&self.live);
         self.live.retain(|inode, _| kept.contains(inode));
         self.durable = self.live.clone();
@@ -446,8 +480,11 @@ impl Disk {
 }
 
 fn reachable(nodes: &Nodes) -> BTreeSet<u64> {
+    reachable_from(nodes, vec![ROOT])
+}
+
+fn reachable_from(nodes: &Nodes, mut waiting: Vec<u64>) -> BTreeSet<u64> {
     let mut seen = BTreeSet::new();
-    let mut waiting = vec![ROOT];
     while let Some(inode) = waiting.pop() {
         if seen.insert(inode)
             && let Some(Node::Directory(directory)) = nodes.get(&inode)

@@ -1,6 +1,6 @@
 //! Files and directories of the fake host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::{Content, Node};
 use super::{FakeHost, Lie};
@@ -11,9 +11,7 @@ impl Files for FakeHost {
     fn stat(&self, path: &Path) -> Result<Option<Meta>> {
         self.call("stat", path, |world| {
             let Some(place) = world.locate(path) else { return Ok(None) };
-            if world.shut_down.contains(&place.device) {
-                return Err(libc::EIO);
-            }
+            world.check_answers(place.device)?;
             let Some(disk) = world.disks.get(&place.device) else { return Ok(None) };
             let Some(inode) = disk.find(&place.path) else { return Ok(None) };
             let meta = |kind, size, allocated, stands_for| Meta {
@@ -29,6 +27,15 @@ impl Files for FakeHost {
                 Node::File(content) => meta(FileKind::File, content.size, content.allocated(), 0),
                 Node::Device(device) => meta(FileKind::Block, 0, 0, *device),
             }))
+        })
+    }
+
+    fn resolve(&self, path: &Path) -> Result<Option<PathBuf>> {
+        self.call("resolve", path, |world| {
+            let followed = world.followed(path);
+            let Some(place) = world.locate(&followed) else { return Ok(None) };
+            let Some(disk) = world.disks.get(&place.device) else { return Ok(None) };
+            Ok(disk.find(&place.path).map(|_| followed))
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::disk::{Content, Directory, Errno, Node, Subvolume};
 use super::{Disk, FakeHost, Lie};
 use crate::domain::{Bytes, Filesystem};
-use crate::host::{Images, Result, Space, Subvolumes};
+use crate::host::{BlockGroups, Check, Images, Result, Space, Subvolumes};
 
 /// The first block of a formatted image says which filesystem it has.
 pub(super) const fn magic(filesystem: Filesystem) -> u64 {
@@ -65,6 +65,22 @@ impl Images for FakeHost {
         })
     }
 
+    fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Result<Check> {
+        self.call("check filesystem", device, |world| {
+            let number = world.loop_number(device).ok_or(libc::ENXIO)?;
+            let image = world.loops.get(&number).ok_or(libc::ENXIO)?.image;
+            if world.mounts.iter().any(|mount| mount.device == number) {
+                return Ok(Check::InUse);
+            }
+            let is_damaged = filesystem == Filesystem::Ext4 && world.damaged.contains(&image);
+            Ok(if is_damaged {
+                Check::Damaged("e2fsck: exit status: 4: errors".into())
+            } else {
+                Check::Sound
+            })
+        })
+    }
+
     fn space(&self, path: &Path) -> Result<Space> {
         self.call("statfs", path, |world| {
             let (disk, _) = world.at(path)?;
@@ -112,8 +128,46 @@ impl Subvolumes for FakeHost {
             let (disk, path) = world.writable(path)?;
             only_btrfs(disk)?;
             disk.directory(&path)?.subvolume.ok_or(libc::EINVAL)?;
-            disk.unlink(&path)
+            disk.delete_subvolume(&path)
         })
+    }
+
+    fn dying_subvolumes(&self, path: &Path) -> Result<usize> {
+        self.call("tree search", path, |world| {
+            let (disk, _) = world.at(path)?;
+            only_btrfs(disk)?;
+            Ok(disk.clean_one())
+        })
+    }
+
+    fn hasten_cleaning(&self, path: &Path) -> Result<()> {
+        self.call("btrfs sync", path, |world| {
+            let lies = world.lies.contains(&Lie::Filesystems);
+            let (disk, _) = world.at(path)?;
+            only_btrfs(disk)?;
+            if !lies {
+                disk.sync_all();
+            }
+            disk.wake_cleaner();
+            Ok(())
+        })
+    }
+
+    fn block_groups(&self, path: &Path) -> Result<BlockGroups> {
+        self.call("space info", path, |world| {
+            let (disk, _) = world.at(path)?;
+            only_btrfs(disk)?;
+            let (total, free) = (disk.capacity(), disk.free());
+            Ok(BlockGroups { total, unallocated: free, free_in_data: Bytes(0) })
+        })
+    }
+
+    fn compact_data(&self, path: &Path, _usage: u8) -> Result<bool> {
+        self.call("balance", path, |world| only_btrfs(world.at(path)?.0).map(|()| false))
+    }
+
+    fn stop_compacting(&self, path: &Path) -> Result<()> {
+        self.call("balance cancel", path, |world| only_btrfs(world.at(path)?.0))
     }
 }
 

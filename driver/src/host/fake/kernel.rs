@@ -77,7 +77,18 @@ impl Loops for FakeHost {
     fn writes(&self, device: &Path) -> Result<u64> {
         self.call("writes", device, |world| {
             let number = world.loop_number(device).ok_or(libc::ENXIO)?;
-            Ok(world.loops.get(&number).ok_or(libc::ENXIO)?.writes)
+            let writes = world.loops.get(&number).ok_or(libc::ENXIO)?.writes;
+            if world.uncounted.contains(&number) { Err(libc::ENODATA) } else { Ok(writes) }
+        })
+    }
+
+    fn count_writes(&self, device: &Path) -> Result<()> {
+        self.call("count writes", device, |world| {
+            let number = world.loop_number(device).ok_or(libc::ENXIO)?;
+            if !world.counting_is_fixed {
+                world.uncounted.remove(&number);
+            }
+            if world.uncounted.contains(&number) { Err(libc::ENODATA) } else { Ok(()) }
         })
     }
 }
@@ -90,6 +101,11 @@ impl World {
         if mounted || !leaving || self.frozen.contains(&number) {
             return;
         }
+        // The next filesystem on a device of this number is another one, or is checked and mounted anew.
+        for state in [&mut self.shut_down, &mut self.lost_writing, &mut self.uncounted] {
+            state.remove(&number);
+        }
+        self.recorded_errors.remove(&number);
         if let (Some(used), Some(disk)) = (self.loops.remove(&number), self.disks.remove(&number)) {
             self.shelved.insert(used.image, disk);
         }
@@ -97,6 +113,12 @@ impl World {
             // Gone already is as good.
             let _ = root.unlink(&node);
         }
+    }
+
+    /// An XFS that has shut down answers EIO to whoever opens or looks at anything in it; ext4 only to writers.
+    pub(super) fn check_answers(&self, device: u64) -> std::result::Result<(), i32> {
+        let is_silent = self.shut_down.contains(&device) && self.kind_of(device) != "ext4";
+        if is_silent { Err(libc::EIO) } else { Ok(()) }
     }
 
     /// What a mounted loop device or disk is called in `/proc/self/mountinfo`.
@@ -115,6 +137,7 @@ impl Mounts for FakeHost {
                 kind: world.kind_of(mount.device),
                 read_only: mount.read_only || world.lost_writing.contains(&mount.device),
                 lost_writing: !mount.read_only && world.lost_writing.contains(&mount.device),
+                shut_down: world.shut_down.contains(&mount.device) && world.kind_of(mount.device) == "ext4",
             };
             Ok(world.mounts.iter().map(describe).collect())
         })
@@ -126,11 +149,15 @@ impl Mounts for FakeHost {
             let used = world.loops.get(&number).ok_or(libc::ENXIO)?;
             let (size, read_only) = (used.size, used.read_only || request.read_only);
             let (on, inode) = used.image;
+            if request.filesystem == Filesystem::Ext4 && world.damaged.contains(&used.image) {
+                return Err(libc::EUCLEAN);
+            }
             let first = world.disks.get(&on).map(|disk| disk.read_block(inode, 0)).unwrap_or_default();
             if first != magic(request.filesystem) {
                 return Err(libc::EINVAL);
             }
-            let (disk, target) = world.at(request.target)?;
+            let at = world.followed(request.target);
+            let (disk, target) = world.at(&at)?;
             disk.directory(&target)?;
             let name = request.filesystem.as_str();
             let shelved = world.shelved.remove(&(on, inode));
@@ -138,7 +165,7 @@ impl Mounts for FakeHost {
             world.mounts.push(FakeMount {
                 device: number,
                 root: "/".into(),
-                target: request.target.to_owned(),
+                target: at,
                 read_only,
                 at_boot: false,
             });
@@ -151,12 +178,13 @@ impl Mounts for FakeHost {
             let place = world.locate(source).ok_or(libc::ENOENT)?;
             let disk = world.disks.get(&place.device).ok_or(libc::ENXIO)?;
             disk.find(&place.path).ok_or(libc::ENOENT)?;
-            let (disk, on) = world.at(target)?;
+            let at = world.followed(target);
+            let (disk, on) = world.at(&at)?;
             disk.find(&on).ok_or(libc::ENOENT)?;
             world.mounts.push(FakeMount {
                 device: place.device,
                 root: place.path,
-                target: target.to_owned(),
+                target: at,
                 read_only: read_only || place.read_only,
                 at_boot: false,
             });
@@ -188,8 +216,50 @@ impl Mounts for FakeHost {
         })
     }
 
-    fn grow_filesystem(&self, target: &Path, device: &Path, _filesystem: Filesystem) -> Result<()> {
+    fn grows_mounted(&self, filesystem: Filesystem) -> bool {
+        filesystem == Filesystem::Xfs || !self.world().lacks_resource_capability
+    }
+
+    fn grow_unmounted(&self, device: &Path, filesystem: Filesystem) -> Result<()> {
+        self.call("grow unmounted", device, |world| {
+            let number = world.loop_number(device).ok_or(libc::ENXIO)?;
+            let used = world.loops.get(&number).ok_or(libc::ENXIO)?;
+            let (size, image) = (used.size, used.image);
+            if filesystem == Filesystem::Xfs {
+                return Err(libc::ENOTSUP);
+            }
+            if world.mounts.iter().any(|mount| mount.device == number) {
+                return Err(libc::EBUSY);
+            }
+            // One that was never mounted gets the size of its device when it is.
+            if let Some(disk) = world.shelved.get_mut(&image) {
+                disk.grow(size);
+            }
+            Ok(())
+        })
+    }
+
+    fn filesystem_size(&self, target: &Path, _device: &Path, _filesystem: Filesystem) -> Result<Bytes> {
+        self.call("filesystem size", target, |world| {
+            let (disk, _) = world.at(target)?;
+            Ok(disk.capacity())
+        })
+    }
+
+    fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> Result<u64> {
+        self.call("recorded errors", device, |world| {
+            let number = world.loop_number(device).ok_or(libc::ENXIO)?;
+            let errors = world.recorded_errors.get(&number).copied().unwrap_or_default();
+            Ok(if filesystem == Filesystem::Ext4 { errors } else { 0 })
+        })
+    }
+
+    fn grow_filesystem(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<()> {
         self.call("grow filesystem", target, |world| {
+            if filesystem == Filesystem::Ext4 && world.lacks_resource_capability {
+                return Err(libc::EPERM);
+            }
+            world.check_answers(world.locate(target).ok_or(libc::ENOENT)?.device)?;
             let number = world.loop_number(device).ok_or(libc::ENXIO)?;
             let size = world.loops.get(&number).ok_or(libc::ENXIO)?.size;
             let (disk, _) = world.at(target)?;
@@ -213,6 +283,7 @@ impl Freezing for FakeHost {
     fn open_mount(&self, target: &Path) -> Result<Box<dyn MountHandle>> {
         self.call("open", target, |world| {
             let place = world.locate(target).ok_or(libc::ENOENT)?;
+            world.check_answers(place.device)?;
             let disk = world.disks.get(&place.device).ok_or(libc::ENXIO)?;
             disk.directory(&place.path)?;
             Ok(place.device)
@@ -250,6 +321,9 @@ impl MountHandle for OpenMount {
 
     fn freeze(&self) -> Result<()> {
         self.host.call("FIFREEZE", &self.target, |world| {
+            if world.lost_writing.contains(&self.device) {
+                return Err(libc::EROFS);
+            }
             if world.frozen.insert(self.device) { Ok(()) } else { Err(libc::EBUSY) }
         })
     }

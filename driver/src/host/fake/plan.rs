@@ -17,6 +17,15 @@ pub enum When {
     NthOf(&'static str, u64),
 }
 
+/// A fault of the calls that concern one object.
+#[derive(Debug)]
+struct Sick {
+    objects: Vec<PathBuf>,
+    /// So many of them still succeed before one fails.
+    left: u64,
+    errno: i32,
+}
+
 /// One call that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -66,6 +75,7 @@ struct State {
     log: Vec<Call>,
     count: BTreeMap<&'static str, u64>,
     faults: Vec<(When, What)>,
+    sick: Option<Sick>,
     dead: bool,
 }
 
@@ -73,6 +83,11 @@ impl FakeHost {
     /// Lets a call fail with this errno, without effect.
     pub fn fail(&self, when: When, errno: i32) {
         self.plan.add(when, What::Fail(errno));
+    }
+
+    /// Lets the n-th call from now on that concerns one of these objects, or something below it, fail with this errno.
+    pub fn fail_about(&self, objects: &[PathBuf], n: u64, errno: i32) {
+        self.plan.lock().sick = Some(Sick { objects: objects.to_vec(), left: n.saturating_sub(1), errno });
     }
 
     /// Lets a call hang until it is released; then it goes on and takes effect.
@@ -90,7 +105,14 @@ impl FakeHost {
 
     /// Forgets what is planned and has not happened yet.
     pub fn forgive(&self) {
-        self.plan.lock().faults.clear();
+        let mut state = self.plan.lock();
+        state.faults.clear();
+        state.sick = None;
+    }
+
+    /// Whether what [`FakeHost::fail_about`] planned has not happened yet.
+    pub fn has_fault_to_come(&self) -> bool {
+        self.plan.lock().sick.is_some()
     }
 
     /// Whether the host has died.
@@ -130,6 +152,9 @@ impl Plan {
         if state.dead {
             return Err(io::Error::other(HostDied));
         }
+        if let Some(errno) = state.is_sick(object) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         match state.due(name) {
             None => Ok(()),
             Some(What::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
@@ -161,6 +186,19 @@ impl Plan {
 }
 
 impl State {
+    /// Whether a call on this object fails because it concerns a sick one.
+    fn is_sick(&mut self, object: &Path) -> Option<i32> {
+        let sick = self.sick.as_mut()?;
+        if !sick.objects.iter().any(|one| object.starts_with(one)) {
+            return None;
+        }
+        if sick.left > 0 {
+            sick.left -= 1;
+            return None;
+        }
+        self.sick.take().map(|sick| sick.errno)
+    }
+
     /// Takes out the fault for the call that was just counted.
     fn due(&mut self, name: &'static str) -> Option<What> {
         let all = self.log.len() as u64;

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -90,6 +90,14 @@ impl Files for LinuxHost {
 
     fn remove_directory(&self, path: &Path) -> Result<()> {
         missing_is_fine(fs::remove_dir(path)).map_err(failed("rmdir", path))
+    }
+
+    fn resolve(&self, path: &Path) -> Result<Option<PathBuf>> {
+        match fs::canonicalize(path) {
+            Ok(resolved) => Ok(Some(resolved)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(failed("resolve", path)(error)),
+        }
     }
 
     fn lock_directory(&self, path: &Path) -> Result<Option<Box<dyn DirectoryLock>>> {

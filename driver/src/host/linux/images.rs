@@ -1,5 +1,6 @@
 //! Image files, and the space of the pool that they are on.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,9 +11,32 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::syncfs;
 
 use super::ioctls::{self, DevInfo, Fiemap, FsInfo, SPACE_SLOTS, SpaceArgs, SpaceInfo};
-use super::{Access, LinuxHost, commands, failed, open_directory, open_file};
+use super::{Access, LinuxHost, commands, failed, filesystems, open_directory, open_file};
 use crate::domain::{Bytes, Filesystem};
-use crate::host::{Images, Result, Space};
+use crate::host::{BlockGroups, Check, Images, Result, Space};
+
+/// What Linux 5.15, the oldest kernel on which volumes are to be mounted, knows of XFS. (The configuration files of
+/// xfsprogs say the same, but that of 6.1 cannot be read by its own mkfs.)
+const XFS_FEATURES: [&str; 4] =
+    ["-m", "crc=1,finobt=1,rmapbt=0,reflink=1,bigtime=1,inobtcount=1", "-i", "sparse=1"];
+/// What newer kernels know; switched off where this mkfs.xfs could make it. Its usage says what it can make.
+const XFS_NEWER: [(&str, &str); 4] =
+    [("-i", "nrext64"), ("-i", "exchange"), ("-n", "parent"), ("-m", "metadir")];
+/// The same for ext4: what is not named is not made, above all not `orphan_file` (a default since e2fsprogs 1.47.1)
+/// and `metadata_csum_seed`, which older e2fsck does not read.
+const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
+                             large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+fn xfs_features(image: &Path) -> Result<Vec<String>> {
+    let usage = commands::output::<&str>("mkfs.xfs", &[], image)?.said;
+    let newer = XFS_NEWER.iter().filter(|(_, name)| usage.contains(&format!("{name}=0|1")));
+    let off = newer.flat_map(|(option, name)| [(*option).to_owned(), format!("{name}=0")]);
+    Ok(XFS_FEATURES.iter().map(|option| (*option).to_owned()).chain(off).collect())
+}
+
+fn with_path<'a>(options: &'a [&'a str], path: &'a OsStr) -> Vec<&'a OsStr> {
+    options.iter().map(OsStr::new).chain([path]).collect()
+}
 
 impl Images for LinuxHost {
     fn create_image(&self, path: &Path, size: Bytes) -> Result<()> {
@@ -62,19 +86,29 @@ impl Images for LinuxHost {
         let path = image.as_os_str();
         // Sectors and blocks of 4 KiB: the volume then also mounts when its pool is moved to a disk with 4 KiB
         // sectors. No discard: the image is sparse already. The XFS log is mkfs's default, its minimum of
-        // 64 MiB for every volume below 128 GiB.
+        // 64 MiB for every volume below 128 GiB. Features are pinned: the defaults of a newer mkfs may be more than
+        // this kernel, or the one of the node to which the volume is restored, can mount.
         match filesystem {
             Filesystem::Xfs => {
-                let options = ["-q", "-K", "-s", "size=4096"].map(AsRef::as_ref);
-                commands::run("mkfs.xfs", &[&options[..], &[path]].concat(), image)?;
+                let features = xfs_features(image)?;
+                let mut options = vec!["-q", "-K", "-s", "size=4096"];
+                options.extend(features.iter().map(String::as_str));
+                commands::run("mkfs.xfs", &with_path(&options, path), image)?;
             }
             Filesystem::Ext4 => {
                 let lazy = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-                let options = ["-q", "-F", "-b", "4096", "-m", "0", "-E", lazy].map(AsRef::as_ref);
-                commands::run("mkfs.ext4", &[&options[..], &[path]].concat(), image)?;
+                let options = ["-q", "-F", "-b", "4096", "-m", "0", "-E", lazy, "-O", EXT4_FEATURES];
+                commands::run("mkfs.ext4", &with_path(&options, path), image)?;
             }
         }
         open_file("fsync", image, Access::Write)?.sync_all().map_err(failed("fsync", image))
+    }
+
+    fn check_filesystem(&self, device: &Path, filesystem: Filesystem) -> Result<Check> {
+        match filesystem {
+            Filesystem::Xfs => Ok(Check::Sound),
+            Filesystem::Ext4 => filesystems::check_ext4(device, &["-p"]),
+        }
     }
 
     fn space(&self, path: &Path) -> Result<Space> {
@@ -96,7 +130,7 @@ impl Images for LinuxHost {
 
 /// What btrfs says about its space.
 #[derive(Debug, Default)]
-struct BtrfsFacts {
+pub(super) struct BtrfsFacts {
     /// Sum over all devices.
     device_total: u64,
     /// Not yet given to any block group, sum over all devices.
@@ -105,7 +139,27 @@ struct BtrfsFacts {
     spaces: Vec<SpaceInfo>,
 }
 
-fn btrfs_facts(root: &std::fs::File) -> std::result::Result<BtrfsFacts, Errno> {
+impl BtrfsFacts {
+    fn of(&self, kind: u64) -> impl Iterator<Item = &SpaceInfo> {
+        self.spaces.iter().filter(move |s| s.flags & kind != 0 && s.flags & KIND_GLOBAL_RESERVE == 0)
+    }
+
+    /// What is free in the block groups of a kind.
+    fn free(&self, kind: u64) -> u64 {
+        self.of(kind).map(|s| s.total_bytes.saturating_sub(s.used_bytes)).sum()
+    }
+
+    /// What belongs to which kind of block group.
+    pub(super) fn block_groups(&self) -> BlockGroups {
+        BlockGroups {
+            total: Bytes(self.device_total),
+            unallocated: Bytes(self.unallocated),
+            free_in_data: Bytes(self.free(KIND_DATA)),
+        }
+    }
+}
+
+pub(super) fn btrfs_facts(root: &std::fs::File) -> std::result::Result<BtrfsFacts, Errno> {
     let fd = root.as_raw_fd();
     let mut facts = BtrfsFacts::default();
     let mut filesystem = FsInfo { max_id: 0, num_devices: 0, rest: [0; 1008] };
@@ -161,11 +215,8 @@ fn copies(flags: u64) -> u64 {
 /// Space that can be relied on: free room in data block groups and unallocated device space, less what the
 /// metadata will still take of it. Where metadata has run out, nothing is available, whatever data groups say.
 fn btrfs_space(facts: &BtrfsFacts) -> Space {
-    let of = |kind: u64| {
-        facts.spaces.iter().filter(move |s| s.flags & kind != 0 && s.flags & KIND_GLOBAL_RESERVE == 0)
-    };
-    let free = |kind: u64| of(kind).map(|s| s.total_bytes.saturating_sub(s.used_bytes)).sum::<u64>();
-    let dearest = |kind: u64| of(kind).map(|s| copies(s.flags)).max().unwrap_or(1);
+    let free = |kind| facts.free(kind);
+    let dearest = |kind: u64| facts.of(kind).map(|s| copies(s.flags)).max().unwrap_or(1);
     let global_reserve: u64 =
         facts.spaces.iter().filter(|s| s.flags & KIND_GLOBAL_RESERVE != 0).map(|s| s.total_bytes).sum();
 

@@ -90,6 +90,69 @@ pub struct DevInfo {
     pub rest: [u8; 4056],
 }
 
+/// `struct btrfs_ioctl_search_key`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SearchKey {
+    pub tree_id: u64,
+    pub min_objectid: u64,
+    pub max_objectid: u64,
+    pub min_offset: u64,
+    pub max_offset: u64,
+    pub min_transid: u64,
+    pub max_transid: u64,
+    pub min_type: u32,
+    pub max_type: u32,
+    pub nr_items: u32,
+    pub unused: u32,
+    pub unused_more: [u64; 4],
+}
+
+/// `struct btrfs_ioctl_search_args`.
+#[repr(C)]
+pub struct SearchArgs {
+    pub key: SearchKey,
+    pub found: [u8; 3992],
+}
+
+/// The tree of all trees, in which a deleted subvolume keeps an orphan item until its space is free.
+pub const ROOT_TREE: u64 = 1;
+pub const ORPHAN_OBJECTID: u64 = 5_u64.wrapping_neg();
+pub const ORPHAN_ITEM: u32 = 48;
+
+/// `struct btrfs_balance_args`, packed in the kernel's header; its fields need no padding.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BalanceFilter {
+    pub profiles: u64,
+    pub usage: u64,
+    pub ranges: [u64; 6],
+    pub flags: u64,
+    pub limit: u64,
+    pub stripes: u64,
+    pub unused: [u64; 6],
+}
+
+/// `struct btrfs_ioctl_balance_args`.
+#[repr(C)]
+pub struct BalanceArgs {
+    pub flags: u64,
+    pub state: u64,
+    pub data: BalanceFilter,
+    pub metadata: BalanceFilter,
+    pub system: BalanceFilter,
+    pub expected: u64,
+    pub considered: u64,
+    pub completed: u64,
+    pub unused: [u64; 72],
+}
+
+/// Balance data only.
+pub const BALANCE_DATA: u64 = 1;
+/// [`BalanceFilter::usage`] and [`BalanceFilter::limit`] count.
+pub const BALANCE_USAGE_AND_LIMIT: u64 = (1 << 1) | (1 << 5);
+pub const BALANCE_CANCEL: libc::c_int = 2;
+
 /// `struct fiemap` without room for extents: only the count is asked for.
 #[repr(C)]
 pub struct Fiemap {
@@ -204,14 +267,28 @@ pub struct LoopConfig {
     pub reserved: [u64; 8],
 }
 
+/// `struct xfs_fsop_geom_v1`.
+#[repr(C)]
+#[derive(Default)]
+pub struct XfsGeometry {
+    pub block_size: u32,
+    pub more: [u32; 7],
+    pub data_blocks: u64,
+    pub rest: [u64; 9],
+}
+
 // A wrong size would be a wrong ioctl number or a write past the end.
 const _: () = assert!(size_of::<VolArgs>() == 4096);
 const _: () = assert!(size_of::<VolArgsV2>() == 4096);
 const _: () = assert!(size_of::<FsInfo>() == 1024);
 const _: () = assert!(size_of::<DevInfo>() == 4096);
+const _: () = assert!(size_of::<SearchArgs>() == 4096);
+const _: () = assert!(size_of::<BalanceFilter>() == 136);
+const _: () = assert!(size_of::<BalanceArgs>() == 1024);
 const _: () = assert!(size_of::<Fiemap>() == 32);
 const _: () = assert!(size_of::<LoopInfo>() == 232);
 const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(size_of::<XfsGeometry>() == 112);
 
 nix::ioctl_write_ptr!(btrfs_subvol_create_v2, 0x94, 24, VolArgsV2);
 nix::ioctl_write_ptr!(btrfs_snap_create_v2, 0x94, 23, VolArgsV2);
@@ -221,12 +298,17 @@ nix::ioctl_readwrite_bad!(
     nix::request_code_readwrite!(0x94, 20, size_of::<SpaceArgsHead>()),
     SpaceArgs
 );
+nix::ioctl_none!(btrfs_sync, 0x94, 8);
+nix::ioctl_readwrite!(btrfs_tree_search, 0x94, 17, SearchArgs);
+nix::ioctl_readwrite!(btrfs_balance_v2, 0x94, 32, BalanceArgs);
+nix::ioctl_write_int_bad!(btrfs_balance_ctl, nix::request_code_write!(0x94, 33, size_of::<libc::c_int>()));
 nix::ioctl_read!(btrfs_fs_info, 0x94, 31, FsInfo);
 nix::ioctl_readwrite!(btrfs_dev_info, 0x94, 30, DevInfo);
 nix::ioctl_write_int_bad!(ficlone, nix::request_code_write!(0x94, 9, size_of::<libc::c_int>()));
 nix::ioctl_readwrite!(fiemap, b'f', 11, Fiemap);
 nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
 nix::ioctl_write_ptr!(set_flags, b'f', 2, libc::c_long);
+nix::ioctl_read!(xfs_geometry, b'X', 100, XfsGeometry);
 nix::ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
 nix::ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
 nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);

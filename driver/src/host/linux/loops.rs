@@ -89,14 +89,38 @@ impl Loops for LinuxHost {
     /// Sectors in the upper 48 bits, writes in flight in the lower 16: only equality of two readings means
     /// something. A write that was in flight at the first reading and done at the second shows.
     fn writes(&self, device: &Path) -> Result<u64> {
+        check_counting(device)?;
         let stat = directory(device).join("stat");
         let done = field(&stat, 6)?.wrapping_add(field(&stat, 13)?);
         Ok((done << 16) | writes_in_flight(device)?.min(0xffff))
     }
+
+    fn count_writes(&self, device: &Path) -> Result<()> {
+        let switch = directory(device).join(COUNTING);
+        // Where /sys cannot be written it may be on all the same, as it is by default.
+        let set = fs::write(&switch, "1");
+        check_counting(device).map_err(|error| match set {
+            Ok(()) => error,
+            Err(refused) => failed("write", &switch)(refused),
+        })
+    }
+}
+
+/// The kernel's switch for counting the requests of a device. People turn it off to save a little time per request.
+const COUNTING: &str = "queue/iostats";
+
+/// Without it the counts stand still, whatever is written.
+fn check_counting(device: &Path) -> Result<()> {
+    let switch = directory(device).join(COUNTING);
+    if field(&switch, 0)? == 1 {
+        return Ok(());
+    }
+    Err(HostError::new("read", switch.display(), Errno::ENODATA))
 }
 
 /// Writes and discards that the device has been given and has not done yet.
 pub(super) fn writes_in_flight(device: &Path) -> Result<u64> {
+    check_counting(device)?;
     field(&directory(device).join("inflight"), 1)
 }
 

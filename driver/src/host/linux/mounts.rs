@@ -14,7 +14,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::statfs;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{Access, LinuxHost, commands, failed, open_file};
+use super::{Access, LinuxHost, commands, failed, filesystems, open_file};
+use crate::domain::mount_options::{self, AccessTimes, BadOption, Flag};
 use crate::domain::{Bytes, Filesystem};
 use crate::host::{HostError, MountRequest, Mounted, Mounts, Result, Usage};
 
@@ -39,15 +40,18 @@ impl Mounts for LinuxHost {
     }
 
     fn mount(&self, request: &MountRequest<'_>) -> Result<()> {
-        let (flags, text) = options(request, device_is_read_only(request.device)?);
-        mount(
-            Some(request.device),
-            request.target,
-            Some(request.filesystem.as_str()),
-            flags,
-            Some(text.as_str()),
-        )
-        .map_err(failed("mount", request.target))
+        let (flags, text) = options(request, device_is_read_only(request.device)?).map_err(|bad| {
+            HostError::new(
+                "mount",
+                request.target.display(),
+                io::Error::new(io::ErrorKind::InvalidInput, bad),
+            )
+        })?;
+        let kind = request.filesystem.as_str();
+        mount(Some(request.device), request.target, Some(kind), flags, Some(text.as_str())).map_err(|errno| {
+            let why = filesystems::explain(errno, request.device, request.filesystem, &text);
+            HostError::new("mount", request.target.display(), why)
+        })
     }
 
     fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
@@ -97,6 +101,34 @@ impl Mounts for LinuxHost {
         }
     }
 
+    fn grows_mounted(&self, filesystem: Filesystem) -> bool {
+        match filesystem {
+            Filesystem::Xfs => true,
+            Filesystem::Ext4 => filesystems::may_resize_mounted_ext4(),
+        }
+    }
+
+    fn grow_unmounted(&self, device: &Path, filesystem: Filesystem) -> Result<()> {
+        match filesystem {
+            Filesystem::Xfs => Err(failed("xfs_growfs", device)(Errno::ENOTSUP)),
+            Filesystem::Ext4 => filesystems::grow_unmounted_ext4(device),
+        }
+    }
+
+    fn filesystem_size(&self, target: &Path, device: &Path, filesystem: Filesystem) -> Result<Bytes> {
+        match filesystem {
+            Filesystem::Xfs => filesystems::xfs_size(target),
+            Filesystem::Ext4 => filesystems::ext4_size(device),
+        }
+    }
+
+    fn recorded_errors(&self, device: &Path, filesystem: Filesystem) -> Result<u64> {
+        match filesystem {
+            Filesystem::Xfs => Ok(0),
+            Filesystem::Ext4 => filesystems::ext4_errors(device),
+        }
+    }
+
     fn make_file(&self, path: &Path) -> Result<()> {
         OpenOptions::new()
             .write(true)
@@ -133,25 +165,18 @@ fn device_is_read_only(device: &Path) -> Result<bool> {
     Ok(read_only != 0)
 }
 
-/// Options that are flags of `mount(2)`; all others go to the filesystem as text.
-const FLAGS: [(&str, MsFlags); 9] = [
-    ("ro", MsFlags::MS_RDONLY),
-    ("nosuid", MsFlags::MS_NOSUID),
-    ("nodev", MsFlags::MS_NODEV),
-    ("noexec", MsFlags::MS_NOEXEC),
-    ("sync", MsFlags::MS_SYNCHRONOUS),
-    ("dirsync", MsFlags::MS_DIRSYNC),
-    ("nodiratime", MsFlags::MS_NODIRATIME),
-    ("noatime", MsFlags::MS_NOATIME),
-    ("lazytime", MsFlags::MS_LAZYTIME),
-];
-/// Options that ask for what is so already, or for what a volume must not have: atime updates block on a held
-/// filesystem, so mounts are always `noatime`.
-const IGNORED: [&str; 8] = ["rw", "defaults", "suid", "dev", "exec", "async", "atime", "relatime"];
-
-/// Flags and text for `mount(2)`.
-fn options(request: &MountRequest<'_>, device_read_only: bool) -> (MsFlags, String) {
-    let mut flags = MsFlags::MS_NOATIME;
+/// Flags and text for `mount(2)`. Device nodes in a volume must not lead anywhere: always `nodev`.
+fn options(
+    request: &MountRequest<'_>,
+    device_read_only: bool,
+) -> std::result::Result<(MsFlags, String), BadOption> {
+    let asked = mount_options::parse(request.options, Some(request.filesystem))?;
+    let mut flags = asked.flags.iter().fold(MsFlags::MS_NODEV, |all, flag| all | flag_bits(*flag));
+    flags |= match asked.access_times {
+        AccessTimes::Never => MsFlags::MS_NOATIME,
+        AccessTimes::Relative => MsFlags::MS_RELATIME,
+        AccessTimes::Always => MsFlags::MS_STRICTATIME,
+    };
     if request.read_only || device_read_only {
         flags |= MsFlags::MS_RDONLY;
     }
@@ -167,14 +192,22 @@ fn options(request: &MountRequest<'_>, device_read_only: bool) -> (MsFlags, Stri
             Filesystem::Ext4 => "noload",
         });
     }
-    for option in request.options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
-        if let Some((_, flag)) = FLAGS.iter().find(|(name, _)| *name == option) {
-            flags |= *flag;
-        } else if !IGNORED.contains(&option) && !text.contains(&option) {
-            text.push(option);
-        }
+    text.extend(asked.filesystem.iter().map(String::as_str).filter(|option| *option != "nouuid"));
+    Ok((flags, text.join(",")))
+}
+
+const fn flag_bits(flag: Flag) -> MsFlags {
+    match flag {
+        Flag::ReadOnly => MsFlags::MS_RDONLY,
+        Flag::NoSuid => MsFlags::MS_NOSUID,
+        Flag::NoExec => MsFlags::MS_NOEXEC,
+        // MS_NOSYMFOLLOW, which nix does not know.
+        Flag::NoSymFollow => MsFlags::from_bits_retain(256),
+        Flag::Sync => MsFlags::MS_SYNCHRONOUS,
+        Flag::DirSync => MsFlags::MS_DIRSYNC,
+        Flag::NoDirAtime => MsFlags::MS_NODIRATIME,
+        Flag::LazyTime => MsFlags::MS_LAZYTIME,
     }
-    (flags, text.join(","))
 }
 
 /// Flags of a mount that a remount would lose.
@@ -185,6 +218,7 @@ fn carried(flags: FsFlags) -> MsFlags {
         (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
         (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
         (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
     ]
     .into_iter()
     .filter(|(have, _)| flags.contains(*have))
@@ -196,14 +230,18 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
     let dash = words.iter().position(|word| *word == b"-")?;
     let (major, minor) = std::str::from_utf8(words.get(2)?).ok()?.split_once(':')?;
-    let is_read_only = |options: &[u8]| options.split(|b| *b == b',').any(|option| option == b"ro");
+    let has = |options: &[u8], wanted: &[u8]| options.split(|b| *b == b',').any(|option| option == wanted);
+    let (of_mount, of_filesystem) = (words.get(5)?, words.get(dash + 3)?);
+    // Since Linux 6.15 or so an ext4 that has aborted its journal stays `rw` and shows `emergency_ro`.
+    let went_read_only = has(of_filesystem, b"ro") || has(of_filesystem, b"emergency_ro");
     Some(Mounted {
         device: libc::makedev(major.parse().ok()?, minor.parse().ok()?),
         root: unescape(words.get(3)?),
         target: unescape(words.get(4)?),
         kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
-        read_only: is_read_only(words.get(5)?) || is_read_only(words.get(dash + 3)?),
-        lost_writing: !is_read_only(words.get(5)?) && is_read_only(words.get(dash + 3)?),
+        read_only: has(of_mount, b"ro") || went_read_only,
+        lost_writing: !has(of_mount, b"ro") && went_read_only,
+        shut_down: has(of_filesystem, b"shutdown"),
     })
 }
 
@@ -258,6 +296,12 @@ mod tests {
         assert!(lost(b"1 1 7:5 / /m rw,noatime shared:1 - ext4 /dev/loop5 ro"));
         assert!(!lost(b"1 1 7:5 / /m ro,noatime shared:1 - ext4 /dev/loop5 ro"));
         assert!(!lost(b"1 1 7:5 / /m ro,noatime shared:1 - ext4 /dev/loop5 rw"));
+        assert!(lost(
+            b"1 1 7:5 / /m rw,noatime shared:1 - ext4 /dev/loop5 rw,errors=remount-ro,emergency_ro"
+        ));
+        let shut_down =
+            parse_line(b"1 1 7:5 / /m rw,noatime shared:1 - ext4 /dev/loop5 rw,shutdown").unwrap();
+        assert!(shut_down.shut_down && !shut_down.lost_writing);
     }
 
     #[test]
@@ -277,24 +321,27 @@ mod tests {
     }
 
     #[test]
-    fn xfs_is_always_nouuid_and_noatime() {
-        let given = ["relatime".to_owned(), "nosuid,discard".to_owned(), "nouuid".to_owned()];
-        let (flags, text) = options(&request(&given), false);
+    fn volumes_are_always_nodev_and_noatime_unless_asked_otherwise() {
+        let given = ["nosuid,discard".to_owned(), "nouuid".to_owned(), "nofail".to_owned()];
+        let (flags, text) = options(&request(&given), false).unwrap();
         assert_eq!(text, "nouuid,discard");
-        assert_eq!(flags, MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+        assert_eq!(flags, MsFlags::MS_NODEV | MsFlags::MS_NOATIME | MsFlags::MS_NOSUID);
+        let (flags, _) = options(&request(&["relatime".to_owned()]), false).unwrap();
+        assert_eq!(flags, MsFlags::MS_NODEV | MsFlags::MS_RELATIME);
+        assert!(options(&request(&["dev".to_owned()]), false).unwrap_err().to_string().contains("nodev"));
     }
 
     /// CSIDriver says `seLinuxMount: true`: the kubelet gives the label as a mount option, with a comma in it.
     #[test]
     fn an_selinux_context_is_passed_on_whole() {
         let context = "context=\"system_u:object_r:container_file_t:s0:c0,c1\"".to_owned();
-        let (_, text) = options(&request(&["nosuid".to_owned(), context.clone()]), false);
+        let (_, text) = options(&request(&["nosuid".to_owned(), context.clone()]), false).unwrap();
         assert_eq!(text, format!("nouuid,{context}"));
     }
 
     #[test]
     fn a_read_only_device_is_mounted_without_replaying_the_log() {
-        let (flags, text) = options(&request(&[]), true);
+        let (flags, text) = options(&request(&[]), true).unwrap();
         assert_eq!(text, "nouuid,norecovery");
         assert!(flags.contains(MsFlags::MS_RDONLY));
     }

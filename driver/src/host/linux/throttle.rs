@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use stillpoint_guard::client;
 use stillpoint_guard::throttle::{HELD, Hierarchy, NO_LIMIT, set};
 
+use super::files::is_absent;
 use super::{Access, LinuxHost, failed, loops, open_file};
 use crate::host::{HostError, LoopDevice, Openers, Result, ThrottleHandle, Throttling};
 
@@ -132,7 +133,7 @@ impl Cgroups {
     /// A limit of one byte per second on a device of ours is one of ours.
     fn lift_leftovers(&self, devices: &BTreeSet<u64>) -> Result<usize> {
         let minors: Vec<u32> = devices.iter().map(|device| minor(*device)).collect();
-        let mut lifted = BTreeSet::new();
+        let (mut lifted, mut resists) = (BTreeSet::new(), None);
         let mut waiting = vec![self.mount.clone()];
         let mut seen = 0;
         while let Some(directory) = waiting.pop() {
@@ -145,14 +146,29 @@ impl Cgroups {
             let path = directory.join(self.hierarchy.file());
             let Ok(text) = fs::read_to_string(&path) else { continue };
             for minor in &minors {
-                if self.hierarchy.limit_in(&text, *minor) == HELD {
-                    let file = open_file("throttle", &path, Access::Write)?;
-                    set(&file, &self.hierarchy.line(*minor, NO_LIMIT)).map_err(failed("throttle", &path))?;
-                    lifted.insert(*minor);
+                if self.hierarchy.limit_in(&text, *minor) != HELD {
+                    continue;
+                }
+                // One that resists must not keep the others throttled.
+                match self.lift(&path, *minor) {
+                    Ok(()) => drop(lifted.insert(*minor)),
+                    Err(error) => drop(resists.get_or_insert(error)),
                 }
             }
         }
+        if let Some(error) = resists {
+            return Err(error);
+        }
         Ok(lifted.len())
+    }
+
+    /// A cgroup that is gone meanwhile has nobody in it any more.
+    fn lift(&self, path: &Path, minor: u32) -> Result<()> {
+        let file = match open_file("throttle", path, Access::Write) {
+            Err(error) if is_absent(&error.source) => return Ok(()),
+            other => other?,
+        };
+        set(&file, &self.hierarchy.line(minor, NO_LIMIT)).map_err(failed("throttle", path))
     }
 }
 
@@ -261,7 +277,14 @@ impl OpenThrottle {
         let Some(first) = self.limits.first() else { return Ok(()) };
         if first.before == NO_LIMIT {
             self.write(first, HUGE)?;
+            let text = fs::read_to_string(&first.path).map_err(failed("throttle", &first.path))?;
+            let taken = self.hierarchy.limit_in(&text, minor(self.device.device));
             self.write(first, NO_LIMIT)?;
+            if taken == NO_LIMIT {
+                let text = "the kernel took a limit and does not show it, so it would not hold anybody";
+                let error = io::Error::new(io::ErrorKind::Unsupported, text);
+                return Err(HostError::new("throttle", first.path.display(), error));
+            }
         }
         Ok(())
     }

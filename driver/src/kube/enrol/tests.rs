@@ -146,6 +146,7 @@ fn config(stage: &Stage, listen: SocketAddr) -> AgentConfig {
         listen,
         tls: None,
         pools: vec!["/pool".into()],
+        overcommit: std::collections::BTreeMap::new(),
         state_dir: stage.dir().join("state"),
         csi_socket: None,
         guard_socket: None,

@@ -12,6 +12,9 @@ use super::{RENEW_EVERY, RuledCuts};
 use crate::domain::Fault;
 use crate::observe::metrics;
 
+/// Between two tries to finish a run whose object is being deleted.
+const HASTE: Duration = Duration::from_secs(10);
+
 impl RuledCuts {
     /// Ends what controllers that are gone have left: pays what their runs owe. To be called at the start and from
     /// time to time.
@@ -51,13 +54,7 @@ impl RuledCuts {
             return;
         }
         for run in self.overdue() {
-            // Deleting the object is how people say that they have put things right by hand.
-            if let Err(KubeError::NotFound(_)) = self.journal.renew(&run.name).await {
-                tracing::warn!(run = run.id, "its object was deleted: what it owed is forgotten");
-                self.single.forget(&run.name);
-                self.group.forget(&run.name);
-                self.let_go(&run.name, Vec::new()).await;
-            }
+            self.look_at(&run).await;
         }
         let (single, group) = tokio::join!(self.single.collect(), self.group.collect());
         for run in single.into_iter().chain(group) {
@@ -73,6 +70,52 @@ impl RuledCuts {
             };
             let lanes = record.as_ref().map(|record| lanes(record, &BTreeMap::new()));
             self.let_go(&run.name, lanes.unwrap_or_default()).await;
+        }
+    }
+
+    /// Says that a run with pending cleanup is alive, and does what people have said about it.
+    async fn look_at(&self, run: &Run) {
+        let engines = [&self.single, &self.group];
+        match self.journal.renew(&run.name).await {
+            // Its finalizer was taken away by hand.
+            Err(KubeError::NotFound(_)) => {
+                tracing::error!(
+                    run = run.id,
+                    "its object was removed by force: its pending cleanup is given up"
+                );
+                for engine in engines {
+                    engine.forget(&run.name);
+                }
+                self.let_go(&run.name, Vec::new()).await;
+            }
+            // A namespace or a person waits for its end; pods that are gone by now end it.
+            Err(KubeError::Deleting(_)) => {
+                for engine in engines {
+                    engine.hasten(&run.name, HASTE);
+                }
+            }
+            Ok(())
+            | Err(
+                KubeError::Conflict(_)
+                | KubeError::Forbidden(_)
+                | KubeError::Refused { .. }
+                | KubeError::Unavailable { .. },
+            ) => {}
+        }
+        if let Some(why) = self.journal.given_up(&run.name).await {
+            tracing::warn!(run = run.id, why, "its pending cleanup is given up by an annotation");
+            for engine in engines {
+                engine.give_up(&run.name);
+            }
+        }
+    }
+
+    /// Removes copies of Runs that a backup tool has restored. To be called at the start and from time to time.
+    pub async fn remove_restored(&self) {
+        match self.journal.remove_restored().await {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(count, "copies of Runs were removed"),
+            Err(error) => tracing::warn!(%error, "copies of Runs could not be looked for"),
         }
     }
 

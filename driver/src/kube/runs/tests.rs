@@ -1,5 +1,7 @@
 //! Rules inside the CSI call, over an API server and storage in memory.
 
+mod cleanup;
+mod overlap;
 mod world;
 
 use std::sync::atomic::Ordering;

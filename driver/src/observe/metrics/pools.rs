@@ -27,13 +27,21 @@ pub(super) fn register(registry: &mut Registry, pools: Pools) {
 /// Name, help, and how to read it.
 type BytesOf = (&'static str, &'static str, fn(&Pool, &PoolSpace) -> u64);
 
-const SPACE: [BytesOf; 5] = [
+const SPACE: [BytesOf; 7] = [
     ("pool_size", "Size of the pool's filesystem", |_, space| space.total.0),
     ("pool_used", "What is in use of it", |_, space| space.total.saturating_sub(space.free).0),
     (
         "pool_available",
         "What new volumes and snapshots may use: free space without the reserve",
         |_, space| space.available.0,
+    ),
+    ("pool_promised", "What is in use, and what the volumes may still come to need", |_, space| {
+        space.promised.0
+    }),
+    (
+        "pool_promise_limit",
+        "The most that may be promised: the size without the reserve, times the overcommit factor",
+        |_, space| space.limit.0,
     ),
     ("pool_reserve", "What stays free so that existing volumes can be overwritten", |_, space| {
         space.reserve.0

@@ -77,6 +77,7 @@ impl Operator {
             namespaces: order.namespaces.clone(),
             budget: order.budget.unwrap_or(BUDGET),
             params: order.params.clone(),
+            waiting_since: None,
             rehearsal: order.rehearsal,
         })
     }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::api::{Probe, SecretRef};
 use crate::ports::*;
 use crate::run::Run;
+use crate::turns::OpenRun;
 
 use super::super::{Engine, Limits, Ports};
 
@@ -361,5 +362,14 @@ impl Journal for World {
 
     async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
         Ok(self.stored().into_iter().filter(|run| !run.phase.is_final()).collect())
+    }
+
+    async fn open_runs(&self, _: &Run) -> Result<Vec<OpenRun>, JournalError> {
+        let open = self.stored().into_iter().filter(|run| !run.phase.is_final());
+        Ok(open.map(|run| OpenRun::of(&run, run.id.clone(), true)).collect())
+    }
+
+    async fn run_ended(&self) {
+        std::future::pending::<()>().await;
     }
 }

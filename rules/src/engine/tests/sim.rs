@@ -4,6 +4,7 @@
 //! * `seeds`: a thousand worlds whose fate is thrown with dice.
 //! * `properties`: random rules and faults that shrink; every fault at every call; death at every write.
 //! * `golden`: whole conversations as text files.
+//! * `turns`: several controllers and several runs over the same pods.
 
 mod check;
 mod fate;
@@ -14,6 +15,7 @@ mod pods;
 mod properties;
 mod seeds;
 mod shape;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -125,7 +125,7 @@ fn framed(channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// All values of one key.
-fn arguments(query: &str, key: &str) -> Vec<String> {
+pub(super) fn arguments(query: &str, key: &str) -> Vec<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs.filter(|(name, _)| *name == key).map(|(_, value)| decoded(value)).collect()
 }

@@ -37,7 +37,7 @@ pub(super) async fn serve(cluster: &FakeCluster, mut stream: TcpStream, request:
         let new: Vec<Change> = cluster
             .changes_since(seen)
             .into_iter()
-            .filter(|change| super::is_in(&request.path, &change.path))
+            .filter(|change| super::store::is_in(&request.path, &change.path))
             .filter(|change| only.is_none_or(|name| change.path.ends_with(&format!("/{name}"))))
             .collect();
         for change in new {

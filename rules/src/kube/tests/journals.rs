@@ -43,7 +43,7 @@ fn stored(cluster: &FakeCluster) -> Run {
     serde_json::from_value(cluster.get(&path()).unwrap()).unwrap()
 }
 
-const FRESH: Begun = Begun::Ready { earlier_cut: None };
+const FRESH: Begun = Begun::Ready { earlier_cut: None, waiting_since: None };
 
 #[tokio::test]
 async fn a_run_is_an_object_of_its_snapshot_and_shows_debts_before_deeds() {

@@ -5,13 +5,19 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::*;
 
+fn plan_of(questions: bool, steps: &[StepOutline]) -> Outline {
+    Outline { steps: steps.to_vec(), questions }
+}
+
 /// Every kind of event, good and bad, for a rule of two steps.
 fn alphabet(questions: bool, steps: &[StepOutline]) -> Vec<Event> {
-    let plan = Outline { steps: steps.to_vec(), questions };
+    let plan = plan_of(questions, steps);
     let mut events = vec![
         Event::Start,
         Event::Planned(Ok(plan)),
         Event::Planned(Err(why("bad"))),
+        Event::Turn(Ok(plan_of(questions, steps))),
+        Event::Turn(Err(why("waited too long"))),
         Event::Chosen(Ok(())),
         Event::Chosen(bad()),
         Event::Opened(Ok(())),
@@ -49,6 +55,7 @@ fn legal(phase: Phase) -> &'static [&'static str] {
     match phase {
         Phase::Pending => &["Start", "Cancelled"],
         Phase::Planning => &["Planned", "Cancelled"],
+        Phase::Waiting => &["Turn", "Cancelled"],
         Phase::Choosing => &["Chosen", "Cancelled"],
         Phase::Preparing(_) => &["Prepared", "JournalFailed", "Cancelled"],
         Phase::Opening => &["Opened", "JournalFailed", "Cancelled"],
@@ -57,7 +64,7 @@ fn legal(phase: Phase) -> &'static [&'static str] {
         Phase::Cutting => &["Cut", "Cancelled"],
         Phase::Checking => &["Checked"],
         Phase::Releasing => &["Released"],
-        Phase::Sealing => &["Sealed"],
+        Phase::Sealing => &["Sealed", "JournalFailed"],
         Phase::Undoing(_) => &["Undone"],
         Phase::Overdue => &["Collect"],
         Phase::Succeeded | Phase::Failed => &[],
@@ -80,6 +87,9 @@ struct Seen {
     cut: bool,
     proven: bool,
     open: bool,
+    /// It has its turn.
+    turn: bool,
+    confirmed: bool,
     sealed: bool,
     aborted: bool,
 }
@@ -106,10 +116,13 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
             seen.aborted |= !failures.is_empty();
         }
         Event::Sealed(_) => seen.sealed = true,
+        Event::Turn(result) => seen.turn = result.is_ok(),
         Event::Cancelled(_) => seen.aborted = true,
         Event::JournalFailed(_) => {
             seen.aborted = true;
-            seen.started = seen.started_earlier;
+            if !seen.cut {
+                seen.started = seen.started_earlier;
+            }
         }
         Event::Undone(k, result) => {
             seen.unpaid.retain(|step| step != k);
@@ -126,15 +139,17 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
         match order {
             Order::Owe(steps) => seen.owed = *steps,
             Order::Prepare(k) => {
-                assert!(*k < seen.owed, "debt before deed");
+                assert!(*k < seen.owed && seen.turn, "debt before deed, and no deed before its turn");
                 (seen.started_earlier, seen.started) = (seen.started, *k + 1);
             }
             Order::Take(k) => {
-                assert!(*k < seen.owed && !seen.aborted, "debt before deed");
+                assert!(*k < seen.owed && seen.turn && !seen.aborted, "debt before deed");
                 (seen.started_earlier, seen.started) = (seen.started, *k + 1);
                 seen.taken += 1;
             }
+            Order::Choose => assert!(seen.turn, "nobody is asked before its turn"),
             Order::Open => {
+                assert!(seen.turn || steps.is_empty(), "nothing is prepared before its turn");
                 assert!(seen.prepared == befores && !seen.aborted, "every before ended well");
                 (seen.started_earlier, seen.started) = (seen.started, steps.len());
             }
@@ -144,7 +159,9 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
                     seen.taken == in_turn && seen.sessions == steps.iter().any(|step| step.hold.is_some());
                 assert!(seen.open && !seen.aborted && all, "nothing is cut on a failed ground");
             }
+            Order::Confirm => seen.confirmed = seen.cut,
             Order::Seal => {
+                assert!(seen.confirmed || steps.is_empty(), "what was done is still done");
                 let held = steps.iter().any(|step| step.hold.is_some());
                 assert!(seen.cut && !seen.aborted && !seen.sessions && (!held || seen.proven), "{seen:?}");
             }
@@ -162,7 +179,7 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
                 }
             }
             Order::Plan
-            | Order::Choose
+            | Order::TakeTurn
             | Order::Note
             | Order::Hold
             | Order::Check
@@ -177,9 +194,12 @@ fn observe(seen: &mut Seen, steps: &[StepOutline], event: &Event, orders: &[Orde
 fn answers(order: &Order, event: &Event) -> bool {
     match event {
         Event::Cancelled(_) => true,
-        Event::JournalFailed(_) => matches!(order, Order::Prepare(_) | Order::Take(_) | Order::Open),
+        Event::JournalFailed(_) => {
+            matches!(order, Order::Prepare(_) | Order::Take(_) | Order::Open | Order::Seal)
+        }
         Event::Start => false,
         Event::Planned(_) => *order == Order::Plan,
+        Event::Turn(_) => *order == Order::TakeTurn,
         Event::Chosen(_) => *order == Order::Choose,
         Event::Prepared(k, _) => *order == Order::Prepare(*k),
         Event::Opened(_) => *order == Order::Open,
@@ -222,7 +242,7 @@ fn over_all_reachable_states_the_guarantees_hold_and_every_run_ends() {
             explore(&steps, questions, &mut phases);
         }
     }
-    assert_eq!(phases.len(), 18, "every phase is reached: {phases:?}");
+    assert_eq!(phases.len(), 19, "every phase is reached: {phases:?}");
 }
 
 fn explore(steps: &[StepOutline], questions: bool, phases: &mut BTreeMap<Phase, usize>) {

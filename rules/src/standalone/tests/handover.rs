@@ -37,6 +37,7 @@ spec:
         namespaces: vec![],
         budget: SAFETY,
         params: BTreeMap::new(),
+        waiting_since: None,
         rehearsal: true,
     }
 }

@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	printImages := flag.Bool("print-images", false, "print the names of the images busybox and agnhost, and end")
+	printImages := flag.Bool("print-images", false, "print the names of the images that the specs use, and end")
 	config.CopyFlags(config.Flags, flag.CommandLine)
 	framework.RegisterCommonFlags(flag.CommandLine)
 	framework.RegisterClusterFlags(flag.CommandLine)
@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 	if *printImages {
 		fmt.Println("busybox", image.GetE2EImage(image.BusyBox))
 		fmt.Println("agnhost", image.GetE2EImage(image.Agnhost))
+		fmt.Println("nginx", image.GetE2EImage(image.Nginx))
 		return
 	}
 	framework.AfterReadingAllFlags(&framework.TestContext)

@@ -10,7 +10,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stillpoint_tests::harness::binaries;
 
-use super::table::{HEADER, LEGEND, PHASE_LEGEND, Results, Row, Samples, WAYS, phase_header};
+use super::stalls;
+use super::table::{HEADER, Row, Samples};
+use super::tables::{
+    LEGEND, PHASE_LEGEND, RIVAL_LEGEND, Results, TOGETHER, WAYS, phase_header, rival_header, together_cells,
+};
 
 /// Where and when it was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -80,21 +84,17 @@ pub fn write_json(setting: &Setting, results: &Results) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Writes docs/benchmarks.md. What people added below the mark is kept.
+/// Writes the whole of docs/benchmarks.md.
 pub fn write_document(setting: &Setting, results: &Results) -> Result<PathBuf> {
     let path = Path::new(binaries::source_directory()).join("../docs/benchmarks.md");
-    let before = fs::read_to_string(&path).unwrap_or_default();
-    fs::write(&path, document(setting, results, &before)?)
+    fs::write(&path, document(setting, results)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
-/// Below this line of the document nothing is written by the bench.
-const MARK: &str = "<!-- below: by hand -->";
-
-fn document(setting: &Setting, results: &Results, before: &str) -> Result<String> {
+fn document(setting: &Setting, results: &Results) -> Result<String> {
     let mut text = String::from(
-        "# Benchmarks\n\nWritten by the benchmark itself; the figures are of one run on one machine.\n\n",
+        "# Benchmarks\n\nWritten by the benchmark itself, all of it; the figures are of one run on one machine.\n\n",
     );
     writeln!(text, "| | |\n|---|---|")?;
     for (what, value) in [
@@ -108,25 +108,65 @@ fn document(setting: &Setting, results: &Results, before: &str) -> Result<String
     ] {
         writeln!(text, "| {what} | {value} |")?;
     }
-    writeln!(text, "\n## Windows, calls, memory\n\nMilliseconds unless it says otherwise. {LEGEND}\n")?;
+    writeln!(text, "\n## Pauses, calls, memory\n\nMilliseconds unless it says otherwise. {LEGEND}\n")?;
     markdown(&mut text, &HEADER, results.rows.iter().map(Row::cells))?;
+    writeln!(text, "\n## Beside scripts, and beside the kernel alone\n\n{RIVAL_LEGEND}\n")?;
+    markdown(&mut text, &rival_header(), results.rows.iter().filter_map(Row::rival_cells))?;
+    writeln!(text, "\n## What an application feels: the longest write stall\n\n{}\n", stalls::LEGEND)?;
+    markdown(&mut text, &stalls::HEADER, results.stalls.iter().map(stalls::Stalls::cells))?;
     writeln!(text, "\n## Where the time goes\n\n{PHASE_LEGEND}\n")?;
     markdown(&mut text, &phase_header(), results.rows.iter().flat_map(Row::phase_cells))?;
     writeln!(
         text,
-        "\n## Beside other ways on the same disks\n\nRatio: how many times longer the other way takes. tar holds nothing.\n"
+        "\n## Single calls beside other ways on the same disks\n\nIn turns. Ratio: how many times longer the other way takes. tar freezes nothing.\n"
     )?;
-    markdown(&mut text, &WAYS, results.ways.iter().map(super::table::Comparison::cells))?;
+    markdown(&mut text, &WAYS, results.ways.iter().map(super::tables::Comparison::cells))?;
+    writeln!(text, "\n## What images of several volumes in one subvolume would cost\n")?;
+    markdown(&mut text, &TOGETHER, results.together.iter().map(together_cells))?;
     writeln!(text, "\n## Spread\n\nShortest to longest, and the number of samples.\n")?;
     let spread = |row: &Row| {
         let of = |samples: Option<&Samples>| samples.map(Samples::spread).unwrap_or_default();
         [row.title.clone(), row.own.spread(), of(row.plain.as_ref()), of(row.other.as_ref())]
     };
-    markdown(&mut text, &["ms", "expedited", "plain RCU", "script"], results.rows.iter().map(spread))?;
-    let by_hand = before.split_once(MARK).map_or("\n", |(_, rest)| rest);
-    write!(text, "\n{MARK}{by_hand}")?;
+    markdown(&mut text, &["ms", "expedited", "plain RCU", "best script"], results.rows.iter().map(spread))?;
+    writeln!(text, "\n## Goals that this run missed\n")?;
+    for line in missed(results) {
+        writeln!(text, "* {line}")?;
+    }
+    write!(text, "\n{NOTES}")?;
     Ok(text)
 }
+
+/// Every goal that was missed, with what the kernel alone took in the same rounds: nothing can be faster than that.
+fn missed(results: &Results) -> Vec<String> {
+    let mut lines = Vec::new();
+    for row in &results.rows {
+        let kernel = |samples: Option<&Samples>| {
+            samples
+                .map_or(String::new(), |kernel| format!("; the kernel alone: {}", kernel.middle_and_tail()))
+        };
+        let of = |goals: String, own: &Samples, kernel: String, how: &str| {
+            let goals: Vec<_> =
+                goals.split(", ").filter(|goal| goal.ends_with('✗')).map(str::to_owned).collect();
+            let measured = own.middle_and_tail();
+            (!goals.is_empty())
+                .then(|| format!("**{}{how}**: {}; measured {measured}{kernel}", row.title, goals.join(", ")))
+        };
+        lines.extend(of(row.goals(), &row.own, kernel(row.rival(super::rival::Rival::Kernel)), ""));
+        if let Some(plain) = &row.plain {
+            lines.extend(of(row.plain_goals(), plain, kernel(row.plain_floor.as_ref()), ", plain RCU"));
+        }
+    }
+    let stalls = results.stalls.iter().filter(|row| row.goal().contains('✗'));
+    lines.extend(stalls.map(|row| format!("**write stall, {}**: {}", row.title, row.goal())));
+    if lines.is_empty() {
+        lines.push("None.".into());
+    }
+    lines
+}
+
+/// What holds without figures: what the idea of a rival would cost, and what was learned.
+const NOTES: &str = include_str!("notes.md");
 
 fn markdown(
     text: &mut String,
@@ -146,19 +186,25 @@ mod tests {
 
     use super::*;
     use crate::phases::Phases;
+    use crate::rival::Rival;
+    use crate::table::Goal;
 
     #[test]
-    fn the_document_keeps_what_was_written_by_hand() {
+    fn the_document_shows_every_table_and_names_missed_goals() {
         let setting = Setting::now().unwrap();
-        let row = Row::times("1 volume", vec![Duration::from_millis(3)], vec![]);
-        let phases = Some(Phases::default());
-        let floor = Some(Samples::times(vec![Duration::from_millis(2)]));
-        let results = Results { rows: vec![Row { phases, floor, ..row }], ways: vec![] };
-        let first = document(&setting, &results, "").unwrap();
-        assert!(first.contains("| 1 volume | 3.00 |") && first.contains(&setting.kernel), "{first}");
-        assert!(first.contains("| 1 volume | 3.00 / 3.00 | 2.00 / 2.00 | 1.50x |"), "{first}");
-        let edited = format!("{first}Where the time goes: …\n");
-        let second = document(&setting, &results, &edited).unwrap();
-        assert_eq!(second, edited);
+        let samples = |ms| Samples::times(vec![Duration::from_millis(ms)]);
+        let goals = vec![Goal::MiddleMs(2), Goal::MiddleMs(5)];
+        let row = Row {
+            phases: Some(Phases::default()),
+            rivals: vec![(Rival::Kernel, samples(2)), (Rival::Parallel, samples(6))],
+            ..Row::times("1 volume", vec![Duration::from_millis(3)], goals)
+        };
+        let results = Results { rows: vec![row], ..Results::default() };
+        let text = document(&setting, &results).unwrap();
+        assert!(text.contains("| 1 volume | 3.00 | max 3.00 |") && text.contains(&setting.kernel), "{text}");
+        assert!(text.contains("| 1 volume | 3.00 / max 3.00 | 2.00 / max 2.00 | 0.67x |"), "{text}");
+        let missed =
+            "* **1 volume**: p50 ≤ 2 ✗; measured 3.00 / max 3.00; the kernel alone: 2.00 / max 2.00\n";
+        assert!(text.contains(missed) && text.ends_with(NOTES), "{text}");
     }
 }

@@ -1,8 +1,9 @@
 //! Eight hosts with idle volumes in four groups.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use stillpoint::domain::Bytes;
 use stillpoint_tests::harness::csi::Volume;
 use stillpoint_tests::harness::leftovers::Leftovers;
@@ -16,7 +17,8 @@ pub const FIRST_HOST: &str = HOSTS[0];
 
 const HOSTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const POOL: Bytes = Bytes::gib(32);
-const SIZE: Bytes = Bytes::mib(320);
+/// Size of every volume.
+pub const SIZE: Bytes = Bytes::mib(320);
 
 /// Volumes that are cut together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +114,12 @@ impl Field {
     /// Volumes of a group.
     pub fn volumes(&self, group: Group) -> impl Iterator<Item = &Volume> {
         self.volumes.iter().filter(move |(of, _)| *of == group).map(|(_, volume)| volume)
+    }
+
+    /// The pool of a host.
+    pub fn pool(&self, host: &str) -> Result<&Path> {
+        let found = self.stack.hosts().iter().find(|candidate| candidate.name == host);
+        Ok(&found.with_context(|| format!("no host {host}"))?.pool)
     }
 
     /// Ends everything; what needed force.

@@ -1,4 +1,4 @@
-//! `stillpoint-bench`: what a cut costs, beside the script that an administrator would write, in the same run.
+//! `stillpoint-bench`: what a group snapshot costs, beside scripts that administrators would write, in the same rounds.
 //!
 //! Prints a table; nothing is asserted, because a busy machine is no defect. Needs root.
 
@@ -11,10 +11,17 @@ mod load;
 mod measure;
 mod overhead;
 mod phases;
+mod rival;
 mod rules;
-mod serial;
+mod scripts;
+mod stall;
+mod stalls;
 mod table;
+mod tables;
+mod target;
+mod together;
 mod ways;
+mod windows;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,16 +34,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use document::Setting;
 use field::{Field, Group};
-use table::{Results, Row};
+use table::Row;
+use tables::Results;
 
 /// Whatever happens, the benchmark ends after this.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_hours(1);
 
-/// Windows, volume operations and memory, beside a serial script in the same run.
+/// Pauses, write stalls, volume operations and memory, beside scripts in the same run.
 #[derive(Debug, Parser)]
 #[command(name = "stillpoint-bench", version)]
 struct Arguments {
-    /// Cuts per line of the table (one idle volume: five times as many).
+    /// Snapshots per line of the table (one idle volume: five times as many).
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Write docs/benchmarks.md, too.
@@ -53,8 +61,14 @@ struct Arguments {
 /// What can be measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Windows of real volumes, beside scripts and the kernel alone.
+    /// Pauses of real volumes, beside scripts and the kernel alone.
     Windows,
+    /// The longest write stall that an application sees.
+    Stalls,
+    /// What images of several volumes in one subvolume would cost.
+    Together,
+    /// Single calls beside scripts.
+    Ways,
     /// Calls for volumes, copies between hosts, memory afterwards.
     Calls,
     /// A round over many agents in this process.
@@ -94,9 +108,9 @@ async fn measured(arguments: &Arguments) -> Result<()> {
     let groups = if arguments.small { &Group::SMALL[..] } else { &Group::ALL[..] };
     let results = match arguments.only {
         None => all(arguments.rounds, groups).await?,
-        Some(part) => Results { rows: only(part, arguments.rounds, groups).await?, ways: vec![] },
+        Some(part) => only(part, arguments.rounds, groups).await?,
     };
-    println!("{}", table::render(&results));
+    println!("{}", tables::render(&results));
     println!("{}", document::write_json(&setting, &results)?.display());
     if arguments.write {
         println!("{}", document::write_document(&setting, &results)?.display());
@@ -104,49 +118,65 @@ async fn measured(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Everything with expedited grace periods; then the windows without, as nothing else depends on them.
+/// Everything with expedited grace periods; then the pauses without, as nothing else depends on them.
 async fn all(rounds: u32, groups: &[Group]) -> Result<Results> {
     let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
-    let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
-    rows.push(measure::loaded(&field, rounds).await?);
+    let mut rows = windows::windows(&field, Rcu::Auto, rounds).await?;
+    rows.push(windows::loaded(&field, rounds).await?);
+    let stalls = stall::all(&field, rounds).await?;
+    let together = together::costs(&field)?;
     rows.extend(overhead::coordinator(rounds).await?);
     rows.extend(lists::rows().await?);
     rows.extend(measure::volumes(&field, rounds).await?);
     let ways = ways::all(&field, rounds).await?;
     rows.extend(measure::memory(&field)?);
     close(field)?;
-    measure::beside(&mut rows, plain(rounds, groups).await?);
+    windows::beside(&mut rows, plain(rounds, groups).await?);
     rows.extend(rules::all(rounds).await?);
-    Ok(Results { rows, ways })
+    Ok(Results { rows, ways, stalls, together })
 }
 
 async fn plain(rounds: u32, groups: &[Group]) -> Result<Vec<Row>> {
     let field = Field::build(Stack::directory("bench")?, Rcu::Never, groups).await?;
-    let plain = measure::windows(&field, Rcu::Never, rounds).await?;
+    let plain = windows::windows(&field, Rcu::Never, rounds).await?;
     close(field)?;
     Ok(plain)
 }
 
-async fn only(part: Part, rounds: u32, groups: &[Group]) -> Result<Vec<Row>> {
+async fn only(part: Part, rounds: u32, groups: &[Group]) -> Result<Results> {
+    let rows = |rows| Results { rows, ..Results::default() };
     match part {
-        Part::Overhead => overhead::coordinator(rounds).await,
-        Part::Lists => lists::rows().await,
-        Part::Rules => rules::all(rounds).await,
+        Part::Overhead => return Ok(rows(overhead::coordinator(rounds).await?)),
+        Part::Lists => return Ok(rows(lists::rows().await?)),
+        Part::Rules => return Ok(rows(rules::all(rounds).await?)),
+        Part::Windows | Part::Stalls | Part::Together | Part::Ways | Part::Calls => {}
+    }
+    let groups = match part {
+        Part::Windows => groups,
+        Part::Calls => &[Group::One],
+        Part::Ways => &[Group::One, Group::Eight],
+        Part::Stalls | Part::Together | Part::Overhead | Part::Lists | Part::Rules => &[Group::Sixteen],
+    };
+    let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
+    let mut results = Results::default();
+    match part {
         Part::Windows => {
-            let field = Field::build(Stack::directory("bench")?, Rcu::Auto, groups).await?;
-            let mut rows = measure::windows(&field, Rcu::Auto, rounds).await?;
-            close(field)?;
-            measure::beside(&mut rows, plain(rounds, groups).await?);
-            Ok(rows)
+            results.rows = windows::windows(&field, Rcu::Auto, rounds).await?;
+            results.rows.push(windows::loaded(&field, rounds).await?);
         }
-        Part::Calls => {
-            let field = Field::build(Stack::directory("bench")?, Rcu::Auto, &[Group::One]).await?;
-            let mut rows = measure::volumes(&field, rounds).await?;
-            rows.extend(measure::memory(&field)?);
-            close(field)?;
-            Ok(rows)
+        Part::Stalls => results.stalls = stall::all(&field, rounds).await?,
+        Part::Together => results.together = together::costs(&field)?,
+        Part::Ways => results.ways = ways::all(&field, rounds).await?,
+        Part::Calls | Part::Overhead | Part::Lists | Part::Rules => {
+            results.rows = measure::volumes(&field, rounds).await?;
+            results.rows.extend(measure::memory(&field)?);
         }
     }
+    close(field)?;
+    if part == Part::Windows {
+        windows::beside(&mut results.rows, plain(rounds, groups).await?);
+    }
+    Ok(results)
 }
 
 fn close(field: Field) -> Result<()> {

@@ -6,9 +6,9 @@ use stillpoint::domain::timeline::{Phase, Timeline};
 use super::table::Samples;
 use std::time::Duration;
 
-/// The parts of a window, one after another: together they are the window.
+/// The parts of a pause, one after another: together they are the pause.
 pub const PARTS: [&str; 6] =
-    ["order to hold", "freeze", "held, order to cut", "cut", "cut, order to release", "thaw"];
+    ["order to quiesce", "freeze", "order to snapshot", "snapshot", "order to resume", "thaw"];
 
 /// The parts of many windows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,14 +36,13 @@ impl Phases {
         self.windows.push(parts);
     }
 
-    /// p50 and p99 of each part, and the parts of the longest window: what its tail is made of.
+    /// p50 and tail of each part, and the parts of the longest window: what its tail is made of.
     pub fn cells(&self) -> Vec<String> {
         let longest = self.windows.iter().max_by_key(|parts| parts.iter().sum::<u64>());
         let part = |index: usize| {
             let samples = self.part(index);
-            let of = |percent| samples.percentile(percent).map_or(String::new(), in_ms);
             let worst = longest.map_or(String::new(), |parts| in_ms(Duration::from_micros(parts[index])));
-            format!("{} / {} / {worst}", of(50), of(99))
+            format!("{} / {worst}", samples.middle_and_tail())
         };
         (0..PARTS.len()).map(part).collect()
     }
@@ -94,9 +93,9 @@ mod tests {
         ]));
         assert_eq!(phases.windows, [[100, 1_100, 200, 700, 100, 200]]);
         assert_eq!(phases.windows[0].iter().sum::<u64>(), 2_400);
-        assert_eq!(phases.cells()[1], "1.10 / 1.10 / 1.10");
+        assert_eq!(phases.cells()[1], "1.10 / max 1.10 / 1.10");
         let json = serde_json::to_value(&phases).unwrap();
-        assert_eq!(json["cut"]["p50_ms"], 0.7);
+        assert_eq!(json["snapshot"]["p50_ms"], 0.7);
     }
 
     #[test]
@@ -104,7 +103,7 @@ mod tests {
         let mut phases = Phases::default();
         phases.add(&timeline(&[[(0, 1_000), (1_000, 2_000), (2_000, 2_000)]]));
         phases.add(&timeline(&[[(0, 500), (500, 9_000), (9_000, 9_000)]]));
-        assert_eq!(phases.cells()[1], "0.50 / 1.00 / 0.50");
-        assert_eq!(phases.cells()[3], "1.00 / 8.50 / 8.50");
+        assert_eq!(phases.cells()[1], "0.50 / max 1.00 / 0.50");
+        assert_eq!(phases.cells()[3], "1.00 / max 8.50 / 8.50");
     }
 }

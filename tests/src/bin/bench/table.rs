@@ -1,11 +1,14 @@
-//! The tables, on the terminal and as JSON.
+//! What is measured, as a line of the main table.
 
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use stillpoint::observe::table::{right_align, with_header};
 
-use super::phases::{PARTS, Phases};
+use super::phases::Phases;
+use super::rival::Rival;
+
+/// With fewer samples a 99th percentile is just the longest one, and is called so.
+const ENOUGH_FOR_P99: usize = 100;
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,42 @@ impl Samples {
             Self::Times(times) => times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied(),
             Self::Memory(_) => None,
         }
+    }
+
+    /// The 99th percentile where there are enough samples for one, else the longest.
+    pub fn tail(&self) -> Option<Duration> {
+        self.percentile(if self.has_percentile() { 99 } else { 100 })
+    }
+
+    /// What [`Self::tail`] is.
+    pub fn tail_name(&self) -> &'static str {
+        if self.has_percentile() { "p99" } else { "max" }
+    }
+
+    fn has_percentile(&self) -> bool {
+        matches!(self, Self::Times(times) if times.len() >= ENOUGH_FOR_P99)
+    }
+
+    /// The tail as text, named where it is not the percentile that the column says.
+    fn tail_cell(&self) -> String {
+        match (self.tail(), self.has_percentile()) {
+            (None, _) => String::new(),
+            (tail, true) => time(tail),
+            (tail, false) => format!("max {}", time(tail)),
+        }
+    }
+
+    /// Median and longest as text.
+    pub fn middle_and_longest(&self) -> String {
+        match self.percentile(100) {
+            None => String::new(),
+            longest => format!("{} / {}", self.middle(), time(longest)),
+        }
+    }
+
+    /// Median and tail as text.
+    pub fn middle_and_tail(&self) -> String {
+        format!("{} / {}", self.middle(), self.tail_cell())
     }
 
     /// Shortest to longest, and how many.
@@ -66,7 +105,7 @@ impl Serialize for Samples {
             Self::Memory(kib) => serializer.serialize_newtype_struct("kib", kib),
             Self::Times(times) => Figures {
                 p50_ms: self.percentile(50).map(ms),
-                p99_ms: self.percentile(99).map(ms),
+                p99_ms: self.has_percentile().then(|| self.percentile(99)).flatten().map(ms),
                 min_ms: times.first().copied().map(ms),
                 max_ms: times.last().copied().map(ms),
                 samples: times.len(),
@@ -85,12 +124,10 @@ fn ms(time: Duration) -> f64 {
 pub enum Goal {
     /// Median in milliseconds.
     MiddleMs(u64),
-    /// 99th percentile in milliseconds.
+    /// 99th percentile in milliseconds; the longest where there are fewer than a hundred samples.
     TailMs(u64),
     /// Memory.
     MiB(u64),
-    /// At least so many times faster than the other way, in the same run.
-    Times(u64),
     /// The median is at most so many milliseconds above the other one, in the same run.
     AddsMs(u64),
     /// The median is at most so many percent of the other one, in the same run.
@@ -114,13 +151,15 @@ pub struct Row {
     pub plain_goals: Vec<Goal>,
     /// The other way, measured in the same run.
     pub other: Option<Samples>,
-    /// What windows are made of.
+    /// Everybody else who did the same, in the same rounds.
+    pub rivals: Vec<(Rival, Samples)>,
+    /// What the caller gets besides, that the other way does not give.
+    pub besides: &'static str,
+    /// What pauses are made of.
     pub phases: Option<Phases>,
     /// The same without expedited grace periods.
     pub plain_phases: Option<Phases>,
-    /// What the kernel alone takes, in the same run.
-    pub floor: Option<Samples>,
-    /// The same without expedited grace periods.
+    /// What the kernel alone takes without expedited grace periods.
     pub plain_floor: Option<Samples>,
 }
 
@@ -135,21 +174,43 @@ impl Row {
             plain: None,
             plain_goals: vec![],
             other: None,
+            rivals: vec![],
+            besides: "",
             phases: None,
             plain_phases: None,
-            floor: None,
             plain_floor: None,
         }
+    }
+
+    /// How long somebody else took.
+    pub fn rival(&self, rival: Rival) -> Option<&Samples> {
+        self.rivals.iter().find(|(known, _)| *known == rival).map(|(_, samples)| samples)
+    }
+
+    /// The script with the shortest median.
+    pub fn best_script(&self) -> Option<(Rival, &Samples)> {
+        let scripts = self.rivals.iter().filter(|(rival, _)| rival.is_script());
+        let best = scripts.min_by_key(|(_, samples)| samples.percentile(50));
+        best.map(|(rival, samples)| (*rival, samples))
+    }
+
+    /// A line of the table of rivals.
+    pub fn rival_cells(&self) -> Option<Vec<String>> {
+        if self.rivals.is_empty() {
+            return None;
+        }
+        let cell = |rival: &Rival| self.rival(*rival).map_or("–".into(), Samples::middle_and_tail);
+        let first = [self.title.clone(), self.own.middle_and_tail()];
+        let best = self.best_script().map_or(String::new(), |(rival, _)| rival.title().to_owned());
+        Some(first.into_iter().chain(Rival::ALL.iter().map(cell)).chain([best]).collect())
     }
 
     /// Lines of the table of phases: with expedited grace periods, and without.
     pub fn phase_cells(&self) -> Vec<Vec<String>> {
         let line = |title: String, own: &Samples, phases: &Phases, floor: Option<&Samples>| {
-            let floor_time = floor.map_or(String::new(), |floor| {
-                format!("{} / {}", time(floor.percentile(50)), time(floor.percentile(99)))
-            });
+            let floor_time = floor.map_or(String::new(), Samples::middle_and_tail);
             let ratio = floor.and_then(|floor| factor(floor, own));
-            let window = format!("{} / {}", time(own.percentile(50)), time(own.percentile(99)));
+            let window = own.middle_and_tail();
             let first =
                 [title, window, floor_time, ratio.map_or(String::new(), |ratio| format!("{ratio:.2}x"))];
             first.into_iter().chain(phases.cells()).collect()
@@ -157,7 +218,7 @@ impl Row {
         let own = self
             .phases
             .as_ref()
-            .map(|phases| line(self.title.clone(), &self.own, phases, self.floor.as_ref()));
+            .map(|phases| line(self.title.clone(), &self.own, phases, self.rival(Rival::Kernel)));
         let plain = self.plain.as_ref().zip(self.plain_phases.as_ref()).map(|(plain, phases)| {
             line(format!("{}, plain RCU", self.title), plain, phases, self.plain_floor.as_ref())
         });
@@ -179,7 +240,9 @@ impl Row {
     fn goal(&self, goal: Goal, samples: &Samples) -> String {
         let (text, is_met) = match goal {
             Goal::MiddleMs(limit) => (format!("p50 ≤ {limit}"), within(samples.percentile(50), limit)),
-            Goal::TailMs(limit) => (format!("p99 ≤ {limit}"), within(samples.percentile(99), limit)),
+            Goal::TailMs(limit) => {
+                (format!("{} ≤ {limit}", samples.tail_name()), within(samples.tail(), limit))
+            }
             Goal::MiB(limit) => {
                 let met = matches!(samples, Samples::Memory(kib) if *kib <= limit << 10);
                 (format!("≤ {limit} MiB"), met)
@@ -193,12 +256,6 @@ impl Row {
                 let share = self.factor().map_or(f64::INFINITY, |factor| 100.0 / factor);
                 let limit = f64::from(u32::try_from(most).unwrap_or(u32::MAX));
                 (format!("{share:.0} %, ≤ {most} %"), share <= limit)
-            }
-            Goal::Times(least) => {
-                let met = self
-                    .factor()
-                    .is_some_and(|factor| factor >= f64::from(u32::try_from(least).unwrap_or(u32::MAX)));
-                (format!("≥ {least}x"), met)
             }
         };
         format!("{text} {}", if is_met { "✓" } else { "✗" })
@@ -220,89 +277,46 @@ impl Row {
     }
 
     /// Everything, for a table.
-    pub fn cells(&self) -> [String; 10] {
+    pub fn cells(&self) -> [String; 11] {
         let [middle, tail] = match &self.own {
-            Samples::Times(_) => [time(self.own.percentile(50)), time(self.own.percentile(99))],
+            Samples::Times(_) => [time(self.own.percentile(50)), self.own.tail_cell()],
             Samples::Memory(kib) => {
                 [format!("{}.{} MiB", kib >> 10, ((kib & 1023) * 10) >> 10), String::new()]
             }
         };
-        let of_plain = |percent| self.plain.as_ref().and_then(|plain| plain.percentile(percent));
         [
             self.title.clone(),
             middle,
             tail,
             self.parts.clone(),
             self.goals(),
-            time(of_plain(50)),
-            time(of_plain(99)),
+            self.plain.as_ref().map_or(String::new(), Samples::middle),
+            self.plain.as_ref().map_or(String::new(), Samples::tail_cell),
             self.plain_goals(),
             self.other.as_ref().map_or(String::new(), |other| time(other.percentile(50))),
             self.ratio(),
+            self.besides.into(),
         ]
     }
 }
 
 /// Heads of [`Row::cells`].
-pub const HEADER: [&str; 10] = [
+pub const HEADER: [&str; 11] = [
     "ms",
     "p50",
     "p99",
-    "freeze / cut / thaw",
+    "freeze / snapshot / thaw",
     "goal",
     "plain RCU p50",
     "p99",
     "goal",
-    "script p50",
+    "best script p50",
     "ratio",
+    "what the caller also gets",
 ];
 
-/// One thing done in four ways.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Comparison {
-    /// What.
-    pub title: String,
-    /// Ours.
-    pub own: Samples,
-    /// fsfreeze and a subvolume snapshot.
-    pub subvolume: Option<Samples>,
-    /// fsfreeze and a reflink.
-    pub reflink: Option<Samples>,
-    /// An archive of the live directory.
-    pub tar: Option<Samples>,
-}
-
-impl Comparison {
-    /// Everything, for a table.
-    pub fn cells(&self) -> [String; 5] {
-        let other = |samples: &Option<Samples>| match samples {
-            None => "–".to_owned(),
-            Some(samples) => {
-                let ratio =
-                    factor(&self.own, samples).map_or(String::new(), |factor| format!(" ({factor:.1}x)"));
-                format!("{}{ratio}", time(samples.percentile(50)))
-            }
-        };
-        [
-            self.title.clone(),
-            time(self.own.percentile(50)),
-            other(&self.subvolume),
-            other(&self.reflink),
-            other(&self.tar),
-        ]
-    }
-}
-
-/// Heads of [`Comparison::cells`].
-pub const WAYS: [&str; 5] = [
-    "ms, p50",
-    "Stillpoint",
-    "fsfreeze + subvolume snapshot",
-    "fsfreeze + cp --reflink",
-    "tar, not consistent",
-];
-
-fn factor(own: &Samples, other: &Samples) -> Option<f64> {
+/// How many times longer the other way takes.
+pub fn factor(own: &Samples, other: &Samples) -> Option<f64> {
     let own = own.percentile(50)?.as_secs_f64();
     let other = other.percentile(50)?.as_secs_f64();
     (own > 0.0).then(|| other / own)
@@ -312,54 +326,9 @@ fn within(time: Option<Duration>, limit_ms: u64) -> bool {
     time.is_some_and(|time| time <= Duration::from_millis(limit_ms))
 }
 
-fn time(time: Option<Duration>) -> String {
+/// In milliseconds.
+pub fn time(time: Option<Duration>) -> String {
     time.map_or(String::new(), |time| format!("{:.2}", ms(time)))
-}
-
-/// Heads of [`Row::phase_cells`].
-pub fn phase_header() -> Vec<&'static str> {
-    [["ms", "window p50 / p99", "kernel alone p50 / p99", "ratio p50"].as_slice(), &PARTS].concat()
-}
-
-/// What the columns of the table of phases mean.
-pub const PHASE_LEGEND: &str = "Parts of a window, one after another: p50 / p99 / that part of the longest window. \
-Each kind of work lasts from the first member that begins to the last one that ends; what is called after orders is \
-messages, threads, the guard and the state machines between two kinds of work. kernel alone: FIFREEZE, the btrfs snapshot \
-and FITHAW of the same volumes in this run, a thread per volume, without Stillpoint.";
-
-/// Everything that was measured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Results {
-    /// Windows, calls, memory.
-    pub rows: Vec<Row>,
-    /// Side by side with scripts.
-    pub ways: Vec<Comparison>,
-}
-
-/// What the columns mean.
-pub const LEGEND: &str = "freeze / cut / thaw: medians of the slowest member. script, for windows: fsfreeze -f each, \
-btrfs subvolume snapshot each, fsfreeze -u each, in this run; first freeze to last thaw.";
-
-/// The tables for a terminal.
-pub fn render(results: &Results) -> String {
-    let mut rows = with_header(&HEADER);
-    for row in &results.rows {
-        rows.add_row(row.cells());
-    }
-    right_align(&mut rows, [1, 2, 3, 5, 6, 8, 9]);
-    let mut ways = with_header(&WAYS);
-    for way in &results.ways {
-        ways.add_row(way.cells());
-    }
-    right_align(&mut ways, 1..5);
-    let mut phases = with_header(&phase_header());
-    for row in &results.rows {
-        for cells in row.phase_cells() {
-            phases.add_row(cells);
-        }
-    }
-    right_align(&mut phases, 1..phase_header().len());
-    format!("{rows}\n{LEGEND}\n{phases}\n{PHASE_LEGEND}\n{ways}")
 }
 
 #[cfg(test)]
@@ -379,16 +348,19 @@ mod tests {
         assert_eq!(samples.percentile(99), Some(Duration::from_millis(99)));
         assert_eq!(samples.spread(), "1.00 – 100.00, n 100");
         assert_eq!(Samples::times(vec![]).percentile(50), None);
+        assert_eq!((samples.tail_name(), samples.tail_cell()), ("p99", "99.00".into()));
+        let few = Samples::times((1..=99).map(Duration::from_millis).collect());
+        assert_eq!((few.tail_name(), few.tail_cell()), ("max", "max 99.00".into()));
+        assert_eq!(serde_json::to_value(few).unwrap()["p99_ms"], serde_json::Value::Null);
     }
 
     #[test]
     fn a_goal_that_is_missed_is_said_to_be_missed() {
         let goals = |goals| row(&[10, 20, 90], goals).goals();
-        assert_eq!(goals(vec![Goal::MiddleMs(20), Goal::TailMs(20)]), "p50 ≤ 20 ✓, p99 ≤ 20 ✗");
-        assert_eq!(goals(vec![Goal::Times(10), Goal::Times(11)]), "≥ 10x ✓, ≥ 11x ✗");
+        assert_eq!(goals(vec![Goal::MiddleMs(20), Goal::TailMs(20)]), "p50 ≤ 20 ✓, max ≤ 20 ✗");
         assert_eq!(row(&[10, 20, 90], vec![]).ratio(), "10.0x");
         let plain = Row { plain_goals: vec![Goal::TailMs(90)], ..row(&[10, 20, 90], vec![]) };
-        assert_eq!(plain.plain_goals(), "p99 ≤ 90 ✓");
+        assert_eq!(plain.plain_goals(), "max ≤ 90 ✓");
     }
 
     #[test]
@@ -406,5 +378,20 @@ mod tests {
         assert_eq!(json["own"]["p50_ms"], 20.0);
         assert_eq!(json["own"]["samples"], 3);
         assert_eq!(json["goals"][0]["MiddleMs"], 20);
+    }
+
+    #[test]
+    fn goals_are_measured_against_the_best_script_and_never_against_the_kernel() {
+        let samples = |ms| Samples::times(vec![Duration::from_millis(ms)]);
+        let rivals = vec![
+            (Rival::Serial, samples(300)),
+            (Rival::Parallel, samples(30)),
+            (Rival::ParallelTogether, samples(20)),
+            (Rival::Kernel, samples(5)),
+        ];
+        let row = Row { rivals, ..row(&[25], vec![]) };
+        assert_eq!(row.best_script(), Some((Rival::ParallelTogether, &samples(20))));
+        assert!(row.rival_cells().unwrap().contains(&"300.00 / max 300.00".to_owned()));
+        assert_eq!(Row { rivals: vec![], ..row }.rival_cells(), None);
     }
 }

@@ -55,9 +55,9 @@ pub fn stock(layout: &Layout) -> Result<Vec<Image>> {
     Ok(images)
 }
 
-/// Packs what pods of the external-storage suite run, under the names that the suite gives: a shell, and agnhost with a
-/// shell beside it.
-pub fn suite(layout: &Layout, busybox_name: &str, agnhost_name: &str) -> Result<[Image; 2]> {
+/// Packs what pods of the external-storage suite run, under the names that `name_of` gives: a shell, agnhost with a shell
+/// beside it, and the image of nginx, in which the suite runs a shell only.
+pub fn suite(layout: &Layout, name_of: impl Fn(&str) -> Result<String>) -> Result<[Image; 3]> {
     let into = layout.cache("images")?;
     let busybox = layout.debian().join("bin/busybox");
     let rootfs = Rootfs::new(into.join("agnhost.root"))?;
@@ -65,8 +65,9 @@ pub fn suite(layout: &Layout, busybox_name: &str, agnhost_name: &str) -> Result<
     rootfs.file(&layout.tool("agnhost"), "agnhost")?;
     let start = Start { entrypoint: vec!["/agnhost".into()], ..Start::default() };
     Ok([
-        from_busybox(busybox_name, &busybox, &["/bin/sh"], &into)?,
-        finish(agnhost_name, &rootfs, &start, &into)?,
+        from_busybox(&name_of("busybox")?, &busybox, &["/bin/sh"], &into)?,
+        from_busybox(&name_of("nginx")?, &busybox, &["/bin/sh"], &into)?,
+        finish(&name_of("agnhost")?, &rootfs, &start, &into)?,
     ])
 }
 

@@ -1,8 +1,9 @@
 //! What the suite is expected to do: the committed lists of specs that pass and of specs that do not run.
 //!
 //! `specs.txt` has one name per line. `skips.txt` has a reason, not indented, and below it the names it holds for,
-//! indented; a reason begins with `skipped: ` (the suite itself skips the spec when it runs) or `excluded: ` (ginkgo is
-//! told not to start it). `#` begins a comment.
+//! indented. A reason begins with `skipped: ` (the suite itself skips the spec when it runs), with `excluded: ` (ginkgo is
+//! told not to start the spec), or with `not applicable: ` (parts of names: specs for other kinds of drivers and
+//! systems, which are not started and not counted as skipped). `#` begins a comment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -20,6 +21,7 @@ pub struct Expected {
     specs: BTreeSet<String>,
     skipped: BTreeMap<String, String>,
     excluded: BTreeMap<String, String>,
+    not_applicable: BTreeMap<String, String>,
 }
 
 impl Expected {
@@ -48,7 +50,10 @@ impl Expected {
             let list = match kind {
                 "skipped" => &mut expected.skipped,
                 "excluded" => &mut expected.excluded,
-                other => bail!("{SKIPS}: a reason begins with skipped or excluded, not with {other:?}"),
+                "not applicable" => &mut expected.not_applicable,
+                other => bail!(
+                    "{SKIPS}: a reason begins with skipped, excluded or not applicable, not with {other:?}"
+                ),
             };
             let name = line.trim();
             ensure!(!expected.specs.contains(name), "{SPECS} and {SKIPS} both have the spec {name}");
@@ -70,6 +75,11 @@ impl Expected {
     /// Specs that are not started, with the reason.
     pub fn excluded(&self) -> &BTreeMap<String, String> {
         &self.excluded
+    }
+
+    /// Parts of names of specs for other kinds of drivers and systems, with the reason.
+    pub fn not_applicable(&self) -> &BTreeMap<String, String> {
+        &self.not_applicable
     }
 }
 
@@ -94,11 +104,12 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_the_reason_above_it() {
-        let skips =
-            "# why\nskipped: no quota\n  volumes a\n  volumes b\nexcluded: needs process 1\n  volumeMode c\n";
+        let skips = "# why\nskipped: no quota\n  volumes a\n  volumes b\nexcluded: needs process 1\n  volumeMode c\n\
+             not applicable: Windows\n  (ntfs)\n";
         let expected = Expected::parse("# all\nsubPath d\n", skips).unwrap();
         assert_eq!(expected.skipped()["volumes b"], "no quota");
         assert_eq!(expected.excluded()["volumeMode c"], "needs process 1");
+        assert_eq!(expected.not_applicable()["(ntfs)"], "Windows");
         assert!(expected.specs().contains("subPath d"));
     }
 

@@ -116,6 +116,12 @@ impl Outcome {
             problems
                 .push(format!("{name}: excluded, but the suite has no such spec: remove it from skips.txt"));
         }
+        let has_part = |part: &&String| self.not_started.iter().any(|name| name.contains(part.as_str()));
+        for part in expected.not_applicable().keys().filter(|part| !has_part(part)) {
+            problems.push(format!(
+                "{part}: not applicable, but no spec has it in its name: remove it from skips.txt"
+            ));
+        }
         let reason = |name: &String| expected.skipped().get(name).cloned();
         let mut skipped: BTreeMap<String, String> =
             self.skipped.keys().filter_map(|name| Some((name.clone(), reason(name)?))).collect();
@@ -176,8 +182,11 @@ mod tests {
     }
 
     fn expected() -> Expected {
-        Expected::parse("x passes\n", "skipped: no quota here\n  x skips\nexcluded: other node\n  x never\n")
-            .unwrap()
+        Expected::parse(
+            "x passes\n",
+            "skipped: no quota here\n  x skips\nexcluded: other node\n  x never\nnot applicable: y\n  (y)\n",
+        )
+        .unwrap()
     }
 
     fn good() -> Vec<String> {
@@ -185,6 +194,7 @@ mod tests {
             spec("x passes", "passed", ""),
             spec("x skips", "skipped", "no quota"),
             spec("x never", "skipped", ""),
+            spec("x of(y)", "skipped", ""),
         ]
     }
 
@@ -208,6 +218,7 @@ mod tests {
             (1, spec("x skips", "skipped", ""), "did not run"),
             (2, spec("x never", "passed", ""), "specs.txt does not list it"),
             (2, spec("x other", "skipped", ""), "has no such spec"),
+            (3, spec("x other", "skipped", ""), "no spec has it in its name"),
         ];
         for (index, changed, says) in cases {
             let mut specs = good();
@@ -229,7 +240,7 @@ mod tests {
 
     #[test]
     fn with_a_focus_only_its_specs_must_have_run() {
-        let specs = [spec("x passes", "passed", "")];
+        let specs = [spec("x passes", "passed", ""), spec("x of(y)", "skipped", "")];
         assert!(outcome(&specs).compare(&expected(), Some("passes")).unwrap().is_good());
         assert!(!outcome(&specs).compare(&expected(), Some("x")).unwrap().is_good());
     }

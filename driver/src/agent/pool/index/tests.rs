@@ -103,6 +103,13 @@ proptest! {
             for volume in (0..10).map(volume) {
                 prop_assert_eq!(listed(&index, step, Some(&volume)), expected(&index, Some(&volume)));
             }
+            for volume in (0..10).map(volume) {
+                let own = |cut: &&Arc<CutRecord>| {
+                    volume.pool == index.pool && cut.members.iter().any(|member| member.volume == volume)
+                };
+                let holding = index.cuts().filter(own).count();
+                prop_assert_eq!(index.held.get(&volume).copied().unwrap_or_default(), holding);
+            }
             let rounds = index.cuts().filter(|cut| cut.state == CutState::Round).count();
             prop_assert_eq!(index.round_count(), rounds);
             for volume in (0..10).map(volume) {
@@ -137,4 +144,48 @@ proptest! {
             prop_assert_eq!(index.promised(), Bytes(sum));
         }
     }
+}
+
+#[test]
+fn a_volume_shares_with_its_snapshots_its_copies_and_what_it_was_copied_from() {
+    let mut index = Index::of(pool(1));
+    let put = |index: &mut Index, number: u8, source: Option<Source>| {
+        index.put_volume(VolumeRecord {
+            known_as: None,
+            id: volume(number),
+            name: "v".into(),
+            capacity: Bytes::gib(1),
+            filesystem: None,
+            source,
+            created_at: Timestamp::UNIX_EPOCH,
+        });
+    };
+    let alone = |index: &Index, numbers: &[u8]| {
+        let found: BTreeSet<VolumeId> =
+            index.volumes_that_share_nothing().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(found, numbers.iter().copied().map(volume).collect());
+    };
+    for number in [0, 3, 6] {
+        put(&mut index, number, None);
+    }
+    alone(&index, &[0, 3, 6]);
+    let cut = record(1, &BTreeSet::from([0, 1]), CutState::Sealed);
+    index.put_cut(&cut);
+    alone(&index, &[3, 6]);
+    // A clone of 3, and two restores of one snapshot that stay alike when it is gone.
+    put(&mut index, 9, Some(Source::Volume(volume(3))));
+    let snapshot = SnapshotId::of(&volume(0), &cut.id);
+    put(&mut index, 12, Some(Source::Snapshot(snapshot.clone())));
+    put(&mut index, 15, Some(Source::Snapshot(snapshot)));
+    alone(&index, &[6]);
+    index.drop_cut(&cut.id);
+    index.forget_removed(&cut.id);
+    alone(&index, &[0, 6]);
+    index.drop_volume(&volume(12));
+    index.drop_volume(&volume(3));
+    alone(&index, &[0, 6, 9, 15]);
+    // What came from another pool shares nothing here.
+    let elsewhere = SnapshotId::of(&volume(1), &cut.id);
+    put(&mut index, 18, Some(Source::Snapshot(elsewhere)));
+    alone(&index, &[0, 6, 9, 15, 18]);
 }

@@ -80,7 +80,8 @@ impl World {
     }
 
     pub(super) fn rule(&self, name: &str, spec: &str) {
-        let spec = spec.replace("FLUSHES", &self.directory.path().join("flushes").display().to_string());
+        let path = |file: &str| self.directory.path().join(file).display().to_string();
+        let spec = spec.replace("FLUSHES", &path("flushes")).replace("LOCK", &path("lock"));
         let spec: Value = serde_json::from_str(&spec).unwrap();
         let path = format!("/apis/stillpoint.dev/v1alpha1/namespaces/shop/rules/{name}");
         self.cluster.put(&path, json!({ "metadata": {}, "spec": spec }));
@@ -88,6 +89,28 @@ impl World {
 
     pub(super) async fn take(&self, name: &str) -> Result<CutRecord, Fault> {
         self.cuts.take(CutKind::Group, name, self.storage.volumes(), &asked()).await
+    }
+
+    /// Another controller of the same cluster.
+    pub(super) fn another_controller(&self) -> RuledCuts {
+        RuledCuts::over(self.cluster.client().unwrap(), "you", Arc::clone(&self.storage) as _)
+    }
+
+    /// One more snapshot of the same volumes, with the rule `flush`.
+    pub(super) fn one_more(&self, name: &str) -> Asked {
+        let annotations = json!({ "stillpoint.dev/rule": "flush" });
+        let object = json!({ "metadata": { "uid": format!("uid-of-{name}"), "annotations": annotations } });
+        self.cluster.put(&SNAPSHOT.replace("nightly", name), object);
+        Asked { object: Some(SnapshotObject { namespace: "shop".into(), name: name.into() }), rule: None }
+    }
+
+    /// Notes from now on whether the file LOCK of rules exists when a snapshot is taken.
+    pub(super) fn watch_lock(&self) {
+        *self.storage.watched.lock().unwrap() = Some(self.directory.path().join("lock"));
+    }
+
+    pub(super) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
     }
 
     pub(super) fn deeds(&self) -> Vec<String> {
@@ -140,13 +163,22 @@ impl World {
             state: DebtState::Owed,
         });
         let object = json!({
-            "apiVersion": "stillpoint.dev/v1alpha1", "kind": "Run", "metadata": {},
+            "apiVersion": "stillpoint.dev/v1alpha1", "kind": "Run",
+            "metadata": {
+                "uid": "run-uid", "labels": { "stillpoint.dev/open": "true" },
+                "finalizers": ["stillpoint.dev/pending-cleanup"],
+                "ownerReferences": [{
+                    "apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshot",
+                    "name": "nightly", "uid": "snapshot-uid", "controller": true
+                }]
+            },
             "spec": {
                 "snapshot": { "kind": "VolumeGroupSnapshot", "name": "nightly", "uid": "snapshot-uid" },
                 "rule": "flush", "cut": super::NAME
             },
             "status": {
                 "phase": "Running", "attempt": 1, "holder": holder, "renewedAt": renewed_at,
+                "identity": { "uid": "run-uid", "namespace": "shop" },
                 "record": serde_json::to_value(&run).unwrap()
             }
         });
@@ -194,6 +226,7 @@ pub(super) struct MemoryStorage {
     /// Nobody answers.
     pub(super) silent: AtomicBool,
     pub(super) fails_to_cut: Arc<AtomicBool>,
+    watched: Arc<Mutex<Option<std::path::PathBuf>>>,
 }
 
 impl MemoryStorage {
@@ -227,6 +260,7 @@ impl Storage for MemoryStorage {
             deeds: Arc::clone(&self.deeds),
             sealed: Arc::clone(&self.sealed),
             fails: Arc::clone(&self.fails_to_cut),
+            watched: Arc::clone(&self.watched),
         })
     }
 
@@ -282,6 +316,7 @@ struct MemoryCutter {
     deeds: Arc<Mutex<Vec<String>>>,
     sealed: Arc<Mutex<BTreeMap<CutId, CutRecord>>>,
     fails: Arc<AtomicBool>,
+    watched: Arc<Mutex<Option<std::path::PathBuf>>>,
 }
 
 struct MemoryCut {
@@ -309,7 +344,12 @@ impl OpenCut for MemoryCut {
         if self.cutter.fails.load(Ordering::SeqCst) {
             return Err(CutError { retry: true, message: "a host went away".into() });
         }
-        self.cutter.note("cut");
+        let watched = self.cutter.watched.lock().unwrap().clone();
+        match watched {
+            None => self.cutter.note("cut"),
+            Some(lock) if lock.exists() => self.cutter.note("cut with lock"),
+            Some(_) => self.cutter.note("cut without lock"),
+        }
         Ok(CutReport {
             cut_id: self.record.id.to_string(),
             level: StorageLevel::Filesystem,

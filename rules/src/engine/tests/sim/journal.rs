@@ -9,6 +9,7 @@ use super::fate::WriteLuck;
 use crate::api::SecretRef;
 use crate::ports::{Inventory, InventoryError, Journal, JournalError, Pod, SecretError, Secrets};
 use crate::run::Run;
+use crate::turns::OpenRun;
 
 #[async_trait]
 impl Journal for World {
@@ -45,6 +46,22 @@ impl Journal for World {
 
     async fn unfinished(&self) -> Result<Vec<Run>, JournalError> {
         Ok(self.state().stored.values().filter(|run| !run.phase.is_final()).cloned().collect())
+    }
+
+    async fn open_runs(&self, _: &Run) -> Result<Vec<OpenRun>, JournalError> {
+        let open = self
+            .state()
+            .stored
+            .values()
+            .cloned()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter(|run| !run.phase.is_final());
+        Ok(open.map(|run| OpenRun::of(&run, run.id.clone(), true)).collect())
+    }
+
+    async fn run_ended(&self) {
+        std::future::pending::<()>().await;
     }
 }
 
