@@ -25,6 +25,13 @@ if [ -n "$why" ]; then
     exit "$status"
 fi
 
+# A filter that matches nothing runs nothing, which must not look like success.
+chosen=$("${test_command[@]}" -- --ignored --list ${TESTS:+"$TESTS"} 2>/dev/null | grep -c ': test$')
+if [ "$chosen" = 0 ] && [[ external_storage_suite != *"${TESTS:-}"* ]]; then
+    echo "e2e: no test has ${TESTS:-} in its name"
+    exit 1
+fi
+
 remove() {
     if [ -n "${KEEP:-}" ]; then
         echo "e2e: the cluster is still there; look with: make kubectl CLUSTER=$CLUSTER ARGS='get pods -A'"

@@ -1,5 +1,5 @@
 //! The Container Storage Interface, version 1.13: messages, clients and servers, generated from our own
-//! `proto/csi.proto`. Field and method numbers are pinned by `tests/contract.rs`.
+//! `proto/csi.proto`. Field and method numbers are pinned by `tests/contract`.
 //!
 //! Messages that carry secrets print them as `<2 secret entries>`, so that logging a request is safe.
 

@@ -152,8 +152,10 @@ pub struct SnapshotArgs {
     /// Show what would be done; nothing is executed.
     #[arg(long)]
     pub plan: bool,
-    /// One volume after another instead of together, as a comparison: the result is NOT consistent over volumes.
-    #[arg(long, conflicts_with = "plan")]
+    /// One volume after another instead of together, as a comparison: the result is NOT consistent over volumes. Only
+    /// in builds with test switches.
+    #[cfg(feature = "test-switches")]
+    #[arg(long, hide = true, conflicts_with = "plan")]
     pub without_barrier: bool,
     /// Output.
     #[arg(short = 'o', long = "output", value_enum, default_value = "text")]

@@ -10,15 +10,15 @@ use stillpoint::domain::Bytes;
 use stillpoint::host::Loops;
 use stillpoint::host::linux::LinuxHost;
 
-use crate::harness::{RunDir, leftovers};
+use crate::harness::{Lack, RunDir, leftovers};
 
 /// Why pools of this kind cannot be made here; `None` when they can.
-pub fn why_not(kind: BackendKind) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root for loop devices and mounts".to_owned());
+pub fn why_not(kind: BackendKind) -> Option<Lack> {
+    if let Some(lack) = Lack::of_root() {
+        return Some(lack);
     }
-    if !Path::new("/dev/loop-control").exists() {
-        return Some("the kernel has no loop devices".to_owned());
+    if !has_loop_devices() {
+        return Some("the kernel has no loop devices".into());
     }
     let (name, tool) = match kind {
         BackendKind::Btrfs => ("btrfs", "mkfs.btrfs"),
@@ -26,14 +26,23 @@ pub fn why_not(kind: BackendKind) -> Option<String> {
         BackendKind::Memory => return None,
     };
     if Command::new(tool).arg("-V").output().is_err() {
-        return Some(format!("{tool} is not installed"));
+        return Some(Lack::Tool(format!("{tool} is not installed")));
     }
     let known = || fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let has = |text: String| text.split_whitespace().any(|word| word == name);
     // Built as a module, it appears once it is loaded.
     let loaded = has(known())
         || Command::new("modprobe").arg(name).output().is_ok_and(|out| out.status.success()) && has(known());
-    (!loaded).then(|| format!("the kernel has no {name}"))
+    (!loaded).then(|| Lack::Machine(format!("the kernel has no {name}")))
+}
+
+/// Loads the module of loop devices where the kernel has it as one.
+fn has_loop_devices() -> bool {
+    let control = Path::new("/dev/loop-control");
+    control.exists() || {
+        let _loaded = Command::new("modprobe").arg("loop").output();
+        control.exists()
+    }
 }
 
 /// A directory with filesystems in it; gone when dropped.

@@ -180,11 +180,11 @@ async fn without_the_barrier_hosts_are_cut_one_after_another_and_the_level_says_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_is_not_writable_between_hold_and_release_on_any_host() -> Result<()> {
-    let Some(cluster) = Cluster::new("cuts-held").await? else { return Ok(()) };
+async fn members_that_are_prepared_and_not_quiesced_can_be_written_on_all_nodes() -> Result<()> {
+    let Some(cluster) = Cluster::new("cuts-prepared").await? else { return Ok(()) };
     let Opened::Ready(open) = cluster.cuts.open(cluster.order("prepared")).await? else { bail!("it is new") };
     for host in &cluster.hosts {
-        assert!(writable(&host.mounts[0], BLINK * 10)?, "prepared is not held");
+        assert!(writable(&host.mounts[0], BLINK * 10)?, "a member that is only prepared cannot be written");
     }
     drop(open);
     cluster.check_nothing_left_soon().await

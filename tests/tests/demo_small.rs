@@ -12,18 +12,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stillpoint_tests::harness::{binaries, leftovers, rundir, skip};
+use stillpoint_tests::harness::{Lack, binaries, leftovers, rundir, skip};
 use stillpoint_tests::workloads::postgres::Installation;
 
 /// The demo limits itself to less.
 const PATIENCE: Duration = Duration::from_mins(6);
 
 fn can_run(test: &str) -> bool {
-    let why = if nix::unistd::geteuid().is_root() {
-        Installation::find().err().map(|error| error.to_string())
-    } else {
-        Some("needs root".into())
-    };
+    let why = Lack::of_root().or_else(|| Lack::of_tools(Installation::find()));
     if let Some(why) = &why {
         skip(test, why);
     }

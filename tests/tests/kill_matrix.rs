@@ -17,9 +17,19 @@ use stillpoint_tests::scratch;
 use stillpoint_tests::thrasher::thrash;
 
 /// `MATRIX=text` runs only the cases whose name contains the text.
-fn chosen() -> Vec<Case> {
-    let wanted = std::env::var("MATRIX").unwrap_or_default();
-    Case::all(Field::hosts()).into_iter().filter(|case| case.to_string().contains(&wanted)).collect()
+fn chosen(wanted: &str) -> Result<Vec<Case>> {
+    let cases: Vec<_> =
+        Case::all(Field::hosts()).into_iter().filter(|case| case.to_string().contains(wanted)).collect();
+    ensure!(!cases.is_empty(), "no case of the kill matrix has {wanted:?} in its name; MATRIX= runs all");
+    Ok(cases)
+}
+
+#[test]
+fn a_filter_that_matches_no_case_is_an_error() -> Result<()> {
+    ensure!(chosen("")?.len() == Case::all(Field::hosts()).len(), "no filter leaves all cases");
+    ensure!(chosen("controller.cut.held")?.len() > 1);
+    ensure!(chosen("controler.cut.held").is_err(), "a typing error runs nothing and passes");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,9 +44,10 @@ async fn whatever_dies_at_any_point_everything_is_writable_and_whole_or_gone() -
         skip("the kill matrix", "fault points exist in debug builds only");
         return Ok(());
     }
+    let chosen = chosen(&std::env::var("MATRIX").unwrap_or_default())?;
     let mut field = Field::build("kill-matrix").await?;
     let mut reports = Vec::new();
-    for case in chosen() {
+    for case in chosen {
         let report = conduct(&mut field, case).await;
         println!("{}: {} ({} ms)", report.case, report.verdict, report.took.as_millis());
         reports.push(report);
@@ -162,7 +173,10 @@ async fn writers_that_check_themselves_find_nothing_wrong_while_everything_aroun
         skip("the thrasher", "fault points exist in debug builds only");
         return Ok(());
     }
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seed = match std::env::var("SEED").unwrap_or_default().as_str() {
+        "" => 1,
+        seed => seed.parse().with_context(|| format!("SEED={seed:?}"))?,
+    };
     let stalls = Box::pin(thrash("thrasher", Duration::from_secs(30), seed)).await?;
     println!("{stalls}");
     ensure!(stalls.cuts > 0 && stalls.operations > 1000, "nothing was thrashed: {stalls}");

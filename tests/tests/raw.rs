@@ -50,13 +50,14 @@ impl Field {
         while self.ledger.mark()?.written < before + 50 {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
+        let acknowledged = self.ledger.mark()?.written;
         let order = CutOrder { barrier, ..self.cluster.order(name) };
         let record = self.cluster.cuts.take(order).await?;
         let mut readings = [Reading::default(), Reading::default(), Reading::default()];
         for (index, reading) in readings.iter_mut().enumerate() {
             *reading = self.read(&record, index, name)?;
         }
-        Ok((record, ledger::audit(&readings)))
+        Ok((record, ledger::audit(&readings, acknowledged)))
     }
 
     fn read(&self, record: &CutRecord, index: usize, name: &str) -> Result<Reading> {

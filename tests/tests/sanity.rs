@@ -17,7 +17,7 @@ use stillpoint_csi_proto::v1::controller_client::ControllerClient;
 use stillpoint_csi_proto::v1::group_controller_client::GroupControllerClient;
 use stillpoint_tests::harness::csi::{channel, from_snapshot};
 use stillpoint_tests::harness::stack::Rcu;
-use stillpoint_tests::harness::{Blueprint, Stack, binaries, leftovers, process, skip};
+use stillpoint_tests::harness::{Blueprint, Lack, Stack, binaries, go, leftovers, process, skip};
 
 const TOOL: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 const VERSION: &str = "v5.6.0";
@@ -29,15 +29,16 @@ const VOLUME: Bytes = Bytes::mib(512);
 const GROWN: Bytes = Bytes::gib(1);
 const HOSTS: [&str; 3] = ["one", "two", "three"];
 
-/// The tool's path; built where it is not there yet.
-async fn tool() -> Result<PathBuf> {
+/// The tool's path; built by this Go where it is not there yet.
+async fn tool(go: &Path) -> Result<PathBuf> {
     let directory = binaries::target_directory()?.join("tools").join(format!("csi-sanity-{VERSION}"));
     let tool = directory.join("csi-sanity");
     if !tool.is_file() {
         fs::create_dir_all(&directory)?;
         let gobin = format!("GOBIN={}", directory.display());
         let package = format!("{TOOL}@{VERSION}");
-        let args = [gobin.as_str(), "go", "install", package.as_str()];
+        let go = go.to_str().context("the path of Go is no text")?;
+        let args = [gobin.as_str(), go, "install", package.as_str()];
         process::succeed(None, Path::new("env"), args, INSTALL_LIMIT).await?;
     }
     Ok(tool)
@@ -138,13 +139,14 @@ fn judge(specs: &[Spec], allowed: &BTreeMap<String, String>) -> Result<usize> {
 
 async fn sanity(access: &str) -> Result<()> {
     let label = format!("sanity-{access}");
-    let tool = match tool().await {
-        Ok(tool) => tool,
-        Err(why) => {
-            skip(&label, &format!("csi-sanity cannot be built; install Go: {why:#}"));
-            return Ok(());
+    let go = go::find();
+    let Ok(go) = &go else {
+        if let Some(why) = Lack::of_tools(go) {
+            skip(&label, &why);
         }
+        return Ok(());
     };
+    let tool = tool(go).await.context("csi-sanity cannot be built")?;
     let Some(mut stack) = stack(&label).await? else { return Ok(()) };
     let at = |name: &str| stack.path().join(name).display().to_string();
     let report = at("report.json");

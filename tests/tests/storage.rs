@@ -102,16 +102,49 @@ fn read(image: &Path) -> Result<u64> {
 
 // ---- a disk that is lost after every fsync --------------------------------------------------------
 
-type Deed = fn(&Pool) -> Result<(), PoolError>;
+/// Something that is done, may be done again, and has an effect.
+#[derive(Clone, Copy)]
+struct Deed {
+    name: &'static str,
+    run: fn(&Pool) -> Result<(), PoolError>,
+    /// Whether the effect is there.
+    is_done: fn(&Pool) -> bool,
+}
 
-/// What is done, and may be done again.
-const DEEDS: [(&str, Deed); 5] = [
-    ("create", |pool| create(pool, "new", None)),
-    ("clone", |pool| create(pool, "clone", Some(Source::Volume(volume(pool, "old"))))),
-    ("cut", |pool| cut(pool, "second", &[volume(pool, "old")])),
-    ("delete cut", |pool| pool.delete_cut(&round("first", &[volume(pool, "old")]).id)),
-    ("delete volume", |pool| pool.delete_volume(&volume(pool, "doomed"))),
+const DEEDS: [Deed; 5] = [
+    Deed {
+        name: "create",
+        run: |pool| create(pool, "new", None),
+        is_done: |pool| pool.image(&volume(pool, "new")).is_ok(),
+    },
+    Deed {
+        name: "clone",
+        run: |pool| create(pool, "clone", Some(Source::Volume(volume(pool, "old")))),
+        is_done: |pool| pool.image(&volume(pool, "clone")).is_ok(),
+    },
+    Deed {
+        name: "snapshot",
+        run: |pool| cut(pool, "second", &[volume(pool, "old")]),
+        is_done: |pool| has_snapshot(pool, "second"),
+    },
+    Deed {
+        name: "delete snapshot",
+        run: |pool| pool.delete_cut(&round("first", &[volume(pool, "old")]).id),
+        is_done: |pool| !has_snapshot(pool, "first"),
+    },
+    Deed {
+        name: "delete volume",
+        run: |pool| pool.delete_volume(&volume(pool, "doomed")),
+        is_done: |pool| pool.image(&volume(pool, "doomed")).is_err(),
+    },
 ];
+
+/// A sealed record of a snapshot of `old`, and its tree.
+fn has_snapshot(pool: &Pool, name: &str) -> bool {
+    let record = round(name, &[volume(pool, "old")]);
+    let is_sealed = pool.cut(&record.id).is_ok_and(|found| found.state == CutState::Sealed);
+    is_sealed && pool.snapshot_tree(&record.members[0].snapshot).is_ok()
+}
 
 /// A pool in a file, mounted at a directory.
 struct Disk {
@@ -191,10 +224,12 @@ fn lose_disk_after(scratch: &Scratch, kind: BackendKind, ground: &Path, deed: De
     };
     let host = Arc::new(CrashingHost::after_sync(n, crash));
     let (pool, _) = Pool::open(Arc::clone(&host) as Arc<dyn Host>, &disk.target)?;
-    let done = deed(&pool);
-    drop(pool);
+    ensure!(!(deed.is_done)(&pool), "it was done before, so nothing would be shown");
+    let done = (deed.run)(&pool);
     let died = host.is_dead();
     ensure!(died || done.is_ok(), "{done:?}");
+    ensure!(died || (deed.is_done)(&pool), "it succeeded and has no effect");
+    drop(pool);
     disk.unmount()?;
     if died && kind == BackendKind::Btrfs {
         fs::rename(&lost, &disk.image)?;
@@ -203,7 +238,10 @@ fn lose_disk_after(scratch: &Scratch, kind: BackendKind, ground: &Path, deed: De
     let (pool, report) = Pool::open(Arc::new(LinuxHost), &disk.target)?;
     ensure!(report.broken.is_empty(), "{:?}", report.broken);
     check_whole(&pool)?;
-    deed(&pool).context("the retry")?;
+    // What was acknowledged before the disk was lost is there.
+    ensure!(done.is_err() || (deed.is_done)(&pool), "it succeeded, and its effect went with the disk");
+    (deed.run)(&pool).context("the retry")?;
+    ensure!((deed.is_done)(&pool), "the retry succeeded and has no effect");
     check_whole(&pool)?;
     drop(pool);
     disk.unmount()?;
@@ -216,7 +254,8 @@ fn nothing_is_torn(test: &str, kind: BackendKind) -> Result<()> {
     }
     let scratch = Scratch::new(test)?;
     let ground = ground(&scratch, kind)?;
-    for (name, deed) in DEEDS {
+    for deed in DEEDS {
+        let name = deed.name;
         let mut syncs = 0;
         for n in 1..=SYNCS_MAX {
             let died = lose_disk_after(&scratch, kind, &ground, deed, n);

@@ -7,16 +7,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use stillpoint_tests::harness::{Process, RunDir, process, skip};
+use stillpoint_tests::harness::{Lack, Process, RunDir, process, skip};
 use stillpoint_tests::workloads::cassandra::{self, Jars, Layout, Ring};
 use stillpoint_tests::workloads::postgres::{self, Installation, Postgres, Volumes};
 
 fn installation(test: &str) -> Option<Installation> {
-    if !nix::unistd::geteuid().is_root() {
-        skip(test, "needs root");
-        return None;
+    match Lack::of_root().or_else(|| Lack::of_tools(Installation::find())) {
+        Some(why) => skip(test, &why),
+        None => return Some(Installation::find().unwrap()),
     }
-    Installation::find().map_err(|error| skip(test, &error.to_string())).ok()
+    None
 }
 
 async fn copy(from: &Path, to: &Path) {

@@ -34,7 +34,7 @@ fn a_snapshot_takes_several_selectors_and_volumes() {
     assert_eq!(args.selectors, ["app=a", "app=b"]);
     assert_eq!(args.volumes, ["v1", "v2"]);
     assert_eq!(args.rule, Some("r.yaml".into()));
-    assert!(!args.plan && !args.without_barrier);
+    assert!(!args.plan);
 }
 
 #[test]
@@ -44,7 +44,8 @@ fn the_socket_has_a_default_and_can_be_given() {
 }
 
 #[test]
-fn a_plan_without_barrier_is_refused() {
+fn a_snapshot_without_the_barrier_can_be_asked_for_only_in_builds_with_test_switches() {
+    assert_eq!(parse(&["snapshot", "--without-barrier"]).is_ok(), cfg!(feature = "test-switches"));
     assert!(parse(&["snapshot", "--plan", "--without-barrier"]).is_err());
 }
 

@@ -136,7 +136,10 @@ fn request(args: &SnapshotArgs) -> Result<SnapshotRequest, Fault> {
         volumes: args.volumes.clone(),
         rule_yaml: args.rule.as_deref().map(read_rule).transpose()?.unwrap_or_default(),
         namespaces: args.namespaces.clone(),
+        #[cfg(feature = "test-switches")]
         without_barrier: args.without_barrier,
+        #[cfg(not(feature = "test-switches"))]
+        without_barrier: false,
         params: args.params.iter().cloned().collect(),
         rehearsal: false,
     })

@@ -224,6 +224,9 @@ impl FromStr for CutId {
     }
 }
 
+/// Longest name of a host: it is a topology value, which Kubernetes keeps as a label.
+pub const HOST_NAME_MAX: usize = 63;
+
 /// Name of a host, as the orchestrator calls the node: 1 to 63 characters, letters, digits, `.` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -242,7 +245,7 @@ impl FromStr for HostName {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let bytes = text.as_bytes();
-        if bytes.len() <= 63
+        if bytes.len() <= HOST_NAME_MAX
             && edge(bytes.first().copied())
             && edge(bytes.last().copied())
             && text.bytes().all(allowed)

@@ -53,7 +53,7 @@ impl Crash {
     pub const ALL: [Self; 3] = [Self::OnlySynced, Self::NamesWithoutContents, Self::Nothing];
 }
 
-/// Which syncs do nothing, for tests that must then fail.
+/// Which calls succeed and do not do what they should, for tests that must then fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lie {
     /// `fsync` of files.
@@ -62,6 +62,8 @@ pub enum Lie {
     Directories,
     /// `syncfs`.
     Filesystems,
+    /// Snapshots: a volume's second one has what its first one had.
+    Snapshots,
 }
 
 /// A host in memory. Clones are the same host.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,7 +36,7 @@ use crate::controller::process::{
 };
 use crate::controller::volumes::Volumes;
 use crate::csi;
-use crate::domain::round::Limits;
+use crate::domain::round::{HARD_MS, Limits, SOFT_MS};
 use crate::domain::{Code, Fault};
 use crate::identity::acceptor;
 use crate::identity::authority::Authority;
@@ -45,6 +45,8 @@ use crate::observe::metrics;
 use crate::observe::rpc::Observe;
 use crate::proto::enrol::enrolment_server::EnrolmentServer;
 
+/// Least, default and most of the lifetime of certificates, in minutes.
+const CERTIFICATE_MINUTES: (u64, u64, u64) = (2, 480, 43_200);
 /// An enrolment is a token review, a signature and a write.
 const ENROLMENT_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is made sure that agents find this controller.
@@ -116,21 +118,23 @@ pub struct ControllerArgs {
     )]
     pub agent_account: String,
     /// How long certificates are valid; they are renewed after half of it.
-    #[arg(long, value_name = "MINUTES", env = "STILLPOINT_CERTIFICATE_MINUTES", default_value_t = 480, value_parser = clap::value_parser!(u64).range(2..=43_200), hide_env_values = true)]
+    #[arg(long, value_name = "MINUTES", env = "STILLPOINT_CERTIFICATE_MINUTES", default_value_t = CERTIFICATE_MINUTES.1, value_parser = clap::value_parser!(u64).range(CERTIFICATE_MINUTES.0..=CERTIFICATE_MINUTES.2), hide_env_values = true)]
     pub certificate_minutes: u64,
     /// A round that holds longer is given up.
-    #[arg(long, value_name = "MS", env = "STILLPOINT_SOFT_LIMIT_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(50..=29_000), hide_env_values = true)]
+    #[arg(long, value_name = "MS", env = "STILLPOINT_SOFT_LIMIT_MS", default_value_t = SOFT_MS.1, value_parser = clap::value_parser!(u64).range(SOFT_MS.0..=SOFT_MS.2), hide_env_values = true)]
     pub soft_limit_ms: u64,
     /// The guards let go by themselves after this; must be above the soft limit.
-    #[arg(long, value_name = "MS", env = "STILLPOINT_HARD_LIMIT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=30_000), hide_env_values = true)]
+    #[arg(long, value_name = "MS", env = "STILLPOINT_HARD_LIMIT_MS", default_value_t = HARD_MS.1, value_parser = clap::value_parser!(u64).range(HARD_MS.0..=HARD_MS.2), hide_env_values = true)]
     pub hard_limit_ms: u64,
     /// Snapshots and contents that lack each other are told as orphans after this time, by two checks in a row.
     #[arg(long, value_name = "SECONDS", env = "STILLPOINT_ORPHAN_GRACE_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=604_800), hide_env_values = true)]
     pub orphan_grace_seconds: u64,
     /// Test switch, never for real data: `off` cuts one host after another without holding them together. Snapshots are
     /// recorded as level crash. For showing that a consistency check can fail.
+    #[cfg(feature = "test-switches")]
     #[arg(
         long,
+        hide = true,
         value_name = "on|off",
         value_enum,
         env = "STILLPOINT_TEST_BARRIER",
@@ -142,7 +146,8 @@ pub struct ControllerArgs {
 }
 
 /// Values of the test switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[cfg(feature = "test-switches")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TestBarrier {
     /// All hosts are held before the first is cut.
     On,
@@ -150,6 +155,7 @@ pub enum TestBarrier {
     Off,
 }
 
+#[cfg(feature = "test-switches")]
 impl TestBarrier {
     fn barrier(self) -> Barrier {
         match self {
@@ -163,6 +169,18 @@ impl TestBarrier {
 }
 
 impl ControllerArgs {
+    #[cfg(feature = "test-switches")]
+    fn barrier(&self) -> Barrier {
+        self.test_barrier.barrier()
+    }
+
+    /// A build without test switches always quiesces all nodes together.
+    #[cfg(not(feature = "test-switches"))]
+    #[allow(clippy::unused_self)] // As with the switch.
+    fn barrier(&self) -> Barrier {
+        Barrier::Up
+    }
+
     fn limits(&self) -> Result<Limits, Fault> {
         let (soft, hard) = (self.soft_limit_ms, self.hard_limit_ms);
         if soft >= hard {
@@ -226,7 +244,7 @@ impl Controller {
         let roll = Roll::new(book, fleet.clone());
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
-        let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.test_barrier.barrier());
+        let cuts = Cuts::new(fleet.clone(), limits).with_barrier(args.barrier());
         let volumes = Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), Policy::default());
         let volumes = Arc::new(volumes.with_consumers(Arc::new(ClusterConsumers::new(client.clone()))));
         let holder = holder(&args.pod)?;

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::api::{api_fault, is_absent, is_conflict};
 use crate::controller::fleet::{AgentAddress, Fleet};
+use crate::domain::round::AGENTS_MAX;
 use crate::domain::{Fault, HostName};
 
 /// Name of the ConfigMap.
@@ -93,8 +94,17 @@ impl Roll {
 
     /// Writes a host down, then makes it a member.
     pub async fn enter(&self, address: AgentAddress) -> Result<(), Fault> {
-        let known = self.fleet.addresses().contains(&address);
-        if !known {
+        let addresses = self.fleet.addresses();
+        if !addresses.contains(&address) {
+            // Only a new host: one that is written down already must stay known, whatever the limit says.
+            let is_new = addresses.iter().all(|known| known.host != address.host);
+            if is_new && addresses.len() >= AGENTS_MAX {
+                return Err(Fault::exhausted(format!(
+                    "cannot enrol {}: {AGENTS_MAX} nodes are enrolled, which is the most that one controller works with; \
+                     remove the lines of nodes that will not come back from ConfigMap {HOSTS}",
+                    address.host
+                )));
+            }
             self.book.write(&lines(std::slice::from_ref(&address))).await?;
         }
         self.fleet.admit(address).map_err(|error| Fault::invalid(error.to_string()))
@@ -205,6 +215,27 @@ pub(super) mod tests {
             assert_eq!(book.read().await.unwrap().unwrap()["a"], at);
             assert_eq!(fleet.addresses(), [address("a", at)]);
         }
+    }
+
+    #[tokio::test]
+    async fn one_node_more_than_a_controller_works_with_is_refused_and_known_ones_go_on() {
+        let known: Vec<_> = (0..AGENTS_MAX)
+            .map(|n| (format!("node-{n}"), format!("10.0.{}.{}:9700", n / 200, n % 200 + 1)))
+            .collect();
+        let known: Vec<_> = known.iter().map(|(host, at)| (host.as_str(), at.as_str())).collect();
+        let (book, roll, fleet) = stage(&known);
+        roll.follow(&Lines::new()).await.unwrap();
+        let refused = roll.enter(address("one-more", "10.1.0.1:9700")).await.unwrap_err();
+        assert!(
+            refused.message.contains("256 nodes are enrolled") && refused.message.contains(HOSTS),
+            "{refused}"
+        );
+        assert_eq!(book.read().await.unwrap().unwrap().len(), AGENTS_MAX, "nothing was written down");
+        roll.enter(address("node-0", "10.1.0.2:9700")).await.unwrap();
+        // What is written down already is never left out: its volumes would count as gone.
+        book.write(&Lines::from([("written".into(), "10.1.0.3:9700".into())])).await.unwrap();
+        roll.follow(&Lines::new()).await.unwrap();
+        assert_eq!(fleet.addresses().len(), AGENTS_MAX + 1);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use stillpoint_rules::text::{Problem, TextError};
 
 use crate::controller::fleet::AgentAddress;
 use crate::domain::HostName;
-use crate::domain::round::Limits;
+use crate::domain::round::{AGENTS_MAX, HARD_MS, Limits, SOFT_MS};
 use crate::identity::tls::TlsFiles;
 use crate::text_file::{self, TextFileError};
 
@@ -28,14 +28,8 @@ use reader::{Problems, Section};
 
 /// Hundreds of pods fit; what is larger is not a configuration.
 const FILE_LIMIT: u64 = 1 << 20;
-/// Agents in one list: one round has one stream to each.
-const AGENTS_LIMIT: usize = 256;
 /// Path of a unix socket: `sun_path` less its end and the temporary name that it is published by.
 const SOCKET_PATH_LIMIT: usize = 102;
-/// Soft limit: the controller gives a round up. Milliseconds.
-const SOFT_MS: (u64, u64, u64) = (50, 2_000, 29_000);
-/// Hard limit: the guard thaws alone. Nobody is ever held longer than its maximum. Milliseconds.
-const HARD_MS: (u64, u64, u64) = (100, 10_000, 30_000);
 
 /// What a standalone controller is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,8 +207,8 @@ fn agents(root: &Section<'_>, problems: &mut Problems) -> Option<Vec<AgentAddres
                 .none("agents", "is not a list; write one `- {host: …, address: host:port}` per agent");
         }
     };
-    if list.len() > AGENTS_LIMIT {
-        return problems.none("agents", &format!("has {} entries; {AGENTS_LIMIT} is the most", list.len()));
+    if list.len() > AGENTS_MAX {
+        return problems.none("agents", &format!("has {} entries; {AGENTS_MAX} is the most", list.len()));
     }
     let read: Vec<_> = list.iter().enumerate().map(|(index, entry)| agent(index, entry, problems)).collect();
     let agents = read.into_iter().collect::<Option<Vec<_>>>()?;

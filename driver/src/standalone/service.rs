@@ -52,7 +52,7 @@ impl OperatorApi for Service {
     type RunScheduleStream = Progress;
 
     async fn plan(&self, request: Request<SnapshotRequest>) -> Result<Response<PlanResponse>, Status> {
-        let plan = self.operator.plan(order(request.into_inner())).await.map_err(status_of)?;
+        let plan = self.operator.plan(order(request.into_inner())?).await.map_err(status_of)?;
         let json = to_json(&plan).map_err(status_of)?;
         Ok(Response::new(PlanResponse { json, text: plan.to_string() }))
     }
@@ -62,7 +62,7 @@ impl OperatorApi for Service {
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let order = order(request.into_inner());
+        let order = order(request.into_inner())?;
         let operator = Arc::clone(&self.operator);
         Ok(followed(move |lines| async move { taken(&operator, order, lines).await }))
     }
@@ -226,8 +226,14 @@ where
     Response::new(ReceiverStream::new(stream))
 }
 
-fn order(request: SnapshotRequest) -> SnapshotOrder {
-    SnapshotOrder {
+fn order(request: SnapshotRequest) -> Result<SnapshotOrder, Status> {
+    if request.without_barrier && !cfg!(feature = "test-switches") {
+        return Err(status_of(Fault::invalid(
+            "cannot take volumes one after another: this build of the controller always quiesces all of them together; \
+             leave the test switch out, or build with the feature test-switches",
+        )));
+    }
+    Ok(SnapshotOrder {
         name: request.name,
         wanted: Wanted { selectors: request.selectors, volumes: request.volumes },
         rule: request.rule_yaml,
@@ -236,7 +242,7 @@ fn order(request: SnapshotRequest) -> SnapshotOrder {
         rehearsal: request.rehearsal,
         order: if request.without_barrier { InOrder::OneAfterAnother } else { InOrder::Together },
         budget: None,
-    }
+    })
 }
 
 async fn taken(

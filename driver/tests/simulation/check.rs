@@ -10,8 +10,13 @@ use stillpoint::host::{FileKind, Files};
 use super::ledger::Chain;
 use super::machine::{Machine, POOL};
 
-/// All sealed cuts, if everything is as it must be.
-pub fn check(machines: &[Machine], chains: &[Chain]) -> Result<BTreeMap<CutId, CutRecord>, String> {
+/// All sealed cuts, if everything is as it must be. `asked`: for each name, how many entries each chain had when it was
+/// first asked for.
+pub fn check(
+    machines: &[Machine],
+    chains: &[Chain],
+    asked: &BTreeMap<String, Vec<usize>>,
+) -> Result<BTreeMap<CutId, CutRecord>, String> {
     nothing_is_frozen(machines)?;
     let mut cuts: BTreeMap<CutId, Vec<(usize, CutRecord)>> = BTreeMap::new();
     for (number, machine) in machines.iter().enumerate() {
@@ -24,7 +29,7 @@ pub fn check(machines: &[Machine], chains: &[Chain]) -> Result<BTreeMap<CutId, C
     for (id, records) in cuts {
         let record = whole(machines, &records)?;
         snapshots.extend(record.members.iter().map(|member| member.snapshot.clone()));
-        in_order(machines, chains, &record)?;
+        in_order(machines, chains, asked, &record)?;
         sealed.insert(id, record);
     }
     nothing_has_leaked(machines, &snapshots)?;
@@ -83,8 +88,14 @@ fn image(snapshot: &SnapshotId) -> PathBuf {
         .join("disk.img")
 }
 
-/// The members' contents are of one instant.
-fn in_order(machines: &[Machine], chains: &[Chain], record: &CutRecord) -> Result<(), String> {
+/// The members' contents are of one instant, after the one at which they were asked for.
+fn in_order(
+    machines: &[Machine],
+    chains: &[Chain],
+    asked: &BTreeMap<String, Vec<usize>>,
+    record: &CutRecord,
+) -> Result<(), String> {
+    let asked = asked.get(&record.name).ok_or_else(|| format!("nobody asked for {:?}", record.name))?;
     let mut images = Vec::new();
     for member in &record.members {
         let place = machines.iter().enumerate().find_map(|(at, machine)| {
@@ -95,8 +106,10 @@ fn in_order(machines: &[Machine], chains: &[Chain], record: &CutRecord) -> Resul
             place.ok_or_else(|| format!("cut {:?}: nobody has {}", record.name, member.volume))?;
         images.push((number, host, image(&member.snapshot)));
     }
-    chains.iter().try_for_each(|chain| {
-        chain.check(&images).map_err(|why| format!("cut {:?} ({:?}): {why}", record.name, record.level))
+    chains.iter().zip(asked).try_for_each(|(chain, written)| {
+        chain
+            .check(&images, *written)
+            .map_err(|why| format!("cut {:?} ({:?}): {why}", record.name, record.level))
     })
 }
 

@@ -1,5 +1,6 @@
 //! Everything together: hosts, controllers, network, clock, writers; one step at a time, all of it decided by one seed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub chains: Vec<Chain>,
     pub dice: Dice,
     pub barrier: Barrier,
+    /// For each name of a group snapshot: how many entries each chain had when it was first asked for.
+    pub asked: BTreeMap<String, Vec<usize>>,
     trace: String,
     /// By host: for how many milliseconds something has been held, and for how many of them without an agent.
     frozen: [(u64, u64); 3],
@@ -71,6 +74,7 @@ impl Cluster {
             chains,
             dice,
             barrier: Barrier::Up,
+            asked: BTreeMap::new(),
             trace: String::new(),
             frozen: [(0, 0); 3],
             wrong: None,
@@ -143,6 +147,8 @@ impl Cluster {
     pub fn ask(&mut self, controller: usize, job: Job) {
         let told = match &job {
             Job::Take(order) | Job::TakeSlowly(order) => {
+                let written = || self.chains.iter().map(Chain::len).collect();
+                self.asked.entry(order.name.clone()).or_insert_with(written);
                 format!("take {} of {} members", order.name, order.volumes.len())
             }
             Job::Delete(name) => format!("delete {name}"),

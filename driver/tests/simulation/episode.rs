@@ -205,7 +205,7 @@ fn reaches_all(cluster: &mut Cluster) -> bool {
 /// Everything is whole, and everything that callers were told of is there.
 fn look(cluster: &mut Cluster, told: &Told) -> Result<(), String> {
     nothing_is_frozen(&cluster.machines)?;
-    let sealed: BTreeMap<String, CutRecord> = check(&cluster.machines, &cluster.chains)?
+    let sealed: BTreeMap<String, CutRecord> = check(&cluster.machines, &cluster.chains, &cluster.asked)?
         .into_values()
         .map(|record| (record.name.clone(), record))
         .collect();

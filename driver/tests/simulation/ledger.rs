@@ -50,8 +50,13 @@ impl Chain {
         self.written.len()
     }
 
-    /// Whether these images, by volume number, have every entry before the last one that any of them has.
-    pub fn check(&self, images: &[(usize, FakeHost, std::path::PathBuf)]) -> Result<(), String> {
+    /// Whether these images, by volume number, have every entry before the last one that any of them has, and the first
+    /// `acknowledged` entries as far as they are on these volumes.
+    pub fn check(
+        &self,
+        images: &[(usize, FakeHost, std::path::PathBuf)],
+        acknowledged: usize,
+    ) -> Result<(), String> {
         let read = |(number, host, image): &(usize, FakeHost, std::path::PathBuf)| {
             let entry =
                 host.read_block(image, self.block).map_err(|error| format!("volume {number}: {error}"))?;
@@ -59,9 +64,19 @@ impl Chain {
         };
         let found: Vec<(usize, usize)> = images.iter().map(read).collect::<Result<_, String>>()?;
         let last = found.iter().map(|(_, entry)| *entry).max().unwrap_or_default();
+        let last_on = |volume: usize, among: usize| {
+            self.written.iter().take(among).rposition(|at| *at == volume).map_or(0, |index| index + 1)
+        };
         for (number, entry) in found {
-            let mut before = self.written.iter().take(last);
-            let expected = before.rposition(|volume| *volume == number).map_or(0, |index| index + 1);
+            let required = last_on(number, acknowledged);
+            if entry < required {
+                return Err(format!(
+                    "chain {}: volume {number} has entry {entry}, and entry {required} was acknowledged before the \
+                     snapshot was asked for",
+                    self.block
+                ));
+            }
+            let expected = last_on(number, last);
             if entry != expected {
                 return Err(format!(
                     "chain {}: the cut has entry {last}, but on volume {number} it has entry {entry} and not {expected}",

@@ -33,8 +33,14 @@ use guard::Duty;
 use stillpoint::controller::cuts::Barrier;
 use stillpoint::host::fake::Lie;
 
+/// A number from the environment; a variable that is empty counts as not set, and one that is no number is an error.
+fn given(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}={text:?}: {error}")))
+}
+
 fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    given(name).unwrap_or(otherwise)
 }
 
 /// Runs one seed; the error is what is wrong, with everything that happened before.
@@ -47,7 +53,7 @@ fn run(seed: u64, episodes: u64, prepare: fn(&mut Cluster)) -> Result<u64, Strin
         let outcome = outcome.unwrap_or_else(|_| Err("a panic, see above".into()));
         outcome.map_err(|why| format!("SEED={seed}: {why}\n{}", cluster.trace()))?;
     }
-    if std::env::var_os("SEED").is_some() {
+    if given("SEED").is_some() {
         println!("{}", cluster.trace());
     }
     Ok(told.rounds)
@@ -55,7 +61,7 @@ fn run(seed: u64, episodes: u64, prepare: fn(&mut Cluster)) -> Result<u64, Strin
 
 /// One seed that was asked for, so many from a number on, or new ones for so many minutes.
 fn seeds() -> Box<dyn Iterator<Item = u64>> {
-    if let Some(seed) = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
+    if let Some(seed) = given("SEED") {
         return Box::new(std::iter::once(seed));
     }
     if let minutes @ 1.. = number("MINUTES", 0) {
@@ -79,12 +85,13 @@ fn whatever_goes_wrong_groups_are_whole_or_gone() {
         count += 1;
     }
     println!("{count} seeds, {rounds} rounds");
+    assert!(rounds > 0, "nothing was simulated");
 }
 
 /// What earlier episodes leave behind, or use up, is seen only after many of them.
 #[test]
 fn a_thousand_rounds_in_one_world_are_as_good_as_the_first() {
-    if std::env::var_os("SEED").is_none() {
+    if given("SEED").is_none() {
         match run(number("FROM", 0) + 1_000_000, 320, |_| {}) {
             Ok(rounds) => assert!(rounds > 900, "{rounds} rounds"),
             Err(why) => panic!("{why}"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stillpoint::domain::record::CutRecord;
 use stillpoint::domain::{CutId, Fault};
-use stillpoint::host::fake::When;
+use stillpoint::host::fake::{Lie, When};
 
 use super::check::check;
 use super::cluster::{CONTROLLERS, Cluster, HOSTS};
@@ -92,13 +92,32 @@ fn delete(cluster: &mut Cluster, id: &CutId) -> Option<Result<(), Fault>> {
 
 /// Sealed cuts on all hosts, everything else being as it must be.
 fn sealed(cluster: &Cluster) -> Vec<CutRecord> {
-    match check(&cluster.machines, &cluster.chains) {
+    match check(&cluster.machines, &cluster.chains, &cluster.asked) {
         Ok(sealed) => sealed.into_values().collect(),
         Err(why) => {
             assert!(why.is_empty(), "{why}\n{}", cluster.trace());
             vec![]
         }
     }
+}
+
+/// All members of the second group are of one instant, which is that of the first.
+#[test]
+fn snapshots_that_are_older_than_their_request_are_found() {
+    let mut cluster = cluster(1);
+    for machine in &cluster.machines {
+        machine.host.lie_about(Lie::Snapshots);
+    }
+    take_in_the_end(&mut cluster, 0, "monday");
+    sealed(&cluster);
+    cluster.run(Duration::from_millis(200));
+    take_in_the_end(&mut cluster, 0, "tuesday");
+    let found =
+        check(&cluster.machines, &cluster.chains, &cluster.asked).expect_err("tuesday has monday's data");
+    assert!(
+        found.contains("tuesday") && found.contains("acknowledged before the snapshot was asked for"),
+        "{found}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!
 //! The machines are the real ones of `domain::round`; network, pools, guards, frozen filesystems and what controllers do
 //! after a round are the model around them. Deadlines may pass at any moment and as often as they like; deaths, losses and
-//! failing kernel calls are bounded in number, and may come at any moment.
+//! failing kernel calls are bounded in number, and may come at any moment: one in a world, or `FAULTS` of them.
 
 mod explore;
 mod hosts;
@@ -18,8 +18,20 @@ use stillpoint::domain::round::coordinator::{self, Action, Event, Lapses, Report
 use stillpoint::domain::round::participant;
 use world::Scope;
 
+/// Environment variable with the number of faults that may happen in one world: deaths, losses and failing kernel calls.
+const FAULTS: &str = "FAULTS";
+
+/// What is explored every day; `make soak` explores two.
+const FAULTS_USUALLY: u8 = 1;
+
+fn faults() -> u8 {
+    let Ok(text) = std::env::var(FAULTS) else { return FAULTS_USUALLY };
+    text.parse().expect("FAULTS is a number of faults")
+}
+
 /// Explores everything in this scope with at most so many faults.
-fn must_hold(scope: Scope, faults: u8) {
+fn must_hold(scope: Scope) {
+    let faults = faults();
     let outcome = explore(&Rules { scope, ..Rules::real() }, faults);
     if let Err(violation) = &outcome {
         eprintln!("{scope:?}: {violation}");
@@ -33,17 +45,17 @@ fn must_hold(scope: Scope, faults: u8) {
 
 #[test]
 fn no_order_of_events_in_a_round_and_its_recovery_breaks_an_invariant() {
-    must_hold(Scope::Recovery, 1);
+    must_hold(Scope::Recovery);
 }
 
 #[test]
 fn a_retry_under_the_same_name_after_an_attempt_with_a_fault_breaks_no_invariant() {
-    must_hold(Scope::Retry, 1);
+    must_hold(Scope::Retry);
 }
 
 #[test]
 fn two_controllers_at_once_break_no_invariant() {
-    must_hold(Scope::AtOnce, 1);
+    must_hold(Scope::AtOnce);
 }
 
 /// The exploration of a world with a broken rule must find what it leads to.

@@ -6,16 +6,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Layout;
 use super::launch::run;
-use crate::harness::{Step, binaries};
+use crate::harness::{Step, binaries, go};
 
 /// The version that everything of Kubernetes says it has; the same as in `kubernetes/go.mod`.
 pub const KUBERNETES: &str = "v1.36.4";
-/// The Go that its `go.mod` asks for.
-const GO_MINOR: u32 = 26;
 /// Lines of Go's errors that are kept.
 const SAID_LIMIT: usize = 40;
 const SNAPSHOTTER: &str = "github.com/kubernetes-csi/external-snapshotter";
@@ -107,17 +105,17 @@ pub fn sidecars() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// Builds what is missing or out of date, and copies the snapshot CRDs.
 pub fn build(layout: &Layout) -> Result<()> {
-    let go = go()?;
+    let program = go::find()?;
     for module in MODULES {
-        build_module(layout, &go, module)?;
+        build_module(layout, &program, module)?;
     }
-    copy_manifests(layout, &go)
+    copy_manifests(layout, &program)
 }
 
 /// Builds what the external-storage suite needs: agnhost, ginkgo and the suite.
 pub fn build_suite(layout: &Layout) -> Result<()> {
-    let go = go()?;
-    build_module(layout, &go, &SUITE)?;
+    let compiler = go::find()?;
+    build_module(layout, &compiler, &SUITE)?;
     let directory = binaries::source_directory().join("cluster").join(SUITE.directory);
     let source = directory.join("storage/suite_test.go");
     let source = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
@@ -129,7 +127,7 @@ pub fn build_suite(layout: &Layout) -> Result<()> {
     }
     let step = Step::begin("building the external-storage suite of Kubernetes (once)");
     let partial = program.with_extension("partial");
-    let mut command = command(&go, &directory);
+    let mut command = go::command(&compiler, &directory);
     command.args(["test", "-c", "-v", "-trimpath", "-mod=readonly", "-ldflags", &linker_flags(), "-o"]);
     command.arg(&partial).arg("./storage");
     watch(&mut command, &step).context("cannot build the external-storage suite")?;
@@ -141,7 +139,7 @@ pub fn build_suite(layout: &Layout) -> Result<()> {
 
 /// Builds what is missing of a module, all in one call: then packages that several programs share are compiled while
 /// other programs are linked, and every core has something to do.
-fn build_module(layout: &Layout, go: &Path, module: &Module) -> Result<()> {
+fn build_module(layout: &Layout, program: &Path, module: &Module) -> Result<()> {
     let directory = binaries::source_directory().join("cluster").join(module.directory);
     let stamp = stamp(&directory, module)?;
     let built = layout.cache("built")?;
@@ -157,7 +155,7 @@ fn build_module(layout: &Layout, go: &Path, module: &Module) -> Result<()> {
     let what = format!("building {} programs of {}", names.len(), module.directory);
     let step = Step::begin(format!("{what} (once; the first takes minutes)"));
     let into = layout.cache(format!("bin/{}.partial", module.directory))?;
-    let mut command = command(go, &directory);
+    let mut command = go::command(program, &directory);
     // -v names every package that is compiled.
     command.args([
         "build",
@@ -254,7 +252,7 @@ fn linker_flags() -> String {
 }
 
 /// CRDs and permissions of the snapshot controller, from the module that it is built from.
-fn copy_manifests(layout: &Layout, go: &Path) -> Result<()> {
+fn copy_manifests(layout: &Layout, program: &Path) -> Result<()> {
     let directory = binaries::source_directory().join("cluster/kubernetes");
     for (module, below, into) in [
         (format!("{SNAPSHOTTER}/client/v8"), "config/crd", "manifests/snapshot-crds"),
@@ -264,7 +262,7 @@ fn copy_manifests(layout: &Layout, go: &Path) -> Result<()> {
             "manifests/snapshot-controller",
         ),
     ] {
-        let root = run(command(go, &directory).args(["list", "-m", "-f", "{{.Dir}}", &module]))?;
+        let root = run(go::command(program, &directory).args(["list", "-m", "-f", "{{.Dir}}", &module]))?;
         let into = layout.cache(into)?;
         let from = Path::new(root.trim()).join(below);
         for entry in fs::read_dir(&from).with_context(|| format!("{} is not there", from.display()))? {
@@ -274,36 +272,6 @@ fn copy_manifests(layout: &Layout, go: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn command(go: &Path, directory: &Path) -> Command {
-    let mut command = Command::new(go);
-    command.current_dir(directory);
-    command.env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false").env("GOWORK", "off");
-    command
-}
-
-/// Go on the path, else where it is usually unpacked. It must be able to build what `go.mod` asks for; since 1.21 it
-/// fetches a newer one of itself for that.
-pub fn go() -> Result<PathBuf> {
-    let directory = binaries::source_directory().join("cluster/kubernetes");
-    let mut seen = Vec::new();
-    for candidate in ["go", "/usr/local/go/bin/go"] {
-        let Ok(output) = command(Path::new(candidate), &directory).arg("version").output() else { continue };
-        let said = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() && minor_version(&said).is_some_and(|minor| minor >= GO_MINOR) {
-            return Ok(candidate.into());
-        }
-        seen.push(format!("{candidate} is {}", said.split_whitespace().nth(2).unwrap_or("none that works")));
-    }
-    let seen = if seen.is_empty() { "not installed".into() } else { seen.join(", ") };
-    bail!("it is built with Go 1.{GO_MINOR} or newer ({seen}); unpack one into /usr/local/go")
-}
-
-/// The 26 of `go version go1.26.8 linux/amd64`.
-fn minor_version(said: &str) -> Option<u32> {
-    let number = said.split_whitespace().nth(2)?.strip_prefix("go1.")?;
-    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -318,7 +286,7 @@ mod tests {
             pinned += &fs::read_to_string(path).unwrap();
         }
         assert!(pinned.contains(&format!("k8s.io/kubernetes {KUBERNETES}")));
-        assert!(pinned.contains(&format!("go 1.{GO_MINOR}.")));
+        assert!(pinned.contains(&format!("go 1.{}.", go::MINOR)));
         for tool in MODULES.iter().chain([&SUITE]).flat_map(|module| module.tools) {
             let (module, below) = tool.package.split_once("/kubernetes/").unwrap_or_default();
             let own = binaries::source_directory().join("cluster/kubernetes").join(below).join("main.go");
@@ -341,10 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_prints_is_read() {
-        assert_eq!(minor_version("go version go1.26.8 linux/amd64"), Some(26));
-        assert_eq!(minor_version("go version go1.27rc1 linux/amd64"), Some(27));
-        assert_eq!(minor_version("go: cannot find GOROOT"), None);
+    fn lines_of_a_build_that_name_packages_are_told_from_errors() {
         assert!(is_package("k8s.io/api/core/v1"));
         assert!(!is_package("# k8s.io/api/core/v1") && !is_package("a.go:1:2: undefined: x"));
     }

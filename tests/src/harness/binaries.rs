@@ -23,9 +23,13 @@ pub fn source_directory() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A binary of this workspace.
+/// A binary of this workspace: from the directory that `STILLPOINT_BINARIES` names if it has one, else beside this program.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let path = profile_directory()?.join(name);
+    let chosen = std::env::var_os("STILLPOINT_BINARIES").map(|directory| PathBuf::from(directory).join(name));
+    let path = match chosen.filter(|path| path.is_file()) {
+        Some(path) => path,
+        None => profile_directory()?.join(name),
+    };
     if !path.is_file() {
         bail!("{} is not built; run: cargo build --workspace --bins", path.display());
     }

@@ -97,7 +97,7 @@ async fn strike_and_check(field: &mut Field, case: &Case, seen: &mut Seen) -> Re
     if let Ok(first) = first {
         ensure!(first == answer, "a success was not the last word: {first:?}, then {answer:?}");
     }
-    check(field, case, &call, &answer).await?;
+    check(field, case, begin.written, &call, &answer).await?;
     let now = field.mark()?;
     let last = field.all_written_since(now).await?;
     seen.stall = seen.stall.max(now.longest).max(last.longest);
@@ -145,11 +145,12 @@ pub(super) fn uncut(group: &csi::VolumeGroupSnapshot) -> Call {
     }
 }
 
-/// What the deed made is as it must be; then it is taken away again.
-async fn check(field: &Field, case: &Case, call: &Call, answer: &Answer) -> Result<()> {
+/// What the deed made is as it must be; then it is taken away again. `acknowledged`: what the ledger's writer had written
+/// before the first call.
+async fn check(field: &Field, case: &Case, acknowledged: u64, call: &Call, answer: &Answer) -> Result<()> {
     match (call, answer) {
         (Call::Cut { .. }, Answer::Group(group)) => {
-            let audited = audit(field, group).await;
+            let audited = audit(field, group, acknowledged).await;
             field.caller().until_done(&uncut(group)).await.context("deleting the group")?;
             audited
         }
@@ -183,14 +184,14 @@ async fn use_once(field: &Field, name: &str, host: &str, volume: &csi::Volume) -
     written.context("a new volume cannot be written")
 }
 
-/// Restores all members of a group and asks the ledger whether they are of one instant.
-async fn audit(field: &Field, group: &csi::VolumeGroupSnapshot) -> Result<()> {
+/// Restores all members of a group and asks the ledger whether they are of one instant that is late enough.
+async fn audit(field: &Field, group: &csi::VolumeGroupSnapshot, acknowledged: u64) -> Result<()> {
     let [a, b, c] = field.volumes() else { bail!("the ledger has three volumes") };
     let (a, b, c) =
         tokio::try_join!(restore(field, group, a), restore(field, group, b), restore(field, group, c))?;
     let readings = [a, b, c];
-    let audit = ledger::audit(&readings);
-    ensure!(audit.is_consistent(), "the group is not of one instant: {audit}");
+    let audit = ledger::audit(&readings, acknowledged);
+    ensure!(audit.is_consistent(), "the group is not of one instant, or is stale: {audit}");
     Ok(())
 }
 

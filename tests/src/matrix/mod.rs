@@ -10,6 +10,7 @@
 //! * No writer stood still for longer than the hard limit and a second, and all three volumes are written again.
 //! * A first answer that was a success is the answer of the retry, too.
 //! * A group is of one instant: the causal ledger, restored from it, says so; its record is the same on all hosts.
+//! * A group has everything that was acknowledged before it was asked for the first time.
 //! * A volume that was copied or moved has every byte, and no part of it waits anywhere.
 //! * After the thing was deleted, no loop device, mount, record, volume or snapshot is there that was not before.
 

@@ -13,7 +13,7 @@ use tonic_prost::ProstCodec;
 
 use super::load::{Checked, Load, Writer, nothing_lost};
 use super::place::Owner;
-use crate::harness::{Process, Spec, binaries, net, process};
+use crate::harness::{Lack, Process, Spec, binaries, net, process};
 
 const OWNER: Owner = Owner::new(64_003);
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -32,11 +32,8 @@ pub fn tool(name: &str) -> Result<PathBuf> {
 }
 
 /// Why no server can be started here.
-pub fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".into());
-    }
-    ["etcd", "etcdctl"].iter().find_map(|name| tool(name).err()).map(|error| error.to_string())
+pub fn why_not() -> Option<Lack> {
+    Lack::of_root().or_else(|| ["etcd", "etcdctl"].iter().find_map(|name| Lack::of_tools(tool(name))))
 }
 
 /// Mount points of the two volumes.

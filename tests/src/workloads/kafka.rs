@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::jars::Jars;
 use super::load::{Checked, nothing_lost};
 use super::place::Owner;
-use crate::harness::{Process, Spec, binaries, net, process};
+use crate::harness::{Lack, Process, Spec, binaries, net, process};
 
 const OWNER: Owner = Owner::new(64_004);
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -35,12 +35,9 @@ const LOG4J: &str = "log4j.rootLogger=INFO, out\n\
     log4j.appender.out.layout.ConversionPattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n\n";
 
 /// Why no server can be started here.
-pub fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".into());
-    }
+pub fn why_not() -> Option<Lack> {
     let tools = [("java", "openjdk-17-jre-headless"), ("mvn", "maven")];
-    binaries::require_tools(&tools).err().map(|error| error.to_string())
+    Lack::of_root().or_else(|| Lack::of_tools(binaries::require_tools(&tools)))
 }
 
 /// Mount points of the two volumes.

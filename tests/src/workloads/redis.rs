@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use super::load::{Checked, Load, Writer, nothing_lost};
 use super::place::Owner;
-use crate::harness::{Process, Spec, binaries, process};
+use crate::harness::{Lack, Process, Spec, binaries, process};
 
 const OWNER: Owner = Owner::new(64_002);
 /// The server and this are one program, which looks at the name that it is called by.
@@ -22,16 +22,13 @@ const STOP_LIMIT: Duration = Duration::from_mins(1);
 const VERIFY_LIMIT: Duration = Duration::from_mins(1);
 
 /// Why no server can be started here.
-pub fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".into());
-    }
+pub fn why_not() -> Option<Lack> {
     let tools = [
         ("redis-check-rdb", "redis-tools"),
         ("redis-check-aof", "redis-tools"),
         ("redis-cli", "redis-tools"),
     ];
-    binaries::require_tools(&tools).err().map(|error| error.to_string())
+    Lack::of_root().or_else(|| Lack::of_tools(binaries::require_tools(&tools)))
 }
 
 /// A running server. Dropping it kills it.

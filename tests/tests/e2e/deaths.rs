@@ -15,7 +15,7 @@ use stillpoint_tests::cluster::workspace::{LIMIT, Workspace};
 
 use crate::cluster;
 use crate::manifests::{allow_exec, rule};
-use crate::three::{NAMES, Three, group, restore_and_audit, wait_for_group};
+use crate::three::{Asked, NAMES, Three, restore_and_audit, wait_for_group};
 
 /// Longer than the default, so that a hold can be met; the guards' limit stays.
 const SOFT_LIMIT_MS: &str = "9000";
@@ -39,9 +39,9 @@ fn agent(space: &Workspace, pod: &str) -> Result<ContainerProcess> {
 }
 
 /// Brings a group to where two nodes hold and the third is awaited. Dropping what is given back lets the third go on.
-fn hold(space: &Workspace, three: &mut Three, name: &str) -> Result<ContainerProcess> {
+fn hold(space: &Workspace, three: &mut Three, name: &str) -> Result<(ContainerProcess, Asked)> {
     space.shell(NAMES[0], "rm -f /tmp/go /tmp/taken")?;
-    space.apply(&group(name, Some("gate")))?;
+    let asked = three.ask(space, name, Some("gate"))?;
     space.eventually("sessions are taken", || is_there(space, NAMES[0], "/tmp/taken"))?;
     let awaited = agent(space, NAMES[2])?;
     awaited.signal(Signal::SIGSTOP)?;
@@ -61,7 +61,7 @@ fn hold(space: &Workspace, three: &mut Three, name: &str) -> Result<ContainerPro
             (last, since) = (now, Instant::now());
         }
     }
-    Ok(awaited)
+    Ok((awaited, asked))
 }
 
 /// The writer goes on, and never stood still for longer than the guards' limit.
@@ -91,14 +91,14 @@ fn whoever_dies_during_a_hold_writers_go_on_and_the_same_object_becomes_ready() 
         space.kubectl.run(&["-n", NAMESPACE, "delete", "pod", &pod, "--wait=false"]).unwrap();
     };
 
-    let awaited = hold(&space, &mut three, "controller-deleted").unwrap();
+    let (awaited, controller_deleted) = hold(&space, &mut three, "controller-deleted").unwrap();
     delete("controller", None);
     assert_goes_on(&mut three, "controller's pod deleted");
     drop(awaited);
     wait_for_group(&space, "controller-deleted").unwrap();
     assert_whole(&space, 1);
 
-    let awaited = hold(&space, &mut three, "agent-deleted").unwrap();
+    let (awaited, agent_deleted) = hold(&space, &mut three, "agent-deleted").unwrap();
     delete("agent", Some(&node_of(&space, NAMES[0]).unwrap()));
     assert_goes_on(&mut three, "agent's pod deleted");
     drop(awaited);
@@ -107,11 +107,11 @@ fn whoever_dies_during_a_hold_writers_go_on_and_the_same_object_becomes_ready() 
     assert_whole(&space, 2);
 
     // One controller that is killed with a hold of one group, and in the middle of a `before` of another.
-    space.apply(&group("owed", Some("owing"))).unwrap();
+    let owed = three.ask(&space, "owed", Some("owing")).unwrap();
     for pod in NAMES {
         space.eventually("each pod has begun", || is_there(&space, pod, "/tmp/began")).unwrap();
     }
-    let awaited = hold(&space, &mut three, "controller-killed").unwrap();
+    let (awaited, controller_killed) = hold(&space, &mut three, "controller-killed").unwrap();
     let controller = ContainerProcess::of(space.layout(), &space.kubectl, "controller", None).unwrap();
     controller.signal(Signal::SIGKILL).unwrap();
     assert_goes_on(&mut three, "controller killed");
@@ -135,10 +135,10 @@ fn whoever_dies_during_a_hold_writers_go_on_and_the_same_object_becomes_ready() 
         );
     }
     assert_whole(&space, 4);
-    let groups = ["controller-deleted", "agent-deleted", "controller-killed", "owed"].map(String::from);
+    let groups = [controller_deleted, agent_deleted, controller_killed, owed];
     for (group, audit) in groups.iter().zip(restore_and_audit(&space, &groups).unwrap()) {
-        println!("{group}: {audit}");
-        assert!(audit.is_consistent(), "{group}: {audit}");
+        println!("{}: {audit}", group.name);
+        assert!(audit.is_consistent(), "{}: {audit}", group.name);
     }
     three.stop().unwrap();
     space.close().unwrap();

@@ -5,17 +5,17 @@ use stillpoint_tests::cluster::system::Setting;
 use stillpoint_tests::cluster::workspace::Workspace;
 
 use crate::cluster;
-use crate::three::{Three, group, restore_and_audit, wait_for_group};
+use crate::three::{Asked, Three, restore_and_audit, wait_for_group};
 
 const CUTS: usize = 10;
 const CUTS_WITHOUT: usize = 2;
 
-fn take(space: &Workspace, three: &mut Three, name: &str) -> String {
-    space.apply(&group(name, None)).unwrap();
+fn take(space: &Workspace, three: &mut Three, name: &str) -> Asked {
+    let asked = three.ask(space, name, None).unwrap();
     wait_for_group(space, name).unwrap();
     let stall = three.goes_on().unwrap();
     println!("{name}: longest stall of the writer {stall:?}");
-    name.to_owned()
+    asked
 }
 
 #[test]
@@ -23,20 +23,20 @@ fn take(space: &Workspace, three: &mut Three, name: &str) -> String {
 fn a_ledger_over_three_nodes_keeps_its_order_in_ten_groups_and_not_without_the_barrier() {
     let space = Workspace::new(&cluster(), "ledger").unwrap();
     let mut three = Three::start(&space, "e2e-ledger").unwrap();
-    let groups: Vec<String> =
+    let groups: Vec<Asked> =
         (0..CUTS).map(|number| take(&space, &mut three, &format!("cut-{number}"))).collect();
     for (group, audit) in groups.iter().zip(restore_and_audit(&space, &groups).unwrap()) {
-        println!("{group}: {audit}");
-        assert!(audit.is_consistent(), "{group}: {audit}");
+        println!("{}: {audit}", group.name);
+        assert!(audit.is_consistent(), "{}: {audit}", group.name);
     }
 
     let off = Setting::new(&space.kubectl, "STILLPOINT_TEST_BARRIER", "off").unwrap();
-    let groups: Vec<String> =
+    let groups: Vec<Asked> =
         (0..CUTS_WITHOUT).map(|number| take(&space, &mut three, &format!("without-{number}"))).collect();
     drop(off);
     let audits = restore_and_audit(&space, &groups).unwrap();
     for (group, audit) in groups.iter().zip(&audits) {
-        println!("{group}: {audit}");
+        println!("{}: {audit}", group.name);
     }
     assert!(audits.iter().any(|audit| !audit.is_consistent()), "the check cannot fail: {audits:?}");
     let levels: Vec<Level> = space.all_cuts().unwrap().iter().map(|cut| cut.level).collect();

@@ -70,6 +70,13 @@ impl Three {
         Ok(Self { ledger: Ledger::start(&program, &directories, run.path())?, run })
     }
 
+    /// Asks for a group snapshot of the three volumes.
+    pub fn ask(&mut self, space: &Workspace, name: &str, rule: Option<&str>) -> Result<Asked> {
+        let acknowledged = self.ledger.mark()?.written;
+        space.apply(&group(name, rule))?;
+        Ok(Asked { name: name.into(), acknowledged })
+    }
+
     /// Ends the writer; the volumes are free again.
     pub fn stop(self) -> Result<()> {
         self.ledger.stop()?;
@@ -93,6 +100,14 @@ impl Three {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// A group snapshot that was asked for, and what must be in it.
+pub struct Asked {
+    /// Its name.
+    pub name: String,
+    /// The ledger's last number that was on all three volumes before.
+    pub acknowledged: u64,
 }
 
 /// A group snapshot of the three volumes; `rule` is the annotation.
@@ -123,9 +138,9 @@ pub fn members(space: &Workspace, name: &str) -> Result<[String; 3]> {
 }
 
 /// Restores groups, all at once, and compares what is in them.
-pub fn restore_and_audit(space: &Workspace, groups: &[String]) -> Result<Vec<Audit>> {
+pub fn restore_and_audit(space: &Workspace, groups: &[Asked]) -> Result<Vec<Audit>> {
     let mut manifest = String::new();
-    for group in groups {
+    for Asked { name: group, .. } in groups {
         for (index, member) in members(space, group)?.iter().enumerate() {
             let name = format!("{group}-{index}");
             manifest += &claim(&name, &source("VolumeSnapshot", member)).replace("1Gi", "300Mi");
@@ -133,14 +148,14 @@ pub fn restore_and_audit(space: &Workspace, groups: &[String]) -> Result<Vec<Aud
         }
     }
     space.apply(&manifest)?;
-    let audit = |group: &String| {
+    let audit = |Asked { name: group, acknowledged }: &Asked| {
         let mut readings: [ledger::Reading; 3] = std::array::from_fn(|_| ledger::Reading::default());
         for (index, reading) in readings.iter_mut().enumerate() {
             let name = format!("{group}-{index}");
             space.wait(&format!("pod/{name}"), READY)?;
             *reading = ledger::read(&space.directory(&name, &name)?)?;
         }
-        Ok(ledger::audit(&readings))
+        Ok(ledger::audit(&readings, *acknowledged))
     };
     groups.iter().map(audit).collect()
 }

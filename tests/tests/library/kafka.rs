@@ -4,8 +4,8 @@ use std::fs::File;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use stillpoint_tests::harness::Stack;
 use stillpoint_tests::harness::stack::Options;
-use stillpoint_tests::harness::{Stack, skip};
 use stillpoint_tests::workloads::kafka::{self, Java, Kafka, Volumes};
 
 use super::scene::{LOAD, Scene, can_run, until};
@@ -18,13 +18,7 @@ async fn a_plain_cut_of_kafka_has_all_that_was_acknowledged() -> Result<()> {
         return Ok(());
     }
     let run = Stack::directory("library-kafka")?;
-    let java = match Java::fetch(run.path()).await {
-        Ok(java) => java,
-        Err(error) => {
-            skip(TEST, &format!("{error:#}").replace('\n', " "));
-            return Ok(());
-        }
-    };
+    let java = Java::fetch(run.path()).await?;
     let volumes = ["kafka-records", "kafka-metadata"];
     let scene = Scene::build_in(run, "kafka", &volumes, &[], Options::default()).await?;
     let volumes = Volumes { records: scene.mounted(0), metadata: scene.mounted(1) };

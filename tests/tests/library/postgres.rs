@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stillpoint_rules::plan::Action;
-use stillpoint_tests::harness::RunDir;
 use stillpoint_tests::harness::stack::Options;
+use stillpoint_tests::harness::{Lack, RunDir};
 use stillpoint_tests::workloads::load::Checked;
 use stillpoint_tests::workloads::postgres::{self, Installation, Postgres, Volumes};
 
@@ -19,11 +19,8 @@ const USER: &str = "CREATE ROLE stillpoint LOGIN; GRANT pg_checkpoint TO stillpo
     GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO stillpoint;";
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".into());
-    }
-    Installation::find().err().map(|error| error.to_string())
+fn why_not() -> Option<Lack> {
+    Lack::of_root().or_else(|| Lack::of_tools(Installation::find()))
 }
 
 async fn server(scene: &Scene, installation: &Installation, settings: &[String]) -> Result<Postgres> {

@@ -13,7 +13,7 @@ use stillpoint_rules::failure::FailureKind;
 use stillpoint_rules::machine::Phase;
 use stillpoint_rules::run::{Attempt, AttemptFault, Run};
 use stillpoint_tests::harness::stack::Options;
-use stillpoint_tests::harness::{Stack, skip};
+use stillpoint_tests::harness::{Lack, Stack, skip};
 
 use super::scene::{Points, Scene, can_run, until};
 
@@ -118,7 +118,7 @@ fn writes_pid(file: &Path) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_behave_badly_leave_no_process_and_no_snapshot() -> Result<()> {
     const TEST: &str = "pods that behave badly";
-    if !can_run(TEST, (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())) {
+    if !can_run(TEST, Lack::of_root()) {
         return Ok(());
     }
     let field = Field::build().await?;

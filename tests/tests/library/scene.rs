@@ -13,7 +13,7 @@ use stillpoint_rules::run::Run;
 use stillpoint_tests::harness::csi::Volume;
 use stillpoint_tests::harness::operator::Barrier;
 use stillpoint_tests::harness::stack::{Options, Rcu};
-use stillpoint_tests::harness::{Blueprint, Pod, RunDir, Stack, binaries, skip};
+use stillpoint_tests::harness::{Blueprint, Lack, Pod, RunDir, Stack, binaries, skip};
 use tokio::task::JoinHandle;
 
 /// The hosts; volumes are on them in turns.
@@ -35,7 +35,7 @@ pub fn rule(file: &str) -> Result<String> {
 }
 
 /// Says that a test cannot run here and why, if it cannot.
-pub fn can_run(test: &str, why_not: Option<String>) -> bool {
+pub fn can_run(test: &str, why_not: Option<Lack>) -> bool {
     if let Some(why) = &why_not {
         skip(test, why);
     }

@@ -39,6 +39,12 @@ pub struct Limits {
 
 /// No hold is longer than this, whatever is configured.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(30);
+/// Least, default and most of the soft limit, in milliseconds: the controller gives a round up.
+pub const SOFT_MS: (u64, u64, u64) = (50, 2_000, 29_000);
+/// Least, default and most of the hard limit, in milliseconds: the watchdog resumes by itself.
+pub const HARD_MS: (u64, u64, u64) = (100, 10_000, 30_000);
+/// Agents of one controller: a round has a stream to each.
+pub const AGENTS_MAX: usize = 256;
 
 impl Default for Limits {
     fn default() -> Self {

@@ -1,7 +1,7 @@
 //! One filesystem: what is seen now, and what would be found after a power failure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::Crash;
@@ -286,6 +286,13 @@ impl Disk {
         let inode = self.insert(to, Node::Directory(source.clone()))?;
         self.durable.insert(inode, Node::Directory(source));
         Ok(())
+    }
+
+    /// What is beside this path already, if anything is.
+    pub(super) fn sibling(&self, path: &Path) -> Option<PathBuf> {
+        let parent = path.parent()?;
+        let beside = self.directory(parent).ok()?.entries.keys().next()?;
+        Some(parent.join(beside))
     }
 
     pub(super) fn write_block(&mut self, inode: u64, block: u64, content: u64) -> Result<(), Errno> {

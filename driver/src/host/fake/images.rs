@@ -114,10 +114,12 @@ impl Subvolumes for FakeHost {
     fn snapshot_subvolume(&self, from: &Path, to: &Path, read_only: bool) -> Result<()> {
         self.call("snapshot", from, |world| {
             let (_, target) = world.writable(to)?;
+            let lies = world.lies.contains(&Lie::Snapshots);
             let (disk, source) = world.at(from)?;
             only_btrfs(disk)?;
             let mode = if read_only { Subvolume::ReadOnly } else { Subvolume::Writable };
-            disk.snapshot(&source, &target, mode)
+            let older = if lies { disk.sibling(&target) } else { None };
+            disk.snapshot(&older.unwrap_or(source), &target, mode)
         })
     }
 

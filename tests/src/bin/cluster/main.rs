@@ -76,7 +76,9 @@ fn run(arguments: Arguments) -> Result<()> {
     let layout = Layout::new(&arguments.name)?;
     match arguments.command {
         Command::Able => {
-            print!("{}", able::why_not(&layout).unwrap_or_default());
+            let Some(lack) = able::why_not(&layout) else { return Ok(()) };
+            ensure!(!lack.fails_this_run(), "no cluster can run here: {}", lack.reason());
+            print!("{}", lack.reason());
             return Ok(());
         }
         Command::Build => return up::prepare(&layout),

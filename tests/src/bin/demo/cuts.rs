@@ -20,6 +20,8 @@ const COMMAND_LIMIT: Duration = Duration::from_mins(1);
 pub struct Taken {
     /// Its record.
     pub record: CutRecord,
+    /// The ledger's last number that was on all three volumes before it was asked for.
+    pub ledger: u64,
     /// PostgreSQL's transactions that were acknowledged before it was asked for.
     pub transactions: Vec<u64>,
     /// Rows of each writer of the ring that were acknowledged before it was asked for, so before the flush.
@@ -59,6 +61,7 @@ pub async fn take(scene: &mut Scene, count: u32) -> Result<Vec<Taken>> {
 
 async fn take_one(scene: &mut Scene, name: &str, usual: Duration) -> Result<Taken> {
     scene.check_alive()?;
+    let ledger = scene.ledger.mark()?.written;
     let asked = Instant::now();
     let operator = scene.stack.operator();
     let record = operator.snapshot(name, SELECTOR, Some(&scene.rule), Barrier::Together).await?;
@@ -73,6 +76,7 @@ async fn take_one(scene: &mut Scene, name: &str, usual: Duration) -> Result<Take
     );
     Ok(Taken {
         record,
+        ledger,
         transactions: scene.postgres_load.acknowledged_before(asked),
         rows: scene.ring_load.as_ref().map(|load| load.acknowledged_before(asked)),
         felt,

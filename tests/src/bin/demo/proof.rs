@@ -43,8 +43,12 @@ pub async fn of_the_cuts(scene: &mut Scene, taken: &[Taken]) -> Result<Proven> {
     report::heading("Restored from the cuts");
     let step = Step::begin(format!("ledger of all {} cuts", taken.len()));
     for cut in taken {
-        let audit = restored_ledger(&scene.stack, &cut.record.name).await?;
-        ensure!(audit.is_consistent(), "the ledger of {} is NOT of one instant: {audit}", cut.record.name);
+        let audit = restored_ledger(&scene.stack, &cut.record.name, cut.ledger).await?;
+        ensure!(
+            audit.is_consistent(),
+            "the ledger of {} is NOT of one instant, or is stale: {audit}",
+            cut.record.name
+        );
     }
     step.done_with("every one of one instant");
     let cut = hardest(taken)?;
@@ -77,14 +81,14 @@ async fn retire(stack: &Stack, volumes: &[Volume]) -> Result<()> {
     Ok(())
 }
 
-async fn restored_ledger(stack: &Stack, cut: &str) -> Result<Audit> {
+async fn restored_ledger(stack: &Stack, cut: &str, acknowledged: u64) -> Result<Audit> {
     let volumes = restore(stack, cut, &format!("{cut}-look-"), &LEDGER).await?;
     let mut readings = [ledger::Reading::default(), ledger::Reading::default(), ledger::Reading::default()];
     for (reading, volume) in readings.iter_mut().zip(&volumes) {
         *reading = ledger::read(&volume.path)?;
     }
     retire(stack, &volumes).await?;
-    Ok(ledger::audit(&readings))
+    Ok(ledger::audit(&readings, acknowledged))
 }
 
 async fn restored_postgres(scene: &Scene, cut: &Taken) -> Result<load::Checked> {
@@ -110,7 +114,7 @@ async fn restored_ring(scene: &mut Scene, name: &str, rows: &[i64]) -> Result<ca
     let paths: Vec<PathBuf> = volumes.iter().map(|volume| volume.path.clone()).collect();
     let ring = Ring::start(layout, &paths, "restored", scene.path()).await?;
     let step =
-        Step::begin(format!("Cassandra of {name}: every row acknowledged before the flush, read from all"));
+        Step::begin(format!("Cassandra of {name}: every row acknowledged before the flush is in the ring"));
     let checked = cassandra::check(&ring.addresses(), rows).await?;
     step.done();
     ring.stop()?;
@@ -124,10 +128,10 @@ pub async fn without_barrier(scene: &mut Scene) -> Result<Failed> {
     let step = Step::begin("the ledger's check must fail");
     for tries in 1..=TRIES {
         scene.stack.check_alive()?;
-        scene.ledger.mark()?;
+        let acknowledged = scene.ledger.mark()?.written;
         let name = format!("serial-{tries}");
         scene.stack.operator().snapshot(&name, SELECTOR, None, Barrier::OneByOne).await?;
-        let audit = restored_ledger(&scene.stack, &name).await?;
+        let audit = restored_ledger(&scene.stack, &name, acknowledged).await?;
         if !audit.is_consistent() {
             step.done_with(&format!("and fails at try {tries}"));
             return Ok(Failed { tries, audit });

@@ -123,7 +123,7 @@ pub fn verdict(findings: &Findings) {
     );
     if let Some(ring) = &proven.ring {
         println!(
-            "  Cassandra   {}: opened; all {} rows acknowledged before the flush are on every node",
+            "  Cassandra   {}: opened; the ring has all {} rows acknowledged before the flush, read with consistency ALL",
             proven.cut, ring.required
         );
     }

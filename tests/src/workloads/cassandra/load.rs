@@ -139,7 +139,9 @@ pub struct Checked {
     pub present: i64,
 }
 
-/// Reads every row that was acknowledged before the flush from all three nodes of a restored ring.
+/// Reads every row that was acknowledged before the flush from a restored ring, with consistency ALL. That shows that the ring
+/// has lost nothing; it does not show that each node has everything by itself, because nodes repair each other while they
+/// answer.
 pub async fn check(ring: &[SocketAddr; NODES], required: &[i64]) -> Result<Checked> {
     ensure!(required.iter().all(|count| *count > 0), "a writer had no row acknowledged before the flush");
     let mut client = Client::connect(ring[0]).await?;

@@ -1,4 +1,4 @@
-//! Reads three copies and says whether they are of one instant.
+//! Reads three copies and says whether they are of one instant, and not of one that is too early.
 
 use std::fmt;
 use std::fs::File;
@@ -71,7 +71,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// The copies are of one instant and none is damaged.
+    /// The copies are of one instant, have everything that was acknowledged before, and none is damaged.
     pub fn is_consistent(&self) -> bool {
         self.violations.is_empty()
     }
@@ -88,13 +88,18 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Compares copies of A, B and C.
-pub fn audit(readings: &[Reading; 3]) -> Audit {
+/// Compares copies of A, B and C. `acknowledged`: the last number of which the writer knew, before the snapshot was asked
+/// for, that all three volumes had it; a snapshot with less is stale, however consistent it is.
+pub fn audit(readings: &[Reading; 3], acknowledged: u64) -> Audit {
     let mut violations = Vec::new();
     for (reading, name) in readings.iter().zip(["A", "B", "C"]) {
         violations.extend(reading.damage.iter().take(SHOWN).map(|damage| format!("{name}: {damage}")));
         if reading.last == 0 {
             violations.push(format!("{name} holds no number at all"));
+        } else if let Some(missing @ 1..) = acknowledged.checked_sub(reading.last) {
+            violations.push(format!(
+                "{name} lacks {missing} numbers that were acknowledged before the snapshot was asked for"
+            ));
         }
     }
     for (pair, [earlier, later]) in readings.windows(2).zip([["A", "B"], ["B", "C"]]) {
@@ -136,7 +141,7 @@ mod tests {
     }
 
     fn at(numbers: [u64; 3]) -> Audit {
-        audit(&numbers.map(|n| reading(&after(n))))
+        audit(&numbers.map(|n| reading(&after(n))), 0)
     }
 
     #[test]
@@ -152,6 +157,16 @@ mod tests {
     fn volumes_of_different_instants_are_found_out() {
         for state in [[10, 11, 10], [10, 8, 8], [10, 10, 11], [10, 10, 8], [9000, 9001, 9001], [10, 9, 7]] {
             assert!(!at(state).is_consistent(), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_consistent_snapshot_that_lacks_what_was_acknowledged_before_is_stale() {
+        let copies = [8, 8, 7].map(|n| reading(&after(n)));
+        assert!(audit(&copies, 7).is_consistent());
+        for (acknowledged, stale) in [(8, "C lacks 1"), (10, "A lacks 2")] {
+            let audit = audit(&copies, acknowledged);
+            assert!(audit.to_string().contains(stale), "{audit}");
         }
     }
 

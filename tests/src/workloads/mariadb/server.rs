@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Spec, binaries, process};
+use crate::harness::{Lack, Process, Spec, binaries, process};
 use crate::workloads::place::Owner;
 
 const OWNER: Owner = Owner::new(64_001);
@@ -20,21 +20,18 @@ const CLIENT_LIMIT: Duration = Duration::from_mins(1);
 const REDO: &str = "--innodb-log-file-size=4M";
 
 /// Why no server can be started here.
-pub fn why_not() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".into());
-    }
-    if !Path::new(SERVER).is_file() {
-        return Some(format!("there is no {SERVER}; run: make setup"));
-    }
+pub fn why_not() -> Option<Lack> {
+    Lack::of_root().or_else(|| Lack::of_tools(tools()))
+}
+
+fn tools() -> Result<()> {
+    ensure!(Path::new(SERVER).is_file(), "there is no {SERVER}; run: make setup");
     binaries::require_tools(&[
         ("mariadb-install-db", "mariadb-server-core"),
         ("innochecksum", "mariadb-server-core"),
         ("mariadb", "mariadb-client-core"),
         ("mariadb-check", "mariadb-client-core"),
     ])
-    .err()
-    .map(|error| error.to_string())
 }
 
 /// Mount points of the two volumes.

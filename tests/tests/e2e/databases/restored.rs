@@ -44,7 +44,9 @@ pub async fn prove(shop: &Shop<'_>, required: &Proof) -> Result<()> {
     let addresses = ring(&space)?;
     step.done();
 
-    let step = Step::begin("every row that was acknowledged before the flush, read from all nodes");
+    let step = Step::begin(
+        "every row that was acknowledged before the flush is in the ring, read with consistency ALL",
+    );
     let checked = ring_is_whole(&addresses, &required.rows).await.map_err(|error| logged(error, &space))?;
     step.done_with(&format!("{} required, {} there", checked.required, checked.present));
     apart(&shop.ring, &addresses).await?;
