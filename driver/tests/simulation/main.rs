@@ -36,7 +36,8 @@ use stillpoint::host::fake::Lie;
 /// A number from the environment; a variable that is empty counts as not set, and one that is no number is an error.
 fn given(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|error| panic!("{name}={text:?}: {error}")))
+    let number = text.parse().map_err(|error| format!("{name}={text:?}: {error}"));
+    Some(number.expect("the variable holds a number"))
 }
 
 fn number(name: &str, otherwise: u64) -> u64 {
