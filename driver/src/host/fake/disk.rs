@@ -288,11 +288,17 @@ impl Disk {
         Ok(())
     }
 
-    /// What is beside this path already, if anything is.
+    /// What is beside this path already, if anything is: another snapshot of the same volume.
     pub(super) fn sibling(&self, path: &Path) -> Option<PathBuf> {
-        let parent = path.parent()?;
-        let beside = self.directory(parent).ok()?.entries.keys().next()?;
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        let beside = self.directory(parent).ok()?.entries.keys().find(|one| name != one.as_str())?;
         Some(parent.join(beside))
+    }
+
+    /// The file of this name in a tree that is beside the tree of this one.
+    pub(super) fn sibling_of_tree(&self, file: &Path) -> Option<PathBuf> {
+        let beside = self.sibling(file.parent()?)?.join(file.file_name()?);
+        self.find(&beside).map(|_| beside)
     }
 
     pub(super) fn write_block(&mut self, inode: u64, block: u64, content: u64) -> Result<(), Errno> {

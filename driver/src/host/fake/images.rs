@@ -39,8 +39,10 @@ impl Images for FakeHost {
     fn reflink(&self, from: &Path, to: &Path) -> Result<()> {
         self.call("FICLONE", from, |world| {
             let (_, target) = world.writable(to)?;
+            let lies = world.lies.contains(&Lie::Snapshots);
             let (disk, source) = world.at(from)?;
-            let content = disk.file(&source)?.clone();
+            let older = if lies { disk.sibling_of_tree(&target) } else { None };
+            let content = disk.file(&older.unwrap_or(source))?.clone();
             disk.insert(&target, Node::File(content)).map(drop)
         })
     }
