@@ -30,8 +30,9 @@ use tonic::metadata::MetadataMap;
 use super::ports::{Circumstances, Cutting, SnapshotObject};
 use crate::domain::{CutKind, Fault};
 
-/// Before the second attempt; three times as long before each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Before the second attempt; three times as long before each further one. An attempt with a Rule costs about fifteen API
+/// requests, those of the sidecar and the snapshot controller included: with one second they are more than one per second.
+const FIRST_PAUSE: Duration = Duration::from_secs(3);
 /// A cause that was removed elsewhere (a pod that is ready now) is noticed after this at the latest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The same for codes that say "ask again": the sidecar has pauses of its own for them, unless the text changes.

@@ -238,7 +238,7 @@ async fn other_members_or_parameters_and_a_changed_annotation_are_tried_at_once_
     tokio::join!(waiting, annotating);
     assert_eq!((begin.elapsed(), cuts.attempts()), (Duration::from_secs(2), before + 1));
     fail(&service, &group(&[OTHER, VOLUME], &[]), 1).await;
-    assert_eq!(begin.elapsed(), Duration::from_secs(3), "the pauses begin anew");
+    assert_eq!(begin.elapsed(), Duration::from_secs(2) + FIRST_PAUSE, "the pauses begin anew");
 }
 
 #[tokio::test(start_paused = true)]
@@ -381,5 +381,5 @@ async fn only_so_many_failures_are_remembered_and_none_without_a_name() {
 #[test]
 fn pauses_grow_to_a_limit() {
     let seconds: Vec<u64> = [1, 2, 3, 4, 5, 6, 33, u32::MAX].map(|count| pause(count).as_secs()).to_vec();
-    assert_eq!(seconds, [1, 3, 9, 27, 30, 30, 30, 30]);
+    assert_eq!(seconds, [3, 9, 27, 30, 30, 30, 30, 30]);
 }
