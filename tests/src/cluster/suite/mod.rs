@@ -26,7 +26,6 @@ pub use report::Outcome;
 /// The storage suites of Kubernetes whose specs are run; the word after the test pattern in a spec's name.
 const SUITES: &[&str] = &[
     "snapshottable",
-    "volumegroupsnapshottable",
     "fsgroupchangepolicy",
     "provisioning",
     "volumes",
