@@ -322,7 +322,10 @@ impl Host {
             member.written |= !member.frozen;
             member.written &= member.copied;
         }
-        if !self.frozen() && self.guard != Guard::Armed {
+        // A freeze that is under way ends frozen also when its agent dies meanwhile.
+        let may_freeze =
+            self.members.iter().any(|member| matches!(member.job, Job::Freeze | Job::FreezeThenThaw));
+        if !self.frozen() && !may_freeze && self.guard != Guard::Armed {
             self.guard_lost = false;
         }
         let over = !self.is_live() && !self.frozen();

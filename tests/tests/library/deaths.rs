@@ -269,7 +269,7 @@ async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
     field.points.arm(point, "wait")?;
     let asked = field.scene.ask(&name, &field.text.clone());
     field.points.until_hit(point).await?;
-    let client = child(field.scene.stack.controller().pid(), "mariadb")?;
+    let client = descendant(field.scene.stack.controller().pid(), "mariadb")?;
     // The other end of the same pipe.
     let input = fs::File::options().write(true).open(format!("/proc/{client}/fd/0"))?;
     field.scene.stack.controller_mut().kill()?;
@@ -285,23 +285,30 @@ async fn silence(field: &mut Field, number: usize) -> Result<Duration> {
     Ok(took)
 }
 
-/// The child of a process that runs this program.
-fn child(parent: u32, program: &str) -> Result<u32> {
+/// The descendant of a process that runs this program: a supervisor stands between a controller and each of its commands.
+fn descendant(ancestor: u32, program: &str) -> Result<u32> {
+    let mut processes = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
         let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else {
             continue;
         };
         let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
-        if is_child(&stat, parent, program) {
-            return Ok(pid);
-        }
+        processes.extend(parse_stat(&stat).map(|(name, parent)| (pid, name.to_owned(), parent)));
     }
-    bail!("process {parent} runs no {program}")
+    let mut family = vec![ancestor];
+    let mut looked_at = 0;
+    while let Some(parent) = family.get(looked_at).copied() {
+        family.extend(processes.iter().filter(|(.., of)| *of == parent).map(|(pid, ..)| *pid));
+        looked_at += 1;
+    }
+    let found = processes.iter().find(|(pid, name, _)| name == program && family[1..].contains(pid));
+    found.map(|(pid, ..)| *pid).with_context(|| format!("nothing that process {ancestor} started runs {program}"))
 }
 
-/// `pid (name) state parent …`
-fn is_child(stat: &str, parent: u32, program: &str) -> bool {
-    let Some((head, tail)) = stat.rsplit_once(") ") else { return false };
-    head.ends_with(&format!("({program}")) && tail.split(' ').nth(1) == Some(&parent.to_string())
+/// Name and parent of a process: `pid (name) state parent …`
+fn parse_stat(stat: &str) -> Option<(&str, u32)> {
+    let (head, tail) = stat.rsplit_once(") ")?;
+    let (_, name) = head.split_once('(')?;
+    Some((name, tail.split(' ').nth(1)?.parse().ok()?))
 }
