@@ -303,7 +303,9 @@ fn descendant(ancestor: u32, program: &str) -> Result<u32> {
         looked_at += 1;
     }
     let found = processes.iter().find(|(pid, name, _)| name == program && family[1..].contains(pid));
-    found.map(|(pid, ..)| *pid).with_context(|| format!("nothing that process {ancestor} started runs {program}"))
+    found
+        .map(|(pid, ..)| *pid)
+        .with_context(|| format!("nothing that process {ancestor} started runs {program}"))
 }
 
 /// Name and parent of a process: `pid (name) state parent …`
