@@ -205,14 +205,24 @@ impl Cuts {
         }
     }
 
-    /// The sealed cut of this name.
+    /// The sealed cut of this name. `None` only when every remembered pool was searched, UNAVAILABLE otherwise.
     pub async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault> {
-        for record in self.records_of(kind, &NameHash::of(name)).await? {
+        let Named { records, silent } = self.records_of(kind, &NameHash::of(name)).await;
+        for record in records {
             if let Some(sealed) = self.get(&record.id).await? {
                 return Ok(Some(sealed));
             }
         }
-        Ok(None)
+        let complete = match silent {
+            Some(fault) => Err(fault),
+            None => self.fleet.check_complete().await,
+        };
+        match complete {
+            Ok(()) => Ok(None),
+            Err(fault) => Err(Fault::unavailable(format!(
+                "cannot tell whether there is a cut {name:?} while not every pool can be searched: {fault}"
+            ))),
+        }
     }
 
     /// The sealed cut with this id.
@@ -236,11 +246,11 @@ impl Cuts {
         Ok(found.filter(|record| record.members.iter().any(|member| member.snapshot == *snapshot)))
     }
 
-    /// Tells the hosts of these members that their cut is sealed: a controller that died between two seals has not.
+    /// Tells the hosts that have the pools of these members that their cut is sealed: a controller that died between two
+    /// seals has not.
     pub async fn roll_forward(&self, sealed: &CutRecord, members: &[CutMember]) -> Result<(), Fault> {
-        let hosts: BTreeSet<&HostName> = members.iter().map(|member| &member.host).collect();
-        for host in hosts {
-            self.fleet.agent(host)?.seal(sealed).await?;
+        for agent in self.fleet.agents_of_pools(pools_of(members)).await? {
+            agent.seal(sealed).await?;
         }
         Ok(())
     }
@@ -253,11 +263,13 @@ impl Cuts {
             Err(fault) => return Err(fault),
         };
         let Some(record) = home.cut(id).await? else { return self.finish_deletion(id).await };
+        // Before anything is removed: a pool that is missing now would keep its members.
+        let agents = self.fleet.agents_of_pools(pools_of(&record.members)).await?;
         point("controller.uncut.begun");
         home.delete_cut(id, &record.attempt).await?;
         point("controller.uncut.home-gone");
         let mut others = JoinSet::new();
-        for agent in self.agents_of(&record)?.into_iter().filter(|agent| agent.host() != home.host()) {
+        for agent in agents.into_iter().filter(|agent| agent.host() != home.host()) {
             let (id, attempt) = (id.clone(), record.attempt.clone());
             others.spawn(carried(async move { agent.delete_cut(&id, &attempt).await }));
         }
@@ -320,7 +332,9 @@ impl Cuts {
     /// Finds what earlier attempts under this name have left: a sealed cut is rolled forward and given back, anything
     /// else is removed.
     async fn settle_earlier(&self, order: &CutOrder) -> Result<Option<CutRecord>, Fault> {
-        for record in self.records_of(order.kind, &NameHash::of(&order.name)).await? {
+        // A silent host that has a member is found out when it is needed. That no other pool has a cut of this name is made
+        // sure by whoever takes names from people; an orchestrator asks for a name with the same members only.
+        for record in self.records_of(order.kind, &NameHash::of(&order.name)).await.records {
             match self.get(&record.id).await? {
                 Some(sealed) => {
                     same_members(order, &sealed)?;
@@ -342,23 +356,15 @@ impl Cuts {
     /// removed. `model/tests/round` shows it, and what each of these steps is for.
     async fn remove_unsealed(&self, record: &CutRecord) -> Result<(), Fault> {
         let mut left = Vec::new();
-        let mut home = None;
-        for agent in self.agents_of(record)? {
-            if is_home(record, agent.host()) {
-                home = Some(agent);
-            } else if let Some(known) = agent.cut_at_rest(&record.id).await? {
+        let home = self.home_of(record).await?;
+        let is_other = |agent: &Agent| home.as_ref().is_none_or(|home| home.host() != agent.host());
+        for agent in self.fleet.agents_of_pools(pools_of(&record.members)).await?.into_iter().filter(is_other) {
+            if let Some(known) = agent.cut_at_rest(&record.id).await? {
                 left.push((agent, known));
             }
         }
-        let home = home.ok_or_else(|| Fault::internal("no host has the home pool"))?;
-        let known = home.cut(&record.id).await?;
-        if known.as_ref().is_some_and(is_sealed) {
-            return Err(sealed_meanwhile(record));
-        }
-        let attempt = &known.as_ref().unwrap_or(record).attempt;
-        if let Err(fault) = home.void(&record.id, attempt).await {
-            let sealed = home.cut(&record.id).await?.is_some_and(|known| is_sealed(&known));
-            return Err(if sealed { sealed_meanwhile(record) } else { fault });
+        if let Some(home) = home {
+            self.void_at_home(&home, record).await?;
         }
         for (agent, known) in left {
             if is_sealed(&known) {
@@ -370,30 +376,55 @@ impl Cuts {
         Ok(())
     }
 
-    /// Records of any state under this name, from every host, one per cut id.
-    async fn records_of(&self, kind: CutKind, hash: &NameHash) -> Result<Vec<CutRecord>, Fault> {
-        let mut answers = JoinSet::new();
-        for agent in self.fleet.agents() {
-            let hash = hash.clone();
-            answers.spawn(carried(async move { agent.find_cut(kind, &hash).await }));
-        }
-        let mut records = BTreeMap::new();
-        for answer in answers.join_all().await {
-            match answer {
-                Ok(record) => records.extend(record.map(|record| (record.id.clone(), record))),
-                // A silent host that has a member is found out when it is needed; one that has none does not matter.
-                Err(fault) => {
-                    tracing::debug!(%fault, "a host could not be asked for an earlier cut of this name");
-                }
-            }
-        }
-        Ok(records.into_values().collect())
+    /// The agent that has the home pool; `None`: that pool was dismissed, so nothing of the cut will ever be sealed there.
+    async fn home_of(&self, record: &CutRecord) -> Result<Option<Agent>, Fault> {
+        Ok(self.fleet.agents_of_pools(std::iter::once(&record.id.home)).await?.pop())
     }
 
-    fn agents_of(&self, record: &CutRecord) -> Result<Vec<Agent>, Fault> {
-        let hosts: BTreeSet<&HostName> = record.members.iter().map(|member| &member.host).collect();
-        hosts.into_iter().map(|host| self.fleet.agent(host)).collect()
+    async fn void_at_home(&self, home: &Agent, record: &CutRecord) -> Result<(), Fault> {
+        let known = home.cut(&record.id).await?;
+        if known.as_ref().is_some_and(is_sealed) {
+            return Err(sealed_meanwhile(record));
+        }
+        let attempt = &known.as_ref().unwrap_or(record).attempt;
+        if let Err(fault) = home.void(&record.id, attempt).await {
+            let sealed = home.cut(&record.id).await?.is_some_and(|known| is_sealed(&known));
+            return Err(if sealed { sealed_meanwhile(record) } else { fault });
+        }
+        Ok(())
     }
+
+    /// Records of any state under this name, from every host, one per cut id.
+    async fn records_of(&self, kind: CutKind, hash: &NameHash) -> Named {
+        let mut asked = JoinSet::new();
+        for agent in self.fleet.agents() {
+            let hash = hash.clone();
+            asked.spawn(carried(async move { (agent.host().clone(), agent.find_cut(kind, &hash).await) }));
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by(|(left, _), (right, _)| left.cmp(right));
+        let (mut records, mut silent) = (BTreeMap::new(), None);
+        for (_, answer) in answers {
+            match answer {
+                Ok(record) => records.extend(record.map(|record| (record.id.clone(), record))),
+                Err(fault) => silent = silent.or(Some(fault)),
+            }
+        }
+        Named { records: records.into_values().collect(), silent }
+    }
+}
+
+/// What all hosts say about a name.
+struct Named {
+    /// One of each cut id.
+    records: Vec<CutRecord>,
+    /// Why a host did not answer.
+    silent: Option<Fault>,
+}
+
+/// The pools in which these members are.
+fn pools_of(members: &[CutMember]) -> impl Iterator<Item = &PoolId> {
+    members.iter().map(|member| &member.volume.pool)
 }
 
 fn sealed_meanwhile(record: &CutRecord) -> Fault {
@@ -402,11 +433,6 @@ fn sealed_meanwhile(record: &CutRecord) -> Fault {
 
 fn is_sealed(record: &CutRecord) -> bool {
     record.state == CutState::Sealed
-}
-
-/// Whether this host has the pool whose sealed record counts.
-fn is_home(record: &CutRecord, host: &HostName) -> bool {
-    record.members.iter().any(|member| member.volume.pool == record.id.home && member.host == *host)
 }
 
 fn check_volumes(order: &CutOrder) -> Result<(), Fault> {

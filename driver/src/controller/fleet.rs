@@ -1,8 +1,12 @@
 //! The agents that a controller works with, and which of them has which pool.
 //!
 //! Guarantees: a [`Fault`] from here names the host; NOT_FOUND means that every host was asked and none has it,
-//! while a host that is silent makes it UNAVAILABLE, so that nobody concludes from silence that something does
-//! not exist. Every call ends: connecting, asking and waiting for the answer have limits.
+//! while a host that is silent, or a [remembered pool](known) that is on no host, makes it UNAVAILABLE, so that nobody
+//! concludes from silence that something does not exist. Every call ends: connecting, asking and waiting for the answer
+//! have limits.
+//!
+//! Records name pools, never hosts: a host is looked up from its pool at the moment of use ([`Fleet::agent_of_pool`]), so
+//! that a pool may be attached to another host, and a host may be renamed.
 //!
 //! The set of agents is given once ([`Fleet::new`]), or grows while agents enrol ([`Fleet::discovered`]). For the second
 //! the guarantee needs more: a fleet that knows no agent yet says UNAVAILABLE, a fleet that changed while all were asked
@@ -10,9 +14,10 @@
 //! [`Agent`] that was taken from the fleet keeps its connection when the fleet changes, so rounds go on.
 
 pub mod agent;
+pub mod known;
 mod locate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +30,7 @@ use crate::identity::tls::Credentials;
 use crate::observe::request::carried;
 
 pub use agent::Agent;
+use known::{KnownPools, Remembered};
 
 /// A host that does not accept a connection within this is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -138,6 +144,7 @@ struct Members {
 pub struct Fleet {
     members: Arc<Mutex<Members>>,
     homes: Homes,
+    known: KnownPools,
     origin: Origin,
     transfers: Arc<Transfers>,
 }
@@ -179,9 +186,21 @@ impl Fleet {
         Self {
             members: Arc::new(Mutex::new(members)),
             homes: Homes::default(),
+            known: KnownPools::default(),
             origin,
             transfers: Arc::default(),
         }
+    }
+
+    /// The same with these pools remembered. Before the first call.
+    #[must_use]
+    pub fn remembering(self, known: KnownPools) -> Self {
+        Self { known, ..self }
+    }
+
+    /// Pools that were ever seen.
+    pub fn known_pools(&self) -> &KnownPools {
+        &self.known
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -200,7 +219,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Forgets the agent of a host that will not come back; its volumes count as lost from here on.
+    /// Forgets the agent of a host that will not come back. Its pools stay remembered: their disks may be attached to
+    /// another host, and are [dismissed](Fleet::dismiss_pool) by themselves.
     pub fn dismiss(&self, host: &HostName) {
         let mut members = self.members();
         if members.by_host.remove(host).is_some() {
@@ -265,7 +285,8 @@ impl Fleet {
         })
     }
 
-    /// Asks all hosts at once to describe themselves, and remembers their pools. Sorted by host.
+    /// Asks all hosts at once to describe themselves, and remembers their pools. Sorted by host. The answer of a host
+    /// whose pools cannot be written down is an error: nothing may be made there.
     pub async fn survey(&self) -> Vec<(HostName, Result<HostInfo, Fault>)> {
         let mut asked = JoinSet::new();
         for agent in self.agents() {
@@ -273,25 +294,79 @@ impl Fleet {
         }
         let mut answers: Vec<_> = asked.join_all().await;
         answers.sort_by(|(left, _), (right, _)| left.cmp(right));
-        for host in answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
-            self.homes.learn(host);
+        for (host, answer) in &mut answers {
+            let Ok(info) = answer else { continue };
+            self.homes.learn(info);
+            if let Err(fault) = self.known.note(host, info.pools.iter().map(|pool| &pool.id)).await {
+                *answer = Err(fault.context(format_args!("the pools of host {host} cannot be written down")));
+            }
         }
         answers
     }
 
-    /// The agent that has this pool. Asks all hosts when it is not known.
+    /// The agent that has this pool. Asks all hosts when it is not known. NOT_FOUND: all hosts answer, none has it, and it
+    /// was never seen or was dismissed.
     pub async fn agent_of_pool(&self, pool: &PoolId) -> Result<Agent, Fault> {
         if let Some(host) = self.homes.of(pool) {
             return self.agent(&host);
         }
         let before = self.generation()?;
         let home = home_among(pool, &self.survey().await);
-        if home.as_ref().is_err_and(|fault| fault.code == Code::NotFound) && self.generation()? != before {
-            return Err(Fault::unavailable(format!(
-                "the set of hosts changed while all were asked for pool {pool}; ask again"
-            )));
+        if home.as_ref().is_err_and(|fault| fault.code == Code::NotFound) {
+            if self.generation()? != before {
+                return Err(Fault::unavailable(format!(
+                    "the set of hosts changed while all were asked for pool {pool}; ask again"
+                )));
+            }
+            if let Some(Remembered::On(node)) = self.known.get(pool) {
+                return Err(known::missing(pool, &node));
+            }
         }
         self.agent(&home?)
+    }
+
+    /// The agents of these pools, each once, sorted by host; pools that were dismissed are left out.
+    pub async fn agents_of_pools(&self, pools: impl Iterator<Item = &PoolId>) -> Result<Vec<Agent>, Fault> {
+        let mut agents = BTreeMap::new();
+        for pool in pools.collect::<BTreeSet<_>>() {
+            match self.agent_of_pool(pool).await {
+                Ok(agent) => drop(agents.insert(agent.host().clone(), agent)),
+                Err(_) if self.known.get(pool) == Some(Remembered::Dismissed) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(agents.into_values().collect())
+    }
+
+    /// For whoever has asked all agents and found nothing: whether that means that there is nothing. UNAVAILABLE while a
+    /// host is silent, a remembered pool is on no host, or no agent is known.
+    pub async fn check_complete(&self) -> Result<(), Fault> {
+        let before = self.generation()?;
+        let answers = self.survey().await;
+        if let Some(fault) = answers.iter().find_map(|(_, answer)| answer.as_ref().err()) {
+            return Err(Fault::unavailable(format!("not every host answers: {fault}")));
+        }
+        let pools = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|info| &info.pools);
+        let announced = pools.map(|pool| &pool.id).collect();
+        if let Some((pool, node)) = self.known.missing(&announced).first() {
+            return Err(known::missing(pool, node));
+        }
+        if self.generation()? == before {
+            return Ok(());
+        }
+        Err(Fault::unavailable("the set of hosts changed while all were asked; ask again"))
+    }
+
+    /// The pool will not come back: what only it had is lost from here on, and is searched no more. FAILED_PRECONDITION
+    /// while a host announces it, UNAVAILABLE while a host is silent that may have it.
+    pub async fn dismiss_pool(&self, pool: &PoolId) -> Result<(), Fault> {
+        match home_among(pool, &self.survey().await) {
+            Ok(host) => Err(Fault::precondition(format!(
+                "pool {pool} is on host {host}; only a pool that is on no host can be dismissed"
+            ))),
+            Err(fault) if fault.code == Code::NotFound => self.known.dismiss(pool).await,
+            Err(fault) => Err(fault),
+        }
     }
 
     /// All agents, for whoever asks each of them and concludes something from all their answers together: afterwards

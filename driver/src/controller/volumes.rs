@@ -41,6 +41,8 @@ pub trait Hosts: Send + Sync + 'static {
     async fn find(&self, name: &NameHash) -> Vec<(HostName, Result<Option<VolumeInfo>, Fault>)>;
     /// All hosts now, for lists.
     fn everybody(&self) -> Result<Roll, Fault>;
+    /// UNAVAILABLE while a host is silent or a remembered pool is on no host: what all hosts say is not all there is.
+    async fn check_complete(&self) -> Result<(), Fault>;
     /// A piece of one host's volumes.
     async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault>;
     /// Makes a volume on this host.
@@ -370,6 +372,7 @@ impl Volumes {
         if self.hosts.everybody()?.generation != roll.generation {
             return Err(Fault::unavailable("the set of hosts changed while all were asked; ask again"));
         }
+        self.hosts.check_complete().await?;
         Ok(page)
     }
 

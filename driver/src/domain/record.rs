@@ -152,7 +152,7 @@ pub struct CutMember {
     pub volume_name: String,
     /// The snapshot taken of it.
     pub snapshot: SnapshotId,
-    /// The host it was on.
+    /// The host it was on when it was cut, for people. Where it is now is looked up from its pool.
     pub host: HostName,
     /// Size of the volume when it was cut.
     pub capacity: Bytes,

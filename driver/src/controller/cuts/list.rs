@@ -70,11 +70,12 @@ impl Cuts {
             page(sources, request, |entry: &SnapshotEntry| !is_temporary(entry.kind(), &entry.cut_name))
                 .await?;
         self.fleet.is_still(&everybody)?;
+        self.fleet.check_complete().await?;
         Ok(page)
     }
 
-    /// All sealed cuts, oldest first. A host that does not answer makes this UNAVAILABLE: a list with holes would be
-    /// taken for the truth.
+    /// All sealed cuts, oldest first. A host that does not answer, or a pool that is missing, makes this UNAVAILABLE: a list
+    /// with holes would be taken for the truth.
     pub async fn list(&self) -> Result<Vec<CutRecord>, Fault> {
         let mut cuts = self.existing("", Detail::Members).await?;
         cuts.sort_by(|left, right| (left.cut_at, &left.id).cmp(&(right.cut_at, &right.id)));
@@ -99,6 +100,7 @@ impl Cuts {
             }
         }
         self.fleet.is_still(&everybody)?;
+        self.fleet.check_complete().await?;
         Ok(cuts)
     }
 }

@@ -7,13 +7,13 @@ use stillpoint_guard::fault::point;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{BusyName, is_home};
+use super::BusyName;
 use crate::controller::fleet::Agent;
 use crate::controller::lanes;
 use crate::controller::round::Round;
 use crate::domain::record::{CutRecord, CutState};
 use crate::domain::timeline::Timeline;
-use crate::domain::{Fault, Level};
+use crate::domain::{Fault, HostName, Level};
 use crate::observe::metrics;
 use crate::observe::request::carried;
 use crate::wire;
@@ -145,6 +145,11 @@ impl Drop for OpenCut {
         let record = self.record.clone();
         runtime.spawn(carried(async move { live.give_up(&record, given_up()).await }));
     }
+}
+
+/// Whether this host has the home pool, in a record that was made for this attempt: its members say where pools are now.
+fn is_home(record: &CutRecord, host: &HostName) -> bool {
+    record.members.iter().any(|member| member.volume.pool == record.id.home && member.host == *host)
 }
 
 fn given_up() -> Fault {

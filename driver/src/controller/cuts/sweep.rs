@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::list::merged;
-use super::{Cuts, is_home, is_sealed};
+use super::{Cuts, is_sealed};
+use crate::controller::fleet::known::Remembered;
 use crate::controller::fleet::{Agent, Everybody};
 use crate::controller::merge::{Merge, Silence};
 use crate::domain::listing::{CutFilter, CutScope, Detail};
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, Fault, HostName};
+use crate::domain::{CutId, Fault, HostName, PoolId};
 
 /// What a sweep did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +44,17 @@ enum Verdict {
     Unknown,
 }
 
+/// Where the home pool of a cut is.
+#[derive(Debug, PartialEq, Eq)]
+enum Home {
+    /// On this host, which has told all that it knows.
+    Answers(HostName),
+    /// The pool was dismissed: the cut does not exist, and nobody will ever seal it.
+    Dismissed,
+    /// On a host that is silent, or on none.
+    Silent,
+}
+
 impl Cuts {
     /// Settles cuts whose attempt began longer than `grace` ago and that this process is not working on. Of what hosts
     /// tell, only the cut that is judged and a piece of each host's list are in memory.
@@ -50,6 +62,11 @@ impl Cuts {
         let mut swept = Swept::default();
         // Nobody is known yet: there is nothing to settle.
         let Ok(everybody) = self.fleet.everybody() else { return swept };
+        // Which host has which pool: hosts that are silent here have none.
+        let hosts = self.fleet.survey().await.into_iter().filter_map(|(host, answer)| Some((host, answer.ok()?)));
+        let homes: BTreeMap<PoolId, HostName> = hosts
+            .flat_map(|(host, info)| info.pools.into_iter().map(move |pool| (pool.id, host.clone())))
+            .collect();
         let filter = CutFilter::of(CutScope::Unsettled, Detail::Home);
         let mut merge = merged(&everybody, &filter, Silence::Noted);
         let oldest = (self.wall_clock)().saturating_sub(grace).unwrap_or(Timestamp::MIN);
@@ -59,7 +76,7 @@ impl Cuts {
             let next = merge.next().await.ok().flatten();
             let is_another = next.as_ref().is_none_or(|(_, record)| known.id() != Some(&record.id));
             if is_another {
-                let answering = Answering { everybody: &everybody, merge: &merge };
+                let answering = Answering { everybody: &everybody, merge: &merge, homes: &homes };
                 self.settle_known(std::mem::take(&mut known), answering, oldest, &mut swept).await;
             }
             let Some((part, record)) = next else { return swept };
@@ -71,23 +88,34 @@ impl Cuts {
         let Some(any) = cut.records.values().next() else { return };
         let id = any.id.clone();
         let Ok(_busy) = self.make_busy(id.kind, &any.name) else { return };
-        let (list, done) = match judge(&cut, |host| answering.agent(host).is_some(), oldest) {
+        let dismissed = self.fleet.known_pools().get(&id.home) == Some(Remembered::Dismissed);
+        let home = match answering.home(&id.home) {
+            Some(home) => Home::Answers(home.clone()),
+            None if dismissed && !answering.homes.contains_key(&id.home) => Home::Dismissed,
+            None => Home::Silent,
+        };
+        let (list, done) = match judge(&cut, &home, oldest) {
             Verdict::Leave => return,
             Verdict::RollForward(hosts) => {
-                (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, answering).await)
+                (&mut swept.rolled_forward, roll_forward(&id, &hosts, answering).await)
             }
             Verdict::Remove => match self.get(&id).await {
                 // The list does not know: a seal was written, and the call failed before it was durable. Sealing it again
                 // makes it so, on every host.
                 Ok(Some(sealed)) => {
-                    let hosts = sealed.members.iter().map(|member| member.host.clone()).collect();
-                    (&mut swept.rolled_forward, roll_forward(&id, any, &hosts, answering).await)
+                    let pools = sealed.members.iter().map(|member| &member.volume.pool);
+                    let hosts = pools.filter_map(|pool| answering.homes.get(pool)).cloned().collect();
+                    (&mut swept.rolled_forward, roll_forward(&id, &hosts, answering).await)
                 }
                 Ok(None) => (&mut swept.voided, self.remove_as_known(&cut, oldest).await),
                 Err(fault) => (&mut swept.voided, Err(fault)),
             },
             Verdict::Unknown => {
-                let why = "the host of its home pool does not answer, so nobody knows whether it exists";
+                let why = format!(
+                    "no host answers that has its home pool {}, so nobody knows whether it exists; if the pool is lost for \
+                     good, run `stillpoint pool dismiss {}`",
+                    id.home, id.home
+                );
                 swept.left.push((id, Fault::unavailable(why)));
                 return;
             }
@@ -119,9 +147,15 @@ impl Cuts {
 struct Answering<'a> {
     everybody: &'a Everybody,
     merge: &'a Merge<CutRecord>,
+    homes: &'a BTreeMap<PoolId, HostName>,
 }
 
 impl<'a> Answering<'a> {
+    /// The host that has this pool and has told all that it knows.
+    fn home(self, pool: &PoolId) -> Option<&'a HostName> {
+        self.homes.get(pool).filter(|host| self.agent(host).is_some())
+    }
+
     fn agent(self, host: &HostName) -> Option<&'a Agent> {
         let at = self.everybody.agents.binary_search_by(|agent| agent.host().cmp(host)).ok()?;
         (!self.merge.is_silent(at)).then(|| &self.everybody.agents[at])
@@ -134,11 +168,14 @@ impl Known {
     }
 }
 
-fn judge(cut: &Known, answers: impl Fn(&HostName) -> bool, oldest: Timestamp) -> Verdict {
+fn judge(cut: &Known, home: &Home, oldest: Timestamp) -> Verdict {
     let Some(any) = cut.records.values().next() else { return Verdict::Leave };
-    let home = any.members.iter().map(|member| &member.host).find(|host| is_home(any, host));
-    let Some(home) = home.filter(|home| answers(home)) else { return Verdict::Unknown };
-    if cut.records.get(home).is_some_and(is_sealed) {
+    let home = match home {
+        Home::Answers(home) => Some(home),
+        Home::Dismissed => None,
+        Home::Silent => return Verdict::Unknown,
+    };
+    if home.and_then(|home| cut.records.get(home)).is_some_and(is_sealed) {
         let behind = |host: &&HostName| cut.records.get(*host).is_some_and(|record| !is_sealed(record));
         let hosts: BTreeSet<_> = cut.records.keys().filter(behind).cloned().collect();
         return if hosts.is_empty() { Verdict::Leave } else { Verdict::RollForward(hosts) };
@@ -148,12 +185,10 @@ fn judge(cut: &Known, answers: impl Fn(&HostName) -> bool, oldest: Timestamp) ->
 
 async fn roll_forward(
     id: &CutId,
-    any: &CutRecord,
     behind: &BTreeSet<HostName>,
     answering: Answering<'_>,
 ) -> Result<(), Fault> {
-    let home = any.members.iter().map(|member| &member.host).find(|host| is_home(any, host));
-    let home = home.and_then(|host| answering.agent(host));
+    let home = answering.home(&id.home).and_then(|host| answering.agent(host));
     let home =
         home.ok_or_else(|| Fault::unavailable("the host of its home pool does not answer any more"))?;
     // With its timeline, which lists leave out.
@@ -169,7 +204,7 @@ async fn roll_forward(
 mod tests {
     use super::*;
     use crate::domain::record::{CutMember, CutState};
-    use crate::domain::{Bytes, CutKind, Level, PoolId, SnapshotId, VolumeId};
+    use crate::domain::{Bytes, CutKind, Level, SnapshotId, VolumeId};
 
     fn record(state: CutState) -> CutRecord {
         let volumes = [1, 2].map(|pool| VolumeId::new(PoolId::from_random([pool; 6]), "v"));
@@ -196,26 +231,42 @@ mod tests {
         }
     }
 
-    fn verdict(on_home: Option<CutState>, on_other: Option<CutState>, home_answers: bool) -> Verdict {
+    fn home_on(host: &str) -> Home {
+        Home::Answers(host.parse().unwrap())
+    }
+
+    fn verdict(on_home: Option<CutState>, on_other: Option<CutState>, home: &Home) -> Verdict {
         let entries = [("a", on_home), ("b", on_other)];
         let known =
             entries.into_iter().filter_map(|(host, state)| Some((host.parse().unwrap(), record(state?))));
         let cut = Known { records: known.collect() };
-        judge(&cut, |host| home_answers || host.as_str() != "a", Timestamp::now())
+        judge(&cut, home, Timestamp::now())
     }
 
     #[test]
     fn only_the_home_pool_decides() {
         use CutState::{Round, Sealed};
         let behind = BTreeSet::from(["b".parse().unwrap()]);
-        assert_eq!(verdict(Some(Sealed), Some(Sealed), true), Verdict::Leave);
-        assert_eq!(verdict(Some(Sealed), Some(Round), true), Verdict::RollForward(behind));
-        assert_eq!(verdict(Some(Round), Some(Round), true), Verdict::Remove);
-        assert_eq!(verdict(Some(Round), None, true), Verdict::Remove);
-        assert_eq!(verdict(None, Some(Round), true), Verdict::Remove);
-        assert_eq!(verdict(None, Some(Sealed), true), Verdict::Remove, "its deletion was interrupted");
-        assert_eq!(verdict(None, Some(Sealed), false), Verdict::Unknown);
-        assert_eq!(verdict(None, Some(Round), false), Verdict::Unknown);
+        assert_eq!(verdict(Some(Sealed), Some(Sealed), &home_on("a")), Verdict::Leave);
+        assert_eq!(verdict(Some(Sealed), Some(Round), &home_on("a")), Verdict::RollForward(behind));
+        assert_eq!(verdict(Some(Round), Some(Round), &home_on("a")), Verdict::Remove);
+        assert_eq!(verdict(Some(Round), None, &home_on("a")), Verdict::Remove);
+        assert_eq!(verdict(None, Some(Round), &home_on("a")), Verdict::Remove);
+        assert_eq!(verdict(None, Some(Sealed), &home_on("a")), Verdict::Remove, "its deletion was interrupted");
+        assert_eq!(verdict(None, Some(Sealed), &Home::Silent), Verdict::Unknown);
+        assert_eq!(verdict(None, Some(Round), &Home::Silent), Verdict::Unknown);
+        assert_eq!(verdict(None, Some(Sealed), &Home::Dismissed), Verdict::Remove, "its home pool is lost for good");
+    }
+
+    #[test]
+    fn the_home_is_where_its_pool_is_now_whatever_the_record_says() {
+        // Records say a and b; the disk with the home pool is in node c by now.
+        let sealed = record(CutState::Sealed);
+        let at = |host: &str, record: CutRecord| (host.parse().unwrap(), record);
+        let told = Known { records: BTreeMap::from([at("b", record(CutState::Round)), at("c", sealed)]) };
+        let behind = BTreeSet::from(["b".parse().unwrap()]);
+        assert_eq!(judge(&told, &home_on("c"), Timestamp::now()), Verdict::RollForward(behind));
+        assert_eq!(judge(&told, &home_on("b"), Timestamp::now()), Verdict::Remove, "that is another pool's record");
     }
 
     #[test]
@@ -223,6 +274,6 @@ mod tests {
         let mut young = record(CutState::Round);
         young.cut_at = Timestamp::now();
         let cut = Known { records: BTreeMap::from([("a".parse().unwrap(), young)]) };
-        assert_eq!(judge(&cut, |_| true, Timestamp::UNIX_EPOCH), Verdict::Leave);
+        assert_eq!(judge(&cut, &home_on("a"), Timestamp::UNIX_EPOCH), Verdict::Leave);
     }
 }

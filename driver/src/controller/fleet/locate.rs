@@ -69,15 +69,21 @@ impl Fleet {
                 Err(fault) => silent = Some(fault),
             }
         }
-        match silent {
-            Some(fault) if otherwise.code == Code::NotFound => Err(Fault::unavailable(format!(
-                "cannot tell where volume {id} is while not every host answers: {fault}"
-            ))),
-            Some(_) | None => Err(otherwise),
+        if otherwise.code != Code::NotFound {
+            return Err(otherwise);
         }
+        let complete = match silent {
+            Some(fault) => Err(fault),
+            None => self.check_complete().await,
+        };
+        Err(complete.err().map_or(otherwise, |fault| {
+            Fault::unavailable(format!(
+                "cannot tell where volume {id} is while not every pool can be asked: {fault}"
+            ))
+        }))
     }
 
-    /// What each host has of this name, or has let go of it.
+    /// What each host has of this name, or which way it has gone.
     async fn named(&self, name: &NameHash) -> Vec<(Agent, Result<Option<VolumeInfo>, Fault>)> {
         let mut asked = JoinSet::new();
         for agent in self.agents() {
@@ -87,6 +93,8 @@ impl Fleet {
                 (agent, answer)
             }));
         }
-        asked.join_all().await
+        let mut answers = asked.join_all().await;
+        answers.sort_by(|(left, _), (right, _)| left.host().cmp(right.host()));
+        answers
     }
 }

@@ -46,6 +46,10 @@ impl Hosts for Fleet {
         Ok(Roll { hosts: agents.iter().map(|agent| agent.host().clone()).collect(), generation })
     }
 
+    async fn check_complete(&self) -> Result<(), Fault> {
+        Fleet::check_complete(self).await
+    }
+
     async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault> {
         self.agent(host)?.volumes_in(slice).await
     }

@@ -149,6 +149,10 @@ impl Hosts for Model {
         Ok(Roll { hosts: self.table().keys().cloned().collect(), generation: 0 })
     }
 
+    async fn check_complete(&self) -> Result<(), Fault> {
+        if self.table().values().any(|host| host.silent) { Err(silence()) } else { Ok(()) }
+    }
+
     async fn volumes(&self, host: &HostName, slice: &Slice<VolumeId>) -> Result<Piece<VolumeInfo>, Fault> {
         let table = self.table();
         let host = table.get(host).ok_or_else(silence)?;
