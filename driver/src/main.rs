@@ -43,7 +43,7 @@ async fn dispatch(command: Command) -> Result<(), Fault> {
         Command::NodeAgent(args) => kube::agent::run(args).await,
         Command::Controller(args) => kube::controller::run(args).await,
         Command::Standalone(args) => standalone::run::run(&args.config).await,
-        Command::Pool(command) => pool::run(command),
+        Command::Pool(command) => pool::run(command).await,
         Command::Pki(command) => pki::run(command),
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Snapshots(args) => cuts::list(args).await,

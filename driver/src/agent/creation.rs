@@ -111,6 +111,17 @@ impl fmt::Display for PoolReady {
     }
 }
 
+/// Whether [`create_pool`] would make a new pool: there is none, and nothing of one.
+pub fn would_make(order: &PoolOrder) -> Result<bool, Fault> {
+    if inspect(&LinuxHost, &order.dir).is_ok() {
+        return Ok(false);
+    }
+    match &order.carrier {
+        CarrierChoice::File { path, .. } => Ok(!path.exists()),
+        CarrierChoice::Device(device) => Ok(signature(device)?.is_none()),
+    }
+}
+
 /// Makes it so. Needs root, blocks.
 pub fn create_pool(order: &PoolOrder) -> Result<PoolReady, Fault> {
     if order.backend == BackendKind::Memory {

@@ -1,4 +1,5 @@
-//! `stillpoint pool`: makes, shows and removes the pools of this machine. Needs root; talks to no controller.
+//! `stillpoint pool`: makes, shows and removes the pools of this machine. Needs root; only `pool dismiss` talks to a
+//! controller.
 //!
 //! `pool create` is also what mounts a pool again after a reboot: whatever is there already is kept.
 //!
@@ -11,13 +12,17 @@ use std::process::Command;
 
 use clap::{Args, Subcommand};
 
+use super::client::{connect, quick};
 use super::output::{Format, print};
 use crate::agent::creation::{CarrierChoice, Existing, PoolOrder, absolute, at, create_pool, missing};
 use crate::agent::pool::inspect;
+use crate::args::SocketArgs;
 use crate::backend::BackendKind;
-use crate::domain::{Bytes, Fault};
+use crate::domain::{Bytes, Fault, PoolId};
 use crate::host::linux::LinuxHost;
 use crate::host::{Files, Loops, Mounts};
+use crate::proto::operator::DismissPoolRequest;
+use crate::wire::status::fault_of;
 
 /// Pools of this machine.
 #[derive(Debug, Subcommand)]
@@ -28,6 +33,8 @@ pub enum PoolCommand {
     List(ListArgs),
     /// Remove a pool that lives in a file, with everything in it.
     Destroy(DestroyArgs),
+    /// Tell the controller that a pool will not come back: what only it had is lost, and is searched for no more.
+    Dismiss(DismissArgs),
 }
 
 /// Arguments of `pool create`.
@@ -75,13 +82,32 @@ pub struct DestroyArgs {
     pub yes: bool,
 }
 
+/// Arguments of `pool dismiss`.
+#[derive(Debug, Args)]
+pub struct DismissArgs {
+    /// Id of the pool, as errors name it.
+    #[arg(value_name = "POOL")]
+    pub pool: PoolId,
+    /// Where to ask.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
 /// Runs one of them.
-pub fn run(command: PoolCommand) -> Result<(), Fault> {
+pub async fn run(command: PoolCommand) -> Result<(), Fault> {
     match command {
         PoolCommand::Create(args) => create(&args),
         PoolCommand::List(args) => list::list(&args),
         PoolCommand::Destroy(args) => destroy(&args),
+        PoolCommand::Dismiss(args) => dismiss(args).await,
     }
+}
+
+async fn dismiss(args: DismissArgs) -> Result<(), Fault> {
+    let mut client = connect(&args.socket.socket).await?;
+    let request = DismissPoolRequest { pool: args.pool.to_string() };
+    client.dismiss_pool(quick(request)).await.map_err(fault_of)?;
+    print(&format!("pool {} is dismissed: what only it had is lost", args.pool))
 }
 
 fn create(args: &CreateArgs) -> Result<(), Fault> {
@@ -120,7 +146,9 @@ fn destroy(args: &DestroyArgs) -> Result<(), Fault> {
     LinuxHost.unmount(dir)?;
     LinuxHost.detach(&source)?;
     std::fs::remove_file(&backing).map_err(|error| at(&backing, "cannot remove the file", &error))?;
-    print(&format!("{what} removed"))
+    print(&format!(
+        "{what} removed; a controller that knows it misses it until `stillpoint pool dismiss` says that it is gone"
+    ))
 }
 
 fn source_of(dir: &Path) -> Result<PathBuf, Fault> {

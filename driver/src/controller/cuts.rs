@@ -358,7 +358,8 @@ impl Cuts {
         let mut left = Vec::new();
         let home = self.home_of(record).await?;
         let is_other = |agent: &Agent| home.as_ref().is_none_or(|home| home.host() != agent.host());
-        for agent in self.fleet.agents_of_pools(pools_of(&record.members)).await?.into_iter().filter(is_other) {
+        for agent in self.fleet.agents_of_pools(pools_of(&record.members)).await?.into_iter().filter(is_other)
+        {
             if let Some(known) = agent.cut_at_rest(&record.id).await? {
                 left.push((agent, known));
             }

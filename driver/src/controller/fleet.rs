@@ -346,7 +346,8 @@ impl Fleet {
         if let Some(fault) = answers.iter().find_map(|(_, answer)| answer.as_ref().err()) {
             return Err(Fault::unavailable(format!("not every host answers: {fault}")));
         }
-        let pools = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|info| &info.pools);
+        let pools =
+            answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|info| &info.pools);
         let announced = pools.map(|pool| &pool.id).collect();
         if let Some((pool, node)) = self.known.missing(&announced).first() {
             return Err(known::missing(pool, node));
@@ -446,5 +447,7 @@ pub fn with_limits(endpoint: Endpoint) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
+#[cfg(test)]
+mod moved_pools;
 #[cfg(test)]
 mod tests;

@@ -2,13 +2,15 @@
 //! its pool where there is none, and it introduces itself to the kubelet.
 //!
 //! # Flow
-//! 1. Make the pool, or mount the one that is there.
+//! 1. Mount the pool that is there. Where there is none, a controller is asked which pools this node had: a new one is
+//!    made only if it had none. A state directory or a disk that is not mounted must not look like a new node.
 //! 2. Start the agent; pods of this node can use their volumes from here on, whether or not there is a controller.
 //! 3. Register with the kubelet; enrol with a controller and stay enrolled.
 //! 4. At the end (SIGTERM) the kubelet is told first; volumes stay mounted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -16,16 +18,20 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::health::{self, Readiness};
+use super::pools::POOLS;
 use super::registration::{KubeletPaths, stay_registered};
 use super::renewal::Renewal;
 use crate::agent::config::{AgentConfig, Expediting, Kernel};
-use crate::agent::creation::{CarrierChoice, Existing, PoolOrder, create_pool};
+use crate::agent::creation::{CarrierChoice, Existing, PoolOrder, create_pool, would_make};
 use crate::agent::pool::Overcommit;
 use crate::agent::run::{self, RunError};
 use crate::backend::BackendKind;
 use crate::controller::process::{self, until};
-use crate::domain::{Bytes, Fault, HostName};
+use crate::domain::{Bytes, Fault, HostName, PoolId};
 use crate::identity::tls::Credentials;
+
+/// Between two questions to a controller that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What `stillpoint node-agent` is told. Every option can be given by its environment variable, so by a ConfigMap.
 #[derive(Debug, Clone, Args)]
@@ -204,13 +210,56 @@ impl NodeAgentArgs {
 pub async fn run(args: NodeAgentArgs) -> Result<(), Fault> {
     let config = args.config()?;
     process::until_signal(|stopped| async move {
-        let order = args.order();
-        let made = tokio::task::spawn_blocking(move || create_pool(&order)).await;
-        let made = made.map_err(|error| Fault::internal(format!("making the pool broke off: {error}")))?;
-        tracing::info!("{}", made?);
+        let (order, renewal) = (args.order(), args.renewal());
+        tokio::select! {
+            allowed = may_make(&order, &renewal) => allowed?,
+            () = until(stopped.clone()) => return Ok(()),
+        }
+        tracing::info!("{}", on_own_thread(move || create_pool(&order)).await?);
         serve(&args, config, stopped).await
     })
     .await
+}
+
+/// Makes sure that no new pool is made where this node had one. Waits for a controller where there is no pool: only it
+/// knows.
+pub async fn may_make(order: &PoolOrder, renewal: &Renewal) -> Result<(), Fault> {
+    let looked_at = order.clone();
+    if !on_own_thread(move || would_make(&looked_at)).await? {
+        return Ok(());
+    }
+    loop {
+        let fault = match renewal.known_pools().await {
+            Ok(known) if known.is_empty() => return Ok(()),
+            Ok(known) => return Err(pool_is_missing(order, &renewal.host, &known)),
+            Err(fault) => fault,
+        };
+        tracing::warn!(%fault, again_in = ?ASK_AGAIN, "waits for a controller to say whether this node had a pool");
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+fn pool_is_missing(order: &PoolOrder, node: &HostName, known: &[PoolId]) -> Fault {
+    let pools = known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let carrier = match &order.carrier {
+        CarrierChoice::File { path, .. } => path,
+        CarrierChoice::Device(device) => device,
+    };
+    Fault::precondition(format!(
+        "no new pool is made: node {node} had pool {pools}, and neither {} nor {} has it; attach its disk or mount the \
+         directory again, or, if the pool is lost for good, dismiss it in ConfigMap {POOLS} \
+         (kubectl patch configmap {POOLS} --type merge -p '{{\"data\":{{\"<pool>\":\"dismissed\"}}}}')",
+        order.dir.display(),
+        carrier.display()
+    ))
+}
+
+/// Blocking work.
+async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Fault::internal(format!("looking after the pool broke off: {error}"))))
 }
 
 /// Steps 2 to 4 of the flow, with this configuration.

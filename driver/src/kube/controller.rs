@@ -2,7 +2,7 @@
 //!
 //! # Flow
 //! 1. Find or make the certificate authority; make an own certificate; tell agents where to enrol.
-//! 2. Read which hosts have ever enrolled: they are the fleet from the first call on.
+//! 2. Read which hosts have ever enrolled, and which pools they had: both are missed from the first call on.
 //! 3. Bind all sockets, then serve CSI to the sidecars, enrolments to agents and probes to the kubelet.
 //! 4. Meanwhile sweep, follow the list of hosts, renew the own certificate, and keep the address known.
 //! 5. At the end (SIGTERM) calls under way are finished. Nothing is on disk: the next controller knows as much.
@@ -24,12 +24,14 @@ use super::contents::annotate::Annotator;
 use super::contents::orphans::Orphans;
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
-use super::hosts::{ClusterHosts, Lines, Roll};
+use super::hosts::{ClusterLines, HOSTS, Lines, Roll};
 use super::pool_events::PoolEvents;
+use super::pools::{POOLS, PoolBook};
 use super::runs::RuledCuts;
 use super::tokens::{AgentAccount, ClusterTokens};
 use crate::controller::cuts::{Barrier, Cuts};
 use crate::controller::fleet::Fleet;
+use crate::controller::fleet::known::KnownPools;
 use crate::controller::placement::Policy;
 use crate::controller::process::{
     self, STOPPED, UNDO_GRACE, bind, ended, handed_over, sweep, together, until,
@@ -231,6 +233,7 @@ pub struct Controller {
     ruled: Arc<RuledCuts>,
     volumes: Arc<Volumes>,
     pool_events: PoolEvents,
+    pools: PoolBook,
 }
 
 impl Controller {
@@ -239,8 +242,12 @@ impl Controller {
         let keeper = ClusterSecret::new(client.clone(), &args.namespace);
         let authority = Arc::new(patiently(|| load_or_make(&keeper)).await?);
         let credentials = authority.controller(args.lifetime())?;
-        let fleet = Fleet::discovered(credentials.clone());
-        let book = Arc::new(ClusterHosts::new(client.clone(), &args.namespace));
+        let lines = |name| Arc::new(ClusterLines::new(client.clone(), &args.namespace, name));
+        let pools = PoolBook::new(lines(POOLS));
+        let remembered = patiently(|| pools.read()).await?;
+        let known = KnownPools::stored(remembered, Arc::new(pools.clone()));
+        let fleet = Fleet::discovered(credentials.clone()).remembering(known);
+        let book = lines(HOSTS);
         let roll = Roll::new(book, fleet.clone());
         let nothing = Lines::new();
         let seen = patiently(|| roll.follow(&nothing)).await?;
@@ -250,7 +257,7 @@ impl Controller {
         let holder = holder(&args.pod)?;
         let ruled = Arc::new(RuledCuts::new(client.clone(), &holder, cuts.clone(), Arc::clone(&volumes)));
         let pool_events = PoolEvents::new(client.clone(), &holder, Arc::new(fleet.clone()));
-        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes, pool_events })
+        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes, pool_events, pools })
     }
 
     /// Steps 3 to 5. A part that ends by itself is an error.
@@ -305,6 +312,8 @@ impl Controller {
         parts.spawn(while_running(stopped.clone(), async move { orphans.run().await }));
         let (roll, seen) = (self.roll, self.seen);
         parts.spawn(while_running(stopped.clone(), async move { roll.keep_following(seen).await }));
+        let (pools, known) = (self.pools, self.fleet.known_pools().clone());
+        parts.spawn(while_running(stopped.clone(), async move { pools.keep_following(&known).await }));
         let (authority, lifetime, fleet) = (self.authority, args.lifetime(), self.fleet);
         parts.spawn(while_running(stopped.clone(), async move {
             renew(&authority, lifetime, &fleet, &renewed).await;

@@ -20,10 +20,10 @@ use tonic::{Request, Response, Status};
 use super::hosts::Roll;
 use super::tokens::{AgentAccount, TokenReviewer, agent_of};
 use crate::controller::fleet::AgentAddress;
-use crate::domain::Fault;
+use crate::domain::{Fault, HostName};
 use crate::identity::authority::Authority;
 use crate::proto::enrol::enrolment_server::Enrolment as Api;
-use crate::proto::enrol::{EnrolRequest, EnrolResponse};
+use crate::proto::enrol::{EnrolRequest, EnrolResponse, KnownPoolsRequest, KnownPoolsResponse};
 use crate::wire::status_of;
 
 /// Enrolments at the same time.
@@ -58,12 +58,25 @@ impl Enrolment {
         Self { tokens, account, authority, lifetime, roll, places: Semaphore::new(AT_ONCE) }
     }
 
+    /// The node of an agent's token.
+    async fn node_of(&self, token: &str) -> Result<HostName, Fault> {
+        if token.is_empty() || token.len() > TOKEN_LIMIT_BYTES {
+            return Err(Fault::denied("there is no token that could be one; mount a projected token"));
+        }
+        agent_of(self.tokens.review(token).await?, &self.account)
+    }
+
+    async fn known_pools_of(&self, token: &str) -> Result<KnownPoolsResponse, Fault> {
+        let place = self.places.acquire().await;
+        let _place = place.map_err(|_| Fault::unavailable("the controller ends; ask again"))?;
+        let host = self.node_of(token).await?;
+        let pools = self.roll.fleet().known_pools().on(&host);
+        Ok(KnownPoolsResponse { pools: pools.iter().map(ToString::to_string).collect() })
+    }
+
     async fn admit(&self, asked: EnrolRequest) -> Result<EnrolResponse, Fault> {
         let place = self.places.acquire().await;
         let _place = place.map_err(|_| Fault::unavailable("the controller ends; ask again"))?;
-        if asked.token.is_empty() || asked.token.len() > TOKEN_LIMIT_BYTES {
-            return Err(Fault::denied("there is no token that could be one; mount a projected token"));
-        }
         let address: SocketAddr = asked
             .address
             .parse()
@@ -73,7 +86,7 @@ impl Enrolment {
                 "nobody can be reached at {address}; give the pod's own address"
             )));
         }
-        let host = agent_of(self.tokens.review(&asked.token).await?, &self.account)?;
+        let host = self.node_of(&asked.token).await?;
         let certificate = self.authority.sign_agent(&asked.request, &host, self.lifetime)?;
         self.roll.enter(AgentAddress { host: host.clone(), address: address.to_string() }).await?;
         tracing::info!(%host, %address, "agent enrolled");
@@ -87,6 +100,17 @@ impl Api for Enrolment {
         let peer = request.remote_addr();
         self.admit(request.into_inner()).await.map(Response::new).map_err(|fault| {
             tracing::warn!(?peer, code = ?fault.code, %fault, "an enrolment failed");
+            status_of(fault)
+        })
+    }
+
+    async fn known_pools(
+        &self,
+        request: Request<KnownPoolsRequest>,
+    ) -> Result<Response<KnownPoolsResponse>, Status> {
+        let peer = request.remote_addr();
+        self.known_pools_of(&request.into_inner().token).await.map(Response::new).map_err(|fault| {
+            tracing::warn!(?peer, code = ?fault.code, %fault, "an agent could not be told its node's pools");
             status_of(fault)
         })
     }

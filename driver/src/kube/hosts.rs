@@ -28,50 +28,51 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(30);
 /// Hosts and where their agents listen.
 pub type Lines = BTreeMap<String, String>;
 
-/// Where hosts are written down.
+/// Where such lines are written down.
 #[async_trait]
-pub trait HostBook: Send + Sync {
+pub trait LineBook: Send + Sync {
     /// All lines; `None` where the book does not exist.
     async fn read(&self) -> Result<Option<Lines>, Fault>;
     /// Writes or replaces these lines and leaves all others alone; makes the book where it does not exist.
     async fn write(&self, lines: &Lines) -> Result<(), Fault>;
 }
 
-/// The ConfigMap.
-pub struct ClusterHosts {
+/// A ConfigMap.
+pub struct ClusterLines {
     maps: Api<ConfigMap>,
+    name: &'static str,
 }
 
-impl ClusterHosts {
-    /// The book in this namespace.
-    pub fn new(client: kube::Client, namespace: &str) -> Self {
-        Self { maps: Api::namespaced(client, namespace) }
+impl ClusterLines {
+    /// The ConfigMap of this name in this namespace.
+    pub fn new(client: kube::Client, namespace: &str, name: &'static str) -> Self {
+        Self { maps: Api::namespaced(client, namespace), name }
     }
 }
 
 #[async_trait]
-impl HostBook for ClusterHosts {
+impl LineBook for ClusterLines {
     async fn read(&self) -> Result<Option<Lines>, Fault> {
-        match self.maps.get_opt(HOSTS).await {
+        match self.maps.get_opt(self.name).await {
             Ok(found) => Ok(found.map(|map| map.data.unwrap_or_default())),
-            Err(error) => Err(api_fault("cannot read ConfigMap stillpoint-hosts", &error)),
+            Err(error) => Err(api_fault(&format!("cannot read ConfigMap {}", self.name), &error)),
         }
     }
 
     async fn write(&self, lines: &Lines) -> Result<(), Fault> {
-        let failed = |error: kube::Error| api_fault("cannot write ConfigMap stillpoint-hosts", &error);
+        let failed = |error: kube::Error| api_fault(&format!("cannot write ConfigMap {}", self.name), &error);
         let patch = Patch::Merge(json!({ "data": lines }));
-        match self.maps.patch(HOSTS, &PatchParams::default(), &patch).await {
+        match self.maps.patch(self.name, &PatchParams::default(), &patch).await {
             Ok(_) => return Ok(()),
             Err(error) if is_absent(&error) => {}
             Err(error) => return Err(failed(error)),
         }
-        let metadata = ObjectMeta { name: Some(HOSTS.into()), ..ObjectMeta::default() };
+        let metadata = ObjectMeta { name: Some(self.name.into()), ..ObjectMeta::default() };
         let map = ConfigMap { metadata, data: Some(lines.clone()), ..ConfigMap::default() };
         match self.maps.create(&PostParams::default(), &map).await {
             Ok(_) => Ok(()),
             Err(error) if is_conflict(&error) => {
-                let again = self.maps.patch(HOSTS, &PatchParams::default(), &patch).await;
+                let again = self.maps.patch(self.name, &PatchParams::default(), &patch).await;
                 again.map(drop).map_err(failed)
             }
             Err(error) => Err(failed(error)),
@@ -82,14 +83,19 @@ impl HostBook for ClusterHosts {
 /// The fleet, as the book has it.
 #[derive(Clone)]
 pub struct Roll {
-    book: Arc<dyn HostBook>,
+    book: Arc<dyn LineBook>,
     fleet: Fleet,
 }
 
 impl Roll {
     /// Keeps this fleet in step with this book.
-    pub fn new(book: Arc<dyn HostBook>, fleet: Fleet) -> Self {
+    pub fn new(book: Arc<dyn LineBook>, fleet: Fleet) -> Self {
         Self { book, fleet }
+    }
+
+    /// The fleet that is kept in step.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// Writes a host down, then makes it a member.
@@ -170,7 +176,7 @@ pub(super) mod tests {
     pub struct Notebook(pub Mutex<Option<Lines>>);
 
     #[async_trait]
-    impl HostBook for Notebook {
+    impl LineBook for Notebook {
         async fn read(&self) -> Result<Option<Lines>, Fault> {
             Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
         }

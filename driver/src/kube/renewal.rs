@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use super::authority::{CA_FILE, CONTROLLERS_FILE};
-use crate::domain::{Fault, HostName};
+use crate::domain::{Fault, HostName, PoolId};
 use crate::identity::authority::{Pair, Wish};
 use crate::identity::tls::{Credentials, to_the_controller};
-use crate::proto::enrol::EnrolRequest;
 use crate::proto::enrol::enrolment_client::EnrolmentClient;
+use crate::proto::enrol::{EnrolRequest, KnownPoolsRequest};
 use crate::text_file;
 use crate::wire::{fault_of, transport_fault};
 
@@ -59,6 +59,32 @@ struct Fresh {
     credentials: Credentials,
     ca: String,
     lifetime: Duration,
+}
+
+/// Whom to ask, and how to be believed.
+struct Trust {
+    ca: String,
+    /// The newest first.
+    controllers: Vec<String>,
+    token: String,
+    /// Where the controllers are named.
+    file: PathBuf,
+}
+
+impl Trust {
+    fn names_nobody(&self) -> Fault {
+        Fault::unavailable(format!("{} names no controller yet; is its pod running?", self.file.display()))
+    }
+}
+
+async fn ask_for_pools(controller: &str, trust: &Trust) -> Result<Vec<PoolId>, Fault> {
+    let request = KnownPoolsRequest { token: trust.token.clone() };
+    let answer = connect(controller, &trust.ca).await?.known_pools(request).await.map_err(fault_of)?;
+    let parse = |pool: String| {
+        pool.parse()
+            .map_err(|error| Fault::internal(format!("the controller's answer is not understood: {error}")))
+    };
+    answer.into_inner().pools.into_iter().map(parse).collect()
 }
 
 impl Renewal {
@@ -100,46 +126,71 @@ impl Renewal {
     }
 
     async fn enrol(&self) -> Result<Fresh, Fault> {
-        let ca = read(&self.trust.join(CA_FILE))?;
-        let controllers = read(&self.trust.join(CONTROLLERS_FILE))?;
-        let token = read(&self.token)?.trim().to_owned();
-        let wish = Wish::of_agent(&self.host)?;
-        let mut failures = Vec::new();
-        for controller in
-            controllers.lines().map(str::trim).filter(|line| !line.is_empty()).take(CONTROLLERS_MAX)
-        {
-            match self.ask(controller, &ca, &token, &wish).await {
+        let (wish, trust) = (Wish::of_agent(&self.host)?, self.trust()?);
+        let mut newest = None;
+        for controller in &trust.controllers {
+            match self.ask(controller, &trust.ca, &trust.token, &wish).await {
                 Ok(fresh) => return Ok(fresh),
-                Err(fault) => failures.push(fault.context(format_args!("controller {controller}"))),
+                Err(fault) => {
+                    newest.get_or_insert(fault.context(format_args!("controller {controller}")));
+                }
             }
         }
-        // The newest controller was asked first.
-        Err(failures.into_iter().next().unwrap_or_else(|| {
-            let file = self.trust.join(CONTROLLERS_FILE);
-            Fault::unavailable(format!("{} names no controller yet; is its pod running?", file.display()))
-        }))
+        Err(newest.unwrap_or_else(|| trust.names_nobody()))
+    }
+
+    /// The pools that this node announced last, as a controller remembers them.
+    pub async fn known_pools(&self) -> Result<Vec<PoolId>, Fault> {
+        let trust = self.trust()?;
+        let mut newest = None;
+        for controller in &trust.controllers {
+            match ask_for_pools(controller, &trust).await {
+                Ok(pools) => return Ok(pools),
+                Err(fault) => {
+                    newest.get_or_insert(fault.context(format_args!("controller {controller}")));
+                }
+            }
+        }
+        Err(newest.unwrap_or_else(|| trust.names_nobody()))
+    }
+
+    /// The files as they are now.
+    fn trust(&self) -> Result<Trust, Fault> {
+        let file = self.trust.join(CONTROLLERS_FILE);
+        let text = read(&file)?;
+        let controllers = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        Ok(Trust {
+            ca: read(&self.trust.join(CA_FILE))?,
+            controllers: controllers.take(CONTROLLERS_MAX).map(str::to_owned).collect(),
+            token: read(&self.token)?.trim().to_owned(),
+            file,
+        })
     }
 
     async fn ask(&self, controller: &str, ca: &str, token: &str, wish: &Wish) -> Result<Fresh, Fault> {
-        let wrong = |error: tonic::transport::Error| Fault::invalid(format!("not an address: {error}"));
-        let tls = to_the_controller(ca).map_err(|error| Fault::precondition(error.to_string()))?;
-        let endpoint = Endpoint::from_shared(format!("https://{controller}"))
-            .and_then(|endpoint| endpoint.tls_config(tls))
-            .map_err(wrong)?
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(ANSWER_LIMIT);
-        let channel = endpoint.connect().await.map_err(|error| transport_fault(&error))?;
         let request = EnrolRequest {
             token: token.into(),
             request: wish.request.clone(),
             address: self.address.to_string(),
         };
-        let answer = EnrolmentClient::new(channel).enrol(request).await.map_err(fault_of)?.into_inner();
+        let answer = connect(controller, ca).await?.enrol(request).await.map_err(fault_of)?.into_inner();
         let pair = Pair { certificate: answer.certificate, key: wish.key.clone() };
         let credentials = Credentials::issued_to_agent(ca, &pair, &self.host)
             .map_err(|error| Fault::precondition(error.to_string()))?;
         Ok(Fresh { credentials, ca: ca.into(), lifetime: Duration::from_secs(answer.valid_s.max(2)) })
     }
+}
+
+/// A connection to a controller, which proves that it is the authority's.
+async fn connect(controller: &str, ca: &str) -> Result<EnrolmentClient<Channel>, Fault> {
+    let wrong = |error: tonic::transport::Error| Fault::invalid(format!("not an address: {error}"));
+    let tls = to_the_controller(ca).map_err(|error| Fault::precondition(error.to_string()))?;
+    let endpoint = Endpoint::from_shared(format!("https://{controller}"))
+        .and_then(|endpoint| endpoint.tls_config(tls))
+        .map_err(wrong)?
+        .connect_timeout(CONNECT_LIMIT)
+        .timeout(ANSWER_LIMIT);
+    Ok(EnrolmentClient::new(endpoint.connect().await.map_err(|error| transport_fault(&error))?))
 }
 
 fn read(path: &Path) -> Result<String, Fault> {

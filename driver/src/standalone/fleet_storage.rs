@@ -12,7 +12,7 @@ use crate::controller::orders::{Content, Copies, Places, SizeRange, VolumeOrder}
 use crate::controller::transfers::{self, Transfer, is_temporary};
 use crate::controller::volumes::Volumes as VolumeCases;
 use crate::domain::record::{CutMember, CutRecord, Source};
-use crate::domain::{CutId, CutKind, Fault, HostName, VolumeId};
+use crate::domain::{CutId, CutKind, Fault, HostName, PoolId, VolumeId};
 use crate::observe::request::carried;
 
 use super::storage::{PlacedVolume, Storage, Volumes};
@@ -44,6 +44,9 @@ impl Storage for FleetStorage {
             }
         }
         found.all.sort_by(|a, b| (a.name(), a.id()).cmp(&(b.name(), b.id())));
+        if found.silent.is_empty() {
+            found.silent.extend(self.fleet.check_complete().await.err());
+        }
         found
     }
 
@@ -61,6 +64,16 @@ impl Storage for FleetStorage {
         self.cuts.find(CutKind::Group, name).await
     }
 
+    async fn named(&self, name: &str) -> Result<Vec<CutRecord>, Fault> {
+        let mut named = Vec::new();
+        for kind in [CutKind::Group, CutKind::Single] {
+            if !is_temporary(kind, name) {
+                named.extend(self.cuts.find(kind, name).await?);
+            }
+        }
+        Ok(named)
+    }
+
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         self.cuts.delete(id).await
     }
@@ -69,7 +82,16 @@ impl Storage for FleetStorage {
         self.cuts.roll_forward(cut, members).await
     }
 
-    async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault> {
+    async fn restore(
+        &self,
+        member: &CutMember,
+        name: &str,
+        on: Option<&HostName>,
+    ) -> Result<PlacedVolume, Fault> {
+        let on = match on {
+            Some(host) => host.clone(),
+            None => self.fleet.agent_of_pool(&member.volume.pool).await?.host().clone(),
+        };
         let order = VolumeOrder {
             name: name.to_owned(),
             size: SizeRange { required: member.capacity, limit: None },
@@ -78,7 +100,7 @@ impl Storage for FleetStorage {
                 .map_or(Content::Device, |filesystem| Content::Filesystem(Some(filesystem))),
             backend: None,
             source: Some(Source::Snapshot(member.snapshot.clone())),
-            places: Places { requisite: Some(vec![on.clone()]), preferred: Vec::new() },
+            places: Places { requisite: Some(vec![on]), preferred: Vec::new() },
             copies: Copies::BesideSource,
             claim: None,
         };
@@ -92,6 +114,10 @@ impl Storage for FleetStorage {
 
     async fn cancel_copy(&self, name_or_id: &str) -> Result<Vec<HostName>, Fault> {
         transfers::cancel(&self.fleet, name_or_id).await
+    }
+
+    async fn dismiss_pool(&self, pool: &PoolId) -> Result<(), Fault> {
+        self.fleet.dismiss_pool(pool).await
     }
 
     fn transfers(&self) -> Vec<Transfer> {

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod fleet_storage;
 pub mod operator;
+mod pool_file;
 pub mod run;
 pub mod schedules;
 pub mod selection;

@@ -25,7 +25,7 @@ use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::cutter::run_fault;
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, Fault, HostName};
+use crate::domain::{CutId, Fault, HostName, PoolId};
 use crate::observe::plain::shortened;
 use crate::observe::{metrics, request};
 
@@ -247,6 +247,13 @@ impl Operator {
         self.storage.cancel_copy(name_or_id).await
     }
 
+    /// A pool that is on no host will not come back; idempotent.
+    pub async fn dismiss_pool(&self, pool: &PoolId) -> Result<(), Fault> {
+        self.storage.dismiss_pool(pool).await?;
+        tracing::warn!(%pool, "a pool was dismissed by hand: what only it had is lost");
+        Ok(())
+    }
+
     /// Copies between hosts that are under way.
     pub fn transfers(&self) -> Vec<Transfer> {
         self.storage.transfers()
@@ -326,15 +333,24 @@ impl Operator {
 
     async fn record(&self, id_or_name: &str) -> Result<CutRecord, Fault> {
         let found = match id_or_name.parse::<CutId>() {
-            Ok(id) => self.storage.cut(&id).await?,
-            Err(_) => self.storage.find_cut(id_or_name).await?,
+            Ok(id) => self.storage.cut(&id).await?.into_iter().collect(),
+            Err(_) => self.storage.named(id_or_name).await?,
         };
-        found.ok_or_else(|| {
-            Fault::not_found(format!(
+        match found.as_slice() {
+            [record] => Ok(record.clone()),
+            [] => Err(Fault::not_found(format!(
                 "there is no cut {}; `stillpoint snapshots` lists those that exist",
                 shortened(id_or_name, 80)
-            ))
-        })
+            ))),
+            several => {
+                let ids = several.iter().map(|record| record.id.to_string()).collect::<Vec<_>>();
+                Err(Fault::precondition(format!(
+                    "{} is the name of a group snapshot and of a single snapshot; give the id of the one that is meant: {}",
+                    shortened(id_or_name, 80),
+                    ids.join(" or ")
+                )))
+            }
+        }
     }
 }
 

@@ -45,6 +45,7 @@ use crate::proto::operator::operator_server::OperatorServer;
 use super::config::{Config, PodSource};
 use super::fleet_storage::FleetStorage;
 use super::operator::{Engines, Operator};
+use super::pool_file;
 use super::schedules::{self, Runner, Schedules};
 use super::selection::VolumeNamesOf;
 use super::service::Service;
@@ -77,11 +78,12 @@ impl Controller {
     pub fn open(config: &Config) -> Result<Self, Fault> {
         let refused = |error: &dyn std::fmt::Display| Fault::precondition(error.to_string());
         let credentials = Credentials::of_controller(&config.tls).map_err(|error| refused(&error))?;
+        let lock = lock(&config.state_dir)?;
         let fleet = Fleet::new(config.agents.clone(), &credentials).map_err(|error| refused(&error))?;
+        let fleet = fleet.remembering(pool_file::open(&config.state_dir)?);
         let cuts = Cuts::new(fleet.clone(), config.limits);
         let policy = Policy { without_topology: config.without_topology.clone() };
         let volumes = Arc::new(Volumes::new(Arc::new(fleet.clone()), Arc::new(cuts.clone()), policy));
-        let lock = lock(&config.state_dir)?;
         let journal = FileJournal::open(config.state_dir.join("runs")).map_err(|error| refused(&error))?;
         let storage: Arc<dyn Storage> = Arc::new(FleetStorage {
             fleet: fleet.clone(),

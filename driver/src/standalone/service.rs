@@ -14,11 +14,11 @@ use crate::observe::request::carried;
 use crate::proto::operator::operator_server::Operator as OperatorApi;
 use crate::proto::operator::{
     CancelCopyRequest, CancelCopyResponse, CancelRequest, CancelResponse, CutDetail, CutSummary,
-    DeleteCutRequest, DeleteCutResponse, GetCutRequest, ListCutsRequest, ListCutsResponse,
-    ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest, ListSchedulesResponse, ListVolumesRequest,
-    ListVolumesResponse, MoveRequest, MoveResponse, PlanResponse, PlanScheduleRequest, PlanScheduleResponse,
-    RestoreRequest, RestoreResponse, ScheduleRequest, ScheduleResponse, SnapshotProgress, SnapshotRequest,
-    list_volumes_response, restore_response,
+    DeleteCutRequest, DeleteCutResponse, DismissPoolRequest, DismissPoolResponse, GetCutRequest,
+    ListCutsRequest, ListCutsResponse, ListOverdueRequest, ListOverdueResponse, ListSchedulesRequest,
+    ListSchedulesResponse, ListVolumesRequest, ListVolumesResponse, MoveRequest, MoveResponse, PlanResponse,
+    PlanScheduleRequest, PlanScheduleResponse, RestoreRequest, RestoreResponse, ScheduleRequest,
+    ScheduleResponse, SnapshotProgress, SnapshotRequest, list_volumes_response, restore_response,
 };
 use crate::wire::convert::Side;
 use crate::wire::status_of;
@@ -116,6 +116,15 @@ impl OperatorApi for Service {
             host: placed.host.to_string(),
             from_host: from.map(|host| host.to_string()).unwrap_or_default(),
         }))
+    }
+
+    async fn dismiss_pool(
+        &self,
+        request: Request<DismissPoolRequest>,
+    ) -> Result<Response<DismissPoolResponse>, Status> {
+        let pool = Side::Caller.parse("pool", &request.into_inner().pool).map_err(status_of)?;
+        self.operator.dismiss_pool(&pool).await.map_err(status_of)?;
+        Ok(Response::new(DismissPoolResponse {}))
     }
 
     async fn cancel_copy(

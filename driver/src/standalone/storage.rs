@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{CutId, Fault, HostName, VolumeId, VolumeInfo};
+use crate::domain::{CutId, Fault, HostName, PoolId, VolumeId, VolumeInfo};
 
 /// A volume and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +46,22 @@ pub trait Storage: Send + Sync {
     async fn cuts(&self) -> Result<Vec<CutRecord>, Fault>;
     /// The sealed cut with this id.
     async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
-    /// The sealed group cut of this name.
+    /// The sealed group cut of this name. `None` only where every remembered pool was searched, else UNAVAILABLE.
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
+    /// All that [`Storage::cuts`] lists under this name: a group, a single snapshot, or both. Empty as with `find_cut`.
+    async fn named(&self, name: &str) -> Result<Vec<CutRecord>, Fault>;
     /// Removes a cut with all its snapshots; idempotent.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
     /// Makes sure that the hosts of these members know that their cut is sealed.
     async fn roll_forward(&self, cut: &CutRecord, members: &[CutMember]) -> Result<(), Fault>;
-    /// Makes a volume of this name from a member, on this host; idempotent.
-    async fn restore(&self, member: &CutMember, name: &str, on: &HostName) -> Result<PlacedVolume, Fault>;
+    /// Makes a volume of this name from a member, on this host or (`None`) in the member's pool, wherever that is now;
+    /// idempotent.
+    async fn restore(
+        &self,
+        member: &CutMember,
+        name: &str,
+        on: Option<&HostName>,
+    ) -> Result<PlacedVolume, Fault>;
     /// Moves the volume of this id to this host; idempotent.
     async fn relocate(&self, id: &VolumeId, to: &HostName) -> Result<Relocated, Fault> {
         Err(Fault::unimplemented(format!("volume {id} cannot be moved to {to} from here")))
@@ -61,6 +69,10 @@ pub trait Storage: Send + Sync {
     /// Cancels copies of the volume of this name or id; says to which hosts they went.
     async fn cancel_copy(&self, _name_or_id: &str) -> Result<Vec<HostName>, Fault> {
         Err(Fault::unimplemented("there are no copies between hosts here"))
+    }
+    /// A pool that is on no host will not come back; idempotent.
+    async fn dismiss_pool(&self, pool: &PoolId) -> Result<(), Fault> {
+        Err(Fault::unimplemented(format!("pool {pool} cannot be dismissed from here")))
     }
     /// Copies between hosts that are under way.
     fn transfers(&self) -> Vec<Transfer> {

@@ -63,7 +63,8 @@ impl Cuts {
         // Nobody is known yet: there is nothing to settle.
         let Ok(everybody) = self.fleet.everybody() else { return swept };
         // Which host has which pool: hosts that are silent here have none.
-        let hosts = self.fleet.survey().await.into_iter().filter_map(|(host, answer)| Some((host, answer.ok()?)));
+        let hosts =
+            self.fleet.survey().await.into_iter().filter_map(|(host, answer)| Some((host, answer.ok()?)));
         let homes: BTreeMap<PoolId, HostName> = hosts
             .flat_map(|(host, info)| info.pools.into_iter().map(move |pool| (pool.id, host.clone())))
             .collect();
@@ -252,10 +253,18 @@ mod tests {
         assert_eq!(verdict(Some(Round), Some(Round), &home_on("a")), Verdict::Remove);
         assert_eq!(verdict(Some(Round), None, &home_on("a")), Verdict::Remove);
         assert_eq!(verdict(None, Some(Round), &home_on("a")), Verdict::Remove);
-        assert_eq!(verdict(None, Some(Sealed), &home_on("a")), Verdict::Remove, "its deletion was interrupted");
+        assert_eq!(
+            verdict(None, Some(Sealed), &home_on("a")),
+            Verdict::Remove,
+            "its deletion was interrupted"
+        );
         assert_eq!(verdict(None, Some(Sealed), &Home::Silent), Verdict::Unknown);
         assert_eq!(verdict(None, Some(Round), &Home::Silent), Verdict::Unknown);
-        assert_eq!(verdict(None, Some(Sealed), &Home::Dismissed), Verdict::Remove, "its home pool is lost for good");
+        assert_eq!(
+            verdict(None, Some(Sealed), &Home::Dismissed),
+            Verdict::Remove,
+            "its home pool is lost for good"
+        );
     }
 
     #[test]
@@ -266,7 +275,11 @@ mod tests {
         let told = Known { records: BTreeMap::from([at("b", record(CutState::Round)), at("c", sealed)]) };
         let behind = BTreeSet::from(["b".parse().unwrap()]);
         assert_eq!(judge(&told, &home_on("c"), Timestamp::now()), Verdict::RollForward(behind));
-        assert_eq!(judge(&told, &home_on("b"), Timestamp::now()), Verdict::Remove, "that is another pool's record");
+        assert_eq!(
+            judge(&told, &home_on("b"), Timestamp::now()),
+            Verdict::Remove,
+            "that is another pool's record"
+        );
     }
 
     #[test]

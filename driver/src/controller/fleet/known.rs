@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_they_were_written_and_others_are_refused() {
-        for line in [Remembered::On(node("node-1")), Remembered::On(node("dismissed")), Remembered::Dismissed] {
+        for line in [Remembered::On(node("node-1")), Remembered::On(node("dismissed")), Remembered::Dismissed]
+        {
             assert_eq!(line.to_string().parse(), Ok(line));
         }
         for text in ["", "node=", "node-1", "Dismissed"] {

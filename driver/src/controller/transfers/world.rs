@@ -40,7 +40,11 @@ pub struct Host {
 
 impl Host {
     pub async fn start(dir: &Path, name: &str, kernel: FakeHost) -> Self {
-        let pool = PathBuf::from(format!("/pool-{name}"));
+        Self::start_with(dir, name, kernel, PathBuf::from(format!("/pool-{name}"))).await
+    }
+
+    /// With a pool that another host had before.
+    pub async fn start_with(dir: &Path, name: &str, kernel: FakeHost, pool: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = dir.join(format!("state-{name}"));

@@ -10,15 +10,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
+use super::super::agent::may_make;
 use super::super::controller::serve_enrolments;
 use super::super::hosts::tests::Notebook;
 use super::super::renewal::Renewal;
 use super::super::tokens::{AUDIENCE, Bearer, Review};
 use super::*;
 use crate::agent::config::{AgentConfig, Expediting, Kernel};
+use crate::agent::creation::{CarrierChoice, Existing, PoolOrder};
 use crate::agent::run::serve_with;
+use crate::backend::BackendKind;
 use crate::controller::fleet::Fleet;
-use crate::domain::{Code, HostName};
+use crate::domain::{Code, PoolId};
 use crate::identity::acceptor;
 use crate::identity::authority::Wish;
 use crate::identity::tls::to_the_controller;
@@ -302,4 +305,53 @@ async fn an_agent_in_a_pod_serves_its_node_without_a_controller_and_is_ready_onc
     stop.send_replace(true);
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
     assert!(!registration.exists() && stage.fleet.agent(&host("node-1")).unwrap().describe().await.is_err());
+}
+
+fn order(dir: &Path) -> PoolOrder {
+    PoolOrder {
+        dir: dir.join("pool"),
+        carrier: CarrierChoice::File { path: dir.join("pool.img"), size: None },
+        backend: BackendKind::Btrfs,
+        existing: Existing::Keep,
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_had_a_pool_makes_no_new_one_until_that_is_dismissed() {
+    let stage = Stage::set(HOUR).await;
+    let renewal = stage.renewal("127.0.0.1:1".parse().unwrap());
+    let order = order(stage.dir());
+    may_make(&order, &renewal).await.unwrap();
+    let (pool, other) = (PoolId::from_random([1; 6]), PoolId::from_random([2; 6]));
+    let known = stage.fleet.known_pools();
+    known.note(&host("node-2"), std::iter::once(&other)).await.unwrap();
+    may_make(&order, &renewal).await.unwrap();
+    known.note(&host("node-1"), std::iter::once(&pool)).await.unwrap();
+    let fault = may_make(&order, &renewal).await.unwrap_err();
+    assert!(fault.message.contains(pool.as_str()) && fault.message.contains("dismiss"), "{fault}");
+    std::fs::write(stage.dir().join("pool.img"), "something").unwrap();
+    may_make(&order, &renewal).await.unwrap();
+    std::fs::remove_file(stage.dir().join("pool.img")).unwrap();
+    known.dismiss(&pool).await.unwrap();
+    may_make(&order, &renewal).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_without_a_pool_waits_for_a_controller_before_it_makes_one() {
+    let stage = Stage::set(HOUR).await;
+    let renewal = stage.renewal("127.0.0.1:1".parse().unwrap());
+    stage.write("controllers", "127.0.0.1:9\n");
+    let order = order(stage.dir());
+    let asked = tokio::time::timeout(Duration::from_millis(500), may_make(&order, &renewal)).await;
+    assert!(asked.is_err(), "nobody has said that it may");
+    stage.write("controllers", &format!("{}\n", stage.address));
+    may_make(&order, &renewal).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_an_agent_is_told_the_pools_of_its_node() {
+    let stage = Stage::set(HOUR).await;
+    stage.write("token", "token of nobody\n");
+    let fault = stage.renewal("127.0.0.1:1".parse().unwrap()).known_pools().await.unwrap_err();
+    assert_eq!(fault.code, Code::Denied, "{fault}");
 }

@@ -11,7 +11,7 @@ use crate::standalone::selection::check_name;
 use crate::standalone::storage::PlacedVolume;
 
 impl Operator {
-    /// Makes volumes from a cut's members, each on its own host or all on one, called `<prefix><volume name>`. Idempotent;
+    /// Makes volumes from a cut's members, each in its member's pool or all on one host, called `<prefix><volume name>`. Idempotent;
     /// what was copied to another host before it broke off is not copied again.
     pub async fn restore(
         &self,
@@ -26,13 +26,13 @@ impl Operator {
         for member in &members {
             check_name("the name of a restored volume", &format!("{prefix}{}", member.volume_name))?;
         }
-        // Only these hosts: one that is away keeps nobody from what the others have.
+        // Only the hosts of these: one that is away keeps nobody from what the others have.
         let chosen: Vec<CutMember> = members.iter().map(|member| (*member).clone()).collect();
         self.storage.roll_forward(&record, &chosen).await?;
         let mut restored = Vec::new();
         for member in members {
             let name = format!("{prefix}{}", member.volume_name);
-            let volume = self.storage.restore(member, &name, to.unwrap_or(&member.host)).await.map_err(|fault| {
+            let volume = self.storage.restore(member, &name, to).await.map_err(|fault| {
                 fault.context(format_args!(
                     "cannot restore {} ({} of its {} volumes are restored; the same command goes on from there)",
                     member.volume_name,

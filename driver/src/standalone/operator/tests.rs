@@ -13,7 +13,7 @@ use stillpoint_rules::ports::{
 
 use super::*;
 use crate::domain::record::CutMember;
-use crate::domain::{Code, HostName, Level};
+use crate::domain::{Code, CutKind, HostName, Level};
 use crate::standalone::fixtures::{pod, record, volume, volumes};
 use crate::standalone::selection::Wanted;
 use crate::standalone::storage::PlacedVolume;
@@ -80,17 +80,26 @@ impl World {
 #[async_trait]
 impl Storage for World {
     async fn volumes(&self) -> Volumes {
-        volumes()
+        Volumes { silent: self.answers().err().into_iter().collect(), ..volumes() }
     }
     async fn cuts(&self) -> Result<Vec<CutRecord>, Fault> {
+        self.answers()?;
         Ok(self.cuts.lock().unwrap().values().cloned().collect())
     }
     async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
         Ok(self.cuts.lock().unwrap().get(id).cloned())
     }
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
-        self.answers()?;
-        Ok(self.cuts.lock().unwrap().values().find(|record| record.name == name).cloned())
+        Ok(self.named(name).await?.into_iter().find(|record| record.id.kind == CutKind::Group))
+    }
+    async fn named(&self, name: &str) -> Result<Vec<CutRecord>, Fault> {
+        let named: Vec<_> =
+            self.cuts.lock().unwrap().values().filter(|record| record.name == name).cloned().collect();
+        // One that is found is there, whoever is silent.
+        if named.is_empty() {
+            self.answers()?;
+        }
+        Ok(named)
     }
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         if self.claimed.load(Ordering::SeqCst) {
@@ -102,7 +111,12 @@ impl Storage for World {
     async fn roll_forward(&self, _: &CutRecord, _: &[CutMember]) -> Result<(), Fault> {
         Ok(())
     }
-    async fn restore(&self, member: &CutMember, name: &str, _: &HostName) -> Result<PlacedVolume, Fault> {
+    async fn restore(
+        &self,
+        member: &CutMember,
+        name: &str,
+        _: Option<&HostName>,
+    ) -> Result<PlacedVolume, Fault> {
         self.restored.lock().unwrap().push(format!("{} from {}", name, member.snapshot));
         Ok(volume(name, 1))
     }

@@ -1,0 +1,150 @@
+//! Pools that come to another node, are missing, or are dismissed: whole agents over mTLS.
+
+use std::time::Duration;
+
+use super::*;
+use crate::controller::cuts::{Barrier, CutOrder};
+use crate::controller::paging::PageRequest;
+use crate::controller::transfers::world::{Host, World, order};
+use crate::domain::record::{CutRecord, Source};
+use crate::domain::{CutKind, VolumeId};
+use crate::identity::pki;
+
+fn node(name: &str) -> HostName {
+    name.parse().unwrap()
+}
+
+fn unavailable<T: std::fmt::Debug>(outcome: Result<T, Fault>, names: &str) {
+    let fault = outcome.unwrap_err();
+    assert_eq!(fault.code, Code::Unavailable, "{fault}");
+    assert!(fault.message.contains(names), "{fault}");
+}
+
+impl World {
+    async fn raw(&self, name: &str, on: &str) -> VolumeId {
+        self.volumes.create(&order(name, None, on)).await.unwrap().info.record.id
+    }
+
+    async fn taken(&self, kind: CutKind, name: &str, volumes: &[&VolumeId]) -> CutRecord {
+        let volumes = volumes.iter().map(|volume| (*volume).clone()).collect();
+        self.cuts.take(CutOrder { kind, name: name.into(), volumes, barrier: Barrier::Up }).await.unwrap()
+    }
+
+    fn address_of(&self, end: &Host, name: &str) -> AgentAddress {
+        AgentAddress { host: node(name), address: end.address.to_string() }
+    }
+}
+
+fn page() -> PageRequest {
+    PageRequest::new(0, "").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_comes_to_another_node_is_found_there_with_all_that_it_has() {
+    let mut world = World::new().await;
+    let (x, y) = (world.raw("x", "a").await, world.raw("y", "b").await);
+    let group = world.taken(CutKind::Group, "nightly", &[&x, &y]).await;
+    let single = world.taken(CutKind::Single, "alone", &[&y]).await;
+    let snapshot = single.members[0].snapshot.clone();
+    // Node b is taken out of the cluster, its disk lies on a table.
+    world.b.end().await;
+    world.fleet.dismiss(&node("b"));
+    let pool = y.pool.to_string();
+    unavailable(world.cuts.find(CutKind::Group, "never taken").await, &pool);
+    unavailable(world.cuts.list().await, &pool);
+    unavailable(world.cuts.snapshots(None, &page()).await, &pool);
+    unavailable(world.volumes.page(&page(), |_| true).await, &pool);
+    unavailable(world.volumes.get(&y).await, &pool);
+    unavailable(world.volumes.delete(&y).await, &pool);
+    unavailable(world.cuts.of_snapshot(&snapshot).await, &pool);
+    unavailable(world.cuts.delete(&single.id).await, &pool);
+    unavailable(world.cuts.delete(&group.id).await, &pool);
+    assert_eq!(world.taken(CutKind::Group, "others", &[&x]).await.members.len(), 1, "others go on");
+    // The disk is put into node c.
+    pki::agent(world.dir.path(), &node("c")).unwrap();
+    let mut c = Host::start_with(world.dir.path(), "c", world.b.kernel.clone(), world.b.pool.clone()).await;
+    world.fleet.admit(world.address_of(&c, "c")).unwrap();
+    assert_eq!(world.cuts.find(CutKind::Group, "nightly").await.unwrap(), Some(group.clone()));
+    assert_eq!(world.cuts.find(CutKind::Group, "never taken").await.unwrap(), None);
+    assert_eq!(world.volumes.get(&y).await.unwrap().host, node("c"));
+    let restored = order("restored", Some(Source::Snapshot(snapshot)), "c");
+    assert_eq!(world.volumes.create(&restored).await.unwrap().host, node("c"));
+    let swept = world.cuts.sweep(Duration::ZERO).await;
+    assert_eq!((swept.rolled_forward, swept.voided, swept.left), (vec![], vec![], vec![]));
+    assert_eq!(world.taken(CutKind::Group, "nightly", &[&x, &y]).await, group, "a retry");
+    for cut in [&group.id, &single.id] {
+        world.cuts.delete(cut).await.unwrap();
+    }
+    for end in [node("a"), node("c")] {
+        let agent = world.fleet.agent(&end).unwrap();
+        assert_eq!(agent.cut(&group.id).await.unwrap(), None, "nothing of it is left on {end}");
+    }
+    let names: Vec<_> = world.cuts.list().await.unwrap().into_iter().map(|cut| cut.name).collect();
+    assert_eq!(names, ["others"]);
+    c.end().await;
+    world.a.end().await;
+}
+
+/// Loses the node of `lost`'s pool for good, and looks what becomes of a group over both.
+async fn lose(is_home: bool) {
+    let mut world = World::new().await;
+    let (x, y) = (world.raw("x", "a").await, world.raw("y", "b").await);
+    let group = world.taken(CutKind::Group, "nightly", &[&x, &y]).await;
+    let a_is_lost = (group.id.home == x.pool) == is_home;
+    let (lost, name, left) = if a_is_lost { (&x, "a", "b") } else { (&y, "b", "a") };
+    let refused = world.fleet.dismiss_pool(&lost.pool).await.unwrap_err();
+    assert_eq!(refused.code, Code::Precondition, "{refused}");
+    if a_is_lost {
+        world.a.end().await
+    } else {
+        world.b.end().await
+    };
+    unavailable(world.fleet.dismiss_pool(&lost.pool).await, name);
+    world.fleet.dismiss(&node(name));
+    let swept = world.cuts.sweep(Duration::ZERO).await;
+    assert_eq!(swept.voided, [], "nothing is removed before somebody has said that the pool is lost");
+    world.fleet.dismiss_pool(&lost.pool).await.unwrap();
+    assert_eq!(world.volumes.get(lost).await.unwrap_err().code, Code::NotFound);
+    world.volumes.delete(lost).await.unwrap();
+    let other = world.fleet.agent(&node(left)).unwrap();
+    if is_home {
+        assert_eq!(world.cuts.find(CutKind::Group, "nightly").await.unwrap(), None);
+        assert_eq!(world.cuts.sweep(Duration::ZERO).await.voided, std::slice::from_ref(&group.id));
+    } else {
+        assert!(
+            world.cuts.find(CutKind::Group, "nightly").await.unwrap().is_some(),
+            "its other members are there"
+        );
+        world.cuts.delete(&group.id).await.unwrap();
+    }
+    assert_eq!(other.cut(&group.id).await.unwrap(), None);
+    assert_eq!(world.cuts.list().await.unwrap(), []);
+    if a_is_lost {
+        world.b.end().await
+    } else {
+        world.a.end().await
+    };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_home_pool_is_dismissed_is_gone_and_the_rest_of_it_is_removed() {
+    lose(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_has_lost_another_pool_than_its_home_can_still_be_deleted() {
+    lose(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_is_never_taken_for_one_that_has_nothing() {
+    let mut world = World::new().await;
+    let y = world.raw("y", "b").await;
+    let group = world.taken(CutKind::Group, "nightly", &[&y]).await;
+    world.b.end().await;
+    unavailable(world.cuts.find(CutKind::Group, "nightly").await, "host b");
+    unavailable(world.cuts.find(CutKind::Single, "nightly").await, "host b");
+    unavailable(world.cuts.delete(&group.id).await, "host b");
+    unavailable(world.volumes.delete(&y).await, "host b");
+    world.a.end().await;
+}
