@@ -8,12 +8,17 @@ use std::path::Path;
 
 use stillpoint::agent::pool::inspect;
 use stillpoint::backend::BackendKind;
-use stillpoint::cli::pool::{CreateArgs, DestroyArgs, PoolCommand, run};
+use stillpoint::cli::pool::{self, CreateArgs, DestroyArgs, PoolCommand};
 use stillpoint::domain::{Bytes, Code, Fault};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Loops, Mounts};
 use stillpoint_tests::harness::skip;
 use stillpoint_tests::scratch::{Scratch, why_not};
+
+fn run(command: PoolCommand) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Fault::internal(error.to_string()))?;
+    runtime.block_on(pool::run(command))
+}
 
 fn create(scratch: &Scratch, backend: BackendKind, size: Option<Bytes>) -> Result<(), Fault> {
     run(PoolCommand::Create(CreateArgs {

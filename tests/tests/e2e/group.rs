@@ -1,21 +1,32 @@
 //! Volumes of several nodes, taken as one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use stillpoint_tests::cluster::workspace::Workspace;
 
 use crate::cluster;
 use crate::manifests::{GROUP, READY, READY_TO_USE, SPREAD, claim, pod, source};
+
+/// The snapshot-controller says of which group a member is in the member's status, which may be written after the group
+/// is ready.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(30);
 
 /// The snapshot of a claim that is a member of this group.
 pub fn member_of(space: &Workspace, group: &str, claim: &str) -> Result<String> {
     let path = format!(
         r#"jsonpath={{range .items[?(@.status.volumeGroupSnapshotName=="{group}")]}}{{.spec.source.persistentVolumeClaimName}} {{.metadata.name}}{{"\n"}}{{end}}"#
     );
-    let listed = space.run(&["get", "volumesnapshots", "-o", &path])?;
-    let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{claim} ")));
-    line.map(str::to_owned).with_context(|| format!("{group} has no member of {claim} in:\n{listed}"))
+    let end = Instant::now() + MEMBERS_LIMIT;
+    loop {
+        let listed = space.run(&["get", "volumesnapshots", "-o", &path])?;
+        let line = listed.lines().find_map(|line| line.strip_prefix(&format!("{claim} ")));
+        if let Some(member) = line {
+            return Ok(member.to_owned());
+        }
+        ensure!(Instant::now() < end, "{group} has no member of {claim} in:\n{listed}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 #[test]
