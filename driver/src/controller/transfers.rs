@@ -274,4 +274,4 @@ mod hostile;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(super) mod world;
+pub(crate) mod world;

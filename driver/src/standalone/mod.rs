@@ -15,4 +15,6 @@ pub mod service;
 pub mod storage;
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 pub(crate) mod fixtures;
