@@ -205,7 +205,8 @@ pub struct PodSet {
     /// The pods that mount volumes of the cut.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_volumes: bool,
-    /// Container; the pod's first when absent.
+    /// Container. When absent: the one that the pod's annotation `kubectl.kubernetes.io/default-container` names, else the
+    /// only ordinary one; a pod with several is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// Fewer matching pods than this fail the run; 1 when absent.

@@ -1,7 +1,7 @@
 //! What is wrong or unsafe in a rule, told before anything runs. Pure.
 //!
 //! Errors are what cannot be read, and habits that have left databases locked or backups worthless elsewhere; warnings
-//! are worth a look. Each finding has a place, a reason and a fix.
+//! are worth a look; notes say how what is left open will be decided. Each finding has a place, a reason and a fix.
 
 mod habits;
 
@@ -31,6 +31,8 @@ pub enum Severity {
     Error,
     /// Worth a look.
     Warning,
+    /// How something that is left open will be decided.
+    Note,
 }
 
 impl fmt::Display for Finding {
@@ -38,6 +40,7 @@ impl fmt::Display for Finding {
         let word = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         write!(f, "{word} [{}]: {}", self.code, self.problem)
     }

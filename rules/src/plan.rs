@@ -5,6 +5,7 @@
 //! when the run has asked.
 
 mod commands;
+mod container;
 mod error;
 mod history;
 mod narrow;
@@ -18,7 +19,10 @@ use crate::api::{LabelSelector, OnFailure, Pick, PodSet, Rule, Step, defaults};
 use crate::ports::{Pod, PodState, PodTarget};
 use crate::select::matches;
 
+use container::NotChosen;
+
 pub use commands::{Call, PlannedCommand, PlannedHold, PlannedRetry};
+pub use container::{ChosenBy, DEFAULT_CONTAINER};
 pub use error::PlanError;
 pub use history::ExpectedPause;
 
@@ -97,6 +101,9 @@ pub struct Target {
     pub at: PodTarget,
     /// Its host.
     pub host: String,
+    /// Why it is this container.
+    #[serde(default)]
+    pub container_chosen_by: ChosenBy,
     /// Actions that an earlier step does in this container already, so that this one does not.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub done_earlier: BTreeSet<Action>,
@@ -259,16 +266,8 @@ fn ready_ones<'a>(
 }
 
 fn target(step: &Step, pod: &Pod) -> Result<Target, PlanError> {
-    let container = match &step.pods.container {
-        Some(wanted) => pod.containers.iter().find(|name| *name == wanted),
-        None => pod.containers.first(),
-    };
-    let container = container.cloned().ok_or_else(|| PlanError::NoContainer {
-        step: step.name.clone(),
-        pod: full_name(pod),
-        container: step.pods.container.clone().unwrap_or_default(),
-        existing: if pod.containers.is_empty() { "none".to_owned() } else { pod.containers.join(", ") },
-    })?;
+    let (container, container_chosen_by) =
+        container::choose(step.pods.container.as_deref(), pod).map_err(|why| not_chosen(step, pod, why))?;
     Ok(Target {
         at: PodTarget {
             namespace: pod.namespace.clone(),
@@ -277,8 +276,23 @@ fn target(step: &Step, pod: &Pod) -> Result<Target, PlanError> {
             container,
         },
         host: pod.host.clone(),
+        container_chosen_by,
         done_earlier: BTreeSet::new(),
     })
+}
+
+fn not_chosen(step: &Step, pod: &Pod, why: NotChosen) -> PlanError {
+    let (step, pod_name) = (step.name.clone(), full_name(pod));
+    let names: Vec<&str> =
+        pod.containers.ordinary.iter().chain(&pod.containers.sidecars).map(String::as_str).collect();
+    let existing = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    match why {
+        NotChosen::Unknown(container) => PlanError::NoContainer { step, pod: pod_name, container, existing },
+        NotChosen::UnknownInAnnotation(container) => {
+            PlanError::WrongAnnotation { step, pod: pod_name, container, existing }
+        }
+        NotChosen::NotNamed => PlanError::ContainerNotNamed { step, pod: pod_name, existing },
+    }
 }
 
 fn no_match(step: &Step, pods: &[&Pod]) -> PlanError {

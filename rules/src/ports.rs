@@ -29,12 +29,29 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Host it runs on.
     pub host: String,
-    /// Containers, in order; the first is the default.
-    pub containers: Vec<String>,
+    /// Its containers.
+    pub containers: Containers,
     /// Volumes that it mounts, by volume id.
     pub volumes: Vec<String>,
     /// Whether it can be worked with.
     pub state: PodState,
+}
+
+/// The containers of a pod that commands can run in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Containers {
+    /// Ordinary ones. Their order means nothing.
+    pub ordinary: Vec<String>,
+    /// Init containers that run beside the ordinary ones (`restartPolicy: Always`).
+    pub sidecars: Vec<String>,
+    /// The one that the pod's annotation `kubectl.kubernetes.io/default-container` names, whether or not it exists.
+    pub default: Option<String>,
+}
+
+impl From<Vec<String>> for Containers {
+    fn from(ordinary: Vec<String>) -> Self {
+        Self { ordinary, ..Self::default() }
+    }
 }
 
 /// Whether a pod can be worked with.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -32,7 +33,11 @@ fn kubectl(texts: &[String]) -> Option<Vec<Value>> {
         eprintln!("skipped: there is no Go, so kubectl's parser cannot be built");
         return None;
     };
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kubectl-yaml-{}", std::process::id()));
+    // One for each caller: tests of one process run side by side, and each removes its own.
+    static CALLERS: AtomicUsize = AtomicUsize::new(0);
+    let caller = CALLERS.fetch_add(1, Ordering::Relaxed);
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kubectl-yaml-{}-{caller}", std::process::id()));
     let built = Command::new(go)
         .args(["build", "-o"])
         .arg(&program)

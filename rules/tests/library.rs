@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use stillpoint_rules::api::Rule;
-use stillpoint_rules::lint::lint;
+use stillpoint_rules::lint::{Severity, lint};
 use stillpoint_rules::plan::{Action, CutVolume, plan};
 use stillpoint_rules::ports::{Pod, PodState};
 use stillpoint_rules::text::{self, Role};
@@ -135,7 +135,8 @@ fn every_entry_links_its_vendor_and_says_who_and_how_to_restore() {
 #[test]
 fn the_linter_finds_nothing() {
     for (path, _) in rules() {
-        let findings = lint(&std::fs::read_to_string(&path).unwrap());
+        let mut findings = lint(&std::fs::read_to_string(&path).unwrap());
+        findings.retain(|finding| finding.severity != Severity::Note);
         assert!(findings.is_empty(), "{}: {}", name(&path), findings[0]);
     }
 }
@@ -147,7 +148,7 @@ fn pod(labels: &[(String, String)]) -> Pod {
         uid: "1".into(),
         labels: labels.iter().cloned().collect(),
         host: "a".into(),
-        containers: vec!["main".into()],
+        containers: vec!["main".into()].into(),
         volumes: vec!["v".into()],
         state: PodState::Ready,
     }

@@ -44,7 +44,7 @@ pub(crate) fn pod(name: &str, app: &str, volumes: &[&str]) -> Pod {
         uid: "1".into(),
         labels: BTreeMap::from([("app".into(), app.into())]),
         host: "node-1".into(),
-        containers: vec!["main".into()],
+        containers: vec!["main".into()].into(),
         volumes: volumes.iter().map(|volume| (*volume).into()).collect(),
         state: PodState::Ready,
     }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod as ApiPod};
+use k8s_openapi::api::core::v1::{Container, PersistentVolume, Pod as ApiPod};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use tokio::task::JoinSet;
 
-use crate::ports::{Inventory, InventoryError, Pod, PodState};
+use crate::plan::DEFAULT_CONTAINER;
+use crate::ports::{Containers, Inventory, InventoryError, Pod, PodState};
 
 use super::error::KubeError;
 use super::shells::Shells;
@@ -162,11 +163,18 @@ pub(super) fn seen(pod: ApiPod, volumes: &BTreeMap<(String, String), String>) ->
         claims.filter_map(|claim| volumes.get(&(namespace.clone(), claim)).cloned()).collect();
     mounted.sort();
     mounted.dedup();
+    let is_sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.into_iter().flatten().filter(is_sidecar);
+    let annotations = pod.metadata.annotations.unwrap_or_default();
     Some(Pod {
         uid: pod.metadata.uid?,
         labels: pod.metadata.labels.unwrap_or_default(),
         host: spec.node_name.unwrap_or_default(),
-        containers: spec.containers.into_iter().map(|container| container.name).collect(),
+        containers: Containers {
+            ordinary: spec.containers.into_iter().map(|container| container.name).collect(),
+            sidecars: sidecars.map(|container| container.name).collect(),
+            default: annotations.get(DEFAULT_CONTAINER).cloned(),
+        },
         volumes: mounted,
         state,
         namespace,

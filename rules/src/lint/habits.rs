@@ -46,7 +46,23 @@ pub(super) fn of(step: &Step) -> Vec<Habit> {
     if let Some(hold) = &step.hold {
         in_hold(hold, &mut habits);
     }
+    if step.pods.container.is_none() && runs_commands(step) {
+        habits.push(Habit {
+            severity: Severity::Note,
+            code: "container-not-named",
+            field: "pods",
+            what: "no container is named".to_owned(),
+            why: "commands run in the one that the pod's annotation kubectl.kubernetes.io/default-container names, else in the only ordinary one; a pod with several is refused",
+            fix: "write `container:` if your pods have, or may be given, more than one",
+        });
+    }
     habits
+}
+
+/// Whether anything of the step happens in a container; requests over HTTP go to the pod.
+fn runs_commands(step: &Step) -> bool {
+    let commands = [&step.before, &step.after, &step.pods.where_];
+    step.hold.is_some() || commands.into_iter().flatten().any(|command| command.invocation().is_some())
 }
 
 /// Blanks and quotes that look like those of a shell and are none.

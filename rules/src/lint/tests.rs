@@ -2,7 +2,7 @@ use super::*;
 
 fn rule(step: &str) -> String {
     format!(
-        "apiVersion: stillpoint.dev/v1alpha1\nkind: Rule\nmetadata: {{name: r}}\nspec:\n  steps:\n  - name: a\n    pods: {{selector: {{matchLabels: {{app: db}}}}}}\n{step}\n"
+        "apiVersion: stillpoint.dev/v1alpha1\nkind: Rule\nmetadata: {{name: r}}\nspec:\n  steps:\n  - name: a\n    pods: {{selector: {{matchLabels: {{app: db}}}}, container: db}}\n{step}\n"
     )
 }
 
@@ -119,6 +119,19 @@ fn what_is_refused_is_found_with_line_column_and_suggestion() {
     let words = findings[0].to_string();
     assert!(words.starts_with("error [refused]: line 8, column 5: "), "{words}");
     assert!(words.contains("did you mean `before`?"), "{words}");
+}
+
+#[test]
+fn a_step_that_names_no_container_is_told_which_one_will_be_chosen() {
+    let text = rule("    before: {command: [nodetool, flush]}").replace(", container: db", "");
+    let findings = lint(&text);
+    assert_eq!(
+        (findings.len(), findings[0].severity, findings[0].code),
+        (1, Severity::Note, "container-not-named")
+    );
+    assert!(findings[0].to_string().contains("default-container"), "{}", findings[0]);
+    let text = rule("    before: {http: {port: 80, path: /flush}}").replace(", container: db", "");
+    assert_eq!(lint(&text), [], "a request goes to the pod");
 }
 
 #[test]

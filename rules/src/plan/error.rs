@@ -45,6 +45,32 @@ pub enum PlanError {
         /// Those that exist.
         existing: String,
     },
+    /// Several containers, and nobody says which.
+    #[error(
+        "step `{step}`: pod {pod} has the containers {existing}, and neither the rule nor the pod says which is meant; write `container:` into the step's `pods`, or give the pod the annotation kubectl.kubernetes.io/default-container"
+    )]
+    ContainerNotNamed {
+        /// The step.
+        step: String,
+        /// The pod.
+        pod: String,
+        /// Those that exist.
+        existing: String,
+    },
+    /// The pod's annotation names a container that does not exist.
+    #[error(
+        "step `{step}`: the annotation kubectl.kubernetes.io/default-container of pod {pod} names `{container}`, and it has {existing}; correct the annotation, or write `container:` into the step's `pods`"
+    )]
+    WrongAnnotation {
+        /// The step.
+        step: String,
+        /// The pod.
+        pod: String,
+        /// What the annotation says.
+        container: String,
+        /// Those that exist.
+        existing: String,
+    },
     /// A pod counts but cannot be worked with.
     #[error(
         "step `{step}`: {pods}; the command could not run there; wait until it is ready, or exclude it by a label"

@@ -137,7 +137,8 @@ fn action(
 
 fn targets(f: &mut fmt::Formatter<'_>, step: &PlannedStep, action: Action) -> fmt::Result {
     for target in step.doing(action) {
-        writeln!(f, "    {}  container {}  host {}", target.name(), target.at.container, target.host)?;
+        let (container, why) = (&target.at.container, target.container_chosen_by.words());
+        writeln!(f, "    {}  container {container} ({why})  host {}", target.name(), target.host)?;
     }
     Ok(())
 }

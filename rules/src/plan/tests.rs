@@ -2,7 +2,7 @@ use super::*;
 use crate::api::{Command, Invocation, Length, Metadata, RuleSpec};
 use crate::select::parse_selector;
 
-fn pod(name: &str, labels: &str, volumes: &[&str]) -> Pod {
+pub(super) fn pod(name: &str, labels: &str, volumes: &[&str]) -> Pod {
     let labels = labels.split(',').filter_map(|pair| pair.split_once('='));
     Pod {
         namespace: "shop".into(),
@@ -10,7 +10,7 @@ fn pod(name: &str, labels: &str, volumes: &[&str]) -> Pod {
         uid: format!("uid-{name}"),
         labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         host: format!("host-{}", &name[name.len() - 1..]),
-        containers: vec!["main".into(), "side".into()],
+        containers: vec!["main".into()].into(),
         volumes: volumes.iter().map(|v| (*v).to_owned()).collect(),
         state: PodState::Ready,
     }
@@ -117,13 +117,32 @@ fn a_missing_container_names_those_that_exist() {
     let mut wrong = step("flush", "app=db");
     wrong.pods.container = Some("cassandra".into());
     let error = fails(vec![wrong], &ring());
-    assert!(error.contains("pod shop/db-1 has no container `cassandra`; it has main, side"), "{error}");
+    assert!(error.contains("pod shop/db-1 has no container `cassandra`; it has main"), "{error}");
+}
+
+#[test]
+fn a_pod_with_several_containers_is_refused_unless_somebody_names_one() {
+    let mut pods = ring();
+    pods[0].containers.ordinary = vec!["injected".into(), "main".into()];
+    let error = fails(vec![step("flush", "app=db")], &pods);
+    assert!(
+        error.contains("pod shop/db-2 has the containers injected, main") && error.contains("`container:`"),
+        "{error}"
+    );
+    pods[0].containers.default = Some("gone".into());
+    let error = fails(vec![step("flush", "app=db")], &pods);
+    assert!(error.contains("names `gone`, and it has injected, main"), "{error}");
+    pods[0].containers.default = Some("main".into());
+    let plan = plan(Some(&rule(vec![step("flush", "app=db")])), &pods, &volumes(&["v1"])).unwrap();
+    let text = plan.to_string();
+    assert!(text.contains("shop/db-2  container main (named by the pod's annotation)  host"), "{text}");
+    assert!(text.contains("shop/db-1  container main (the only one)  host"), "{text}");
 }
 
 #[test]
 fn the_container_is_looked_up_in_each_pod_anew() {
     let mut pods = ring();
-    pods[0].containers = vec!["other".into()];
+    pods[0].containers = vec!["other".into()].into();
     let plan = plan(Some(&rule(vec![step("flush", "app=db")])), &pods, &volumes(&["v1"])).unwrap();
     let containers: Vec<_> = plan.steps[0].targets.iter().map(|t| t.at.container.as_str()).collect();
     assert_eq!(containers, ["main", "other", "main"]);
@@ -195,7 +214,11 @@ fn overlapping_selectors_never_do_the_same_twice_in_one_pod() {
 fn the_same_command_in_another_container_is_not_the_same() {
     let mut other = step("side", "app=db");
     other.pods.container = Some("side".into());
-    let plan = plan(Some(&rule(vec![step("flush", "app=db"), other])), &ring(), &volumes(&["v1"])).unwrap();
+    let mut pods = ring();
+    for pod in &mut pods {
+        pod.containers.sidecars = vec!["side".into()];
+    }
+    let plan = plan(Some(&rule(vec![step("flush", "app=db"), other])), &pods, &volumes(&["v1"])).unwrap();
     assert_eq!(plan.steps[1].doing(Action::Before).count(), 3);
 }
 
@@ -250,16 +273,16 @@ fn a_plan_reads_like_a_list_of_what_will_happen() {
     let expected = "\
 rule rule
 step 1 flush: before, in 2 pods: nodetool flush (at most 120000 ms)
-    shop/db-1  container main  host host-1
-    shop/db-2  container main  host host-2
+    shop/db-1  container main (the only one)  host host-1
+    shop/db-2  container main (the only one)  host host-2
     left out: shop/db-3: it has finished and is never selected
 step 2 lock: before, in 1 pod: sh -c 'it'\\''s locked' (at most 120000 ms)
-    shop/web-1  container main  host host-1
+    shop/web-1  container main (the only one)  host host-1
 cut: 2 volumes on 2 hosts
   host host-1: name-v1
   host host-2: name-v2
 step 2 lock: after, in 1 pod: unlock (at most 120000 ms)
-    shop/web-1  container main  host host-1
+    shop/web-1  container main (the only one)  host host-1
 note: step `lock`: shop/web-1 mounts no volume of this cut
 ";
     assert_eq!(text, expected);

@@ -200,7 +200,7 @@ fn seen(pod: PodDefinition, ids: &BTreeMap<String, String>) -> Pod {
         name: pod.name,
         labels: pod.labels,
         host: pod.host,
-        containers: pod.containers,
+        containers: pod.containers.into(),
         state,
     }
 }

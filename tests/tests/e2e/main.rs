@@ -6,6 +6,7 @@
 
 mod capacity;
 mod client;
+mod containers;
 mod databases;
 mod deaths;
 mod enrolment;

@@ -161,7 +161,7 @@ fn pod(name: &str, app: &str) -> Pod {
         uid: format!("uid-{name}"),
         labels: BTreeMap::from([("app".into(), app.into())]),
         host: "a".into(),
-        containers: vec!["main".into()],
+        containers: vec!["main".into()].into(),
         volumes: vec!["v1".into()],
         state: PodState::Ready,
     }

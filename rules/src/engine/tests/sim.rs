@@ -213,7 +213,7 @@ fn pod(name: &str, app: &str, host: &str) -> Pod {
         uid: format!("uid-{name}"),
         labels: BTreeMap::from([("app".into(), app.into())]),
         host: host.into(),
-        containers: vec!["main".into()],
+        containers: vec!["main".into()].into(),
         volumes: vec![],
         state: PodState::Ready,
     }

@@ -26,9 +26,25 @@ async fn pods_know_the_volumes_of_our_driver_that_they_mount() {
         ("db-0", "u1", "node-a")
     );
     assert_eq!(found[0].volumes, ["handle-a"]);
-    assert_eq!(found[0].containers, ["db", "sidecar"]);
+    assert_eq!(found[0].containers.ordinary, ["db", "sidecar"]);
     assert_eq!(found[0].state, PodState::Ready);
     assert_eq!(pods.pods(&[]).await.unwrap().len(), 2, "no namespace means all of them");
+}
+
+#[tokio::test]
+async fn native_sidecars_and_the_default_container_are_read_and_ordinary_init_containers_are_not() {
+    let (cluster, pods) = cluster().await;
+    let mut pod = ready_pod("db-1", "u2");
+    pod["metadata"]["annotations"] = json!({ "kubectl.kubernetes.io/default-container": "db" });
+    pod["spec"]["initContainers"] =
+        json!([{ "name": "prepare" }, { "name": "proxy", "restartPolicy": "Always" }]);
+    cluster.put("/api/v1/namespaces/shop/pods/db-1", pod);
+    let found = pods.pods(&["shop".into()]).await.unwrap();
+    let read = &found.iter().find(|pod| pod.name == "db-1").unwrap().containers;
+    assert_eq!(
+        (read.sidecars.as_slice(), read.default.as_deref()),
+        (["proxy".to_owned()].as_slice(), Some("db"))
+    );
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn an_inventory_is_read_with_its_defaults_and_its_volumes_resolved() {
     let inventory = StandalonePods::from_file(file.path().to_owned(), Arc::new(Known), None).unwrap();
     let pods = inventory.pods(&[]).await.unwrap();
     assert_eq!(
-        (pods[0].namespace.as_str(), pods[0].containers.as_slice()),
+        (pods[0].namespace.as_str(), pods[0].containers.ordinary.as_slice()),
         ("default", &["main".to_owned()][..])
     );
     assert_eq!(pods[0].state, PodState::Ready);
