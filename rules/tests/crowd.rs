@@ -24,7 +24,7 @@ fn definition(number: usize) -> PodDefinition {
         namespace: "default".into(),
         labels: BTreeMap::from([("app".into(), "db".into())]),
         host: "a".into(),
-        containers: vec!["main".into()].into(),
+        containers: vec!["main".into()],
         volumes: vec![],
         exec: vec![],
         env: BTreeMap::new(),

@@ -27,14 +27,15 @@ fn go() -> Option<PathBuf> {
     usual.into_iter().find(works)
 }
 
+/// Calls of [`kubectl`]: tests of one process run side by side, and each removes the program that it built.
+static CALLERS: AtomicUsize = AtomicUsize::new(0);
+
 /// What kubectl reads in each text. `None`: there is no Go to build its parser with.
 fn kubectl(texts: &[String]) -> Option<Vec<Value>> {
     let Some(go) = go() else {
         eprintln!("skipped: there is no Go, so kubectl's parser cannot be built");
         return None;
     };
-    // One for each caller: tests of one process run side by side, and each removes its own.
-    static CALLERS: AtomicUsize = AtomicUsize::new(0);
     let caller = CALLERS.fetch_add(1, Ordering::Relaxed);
     let program =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kubectl-yaml-{}-{caller}", std::process::id()));

@@ -58,7 +58,7 @@ async fn keeps_its_promises(stage: &mut dyn Stage) {
     for _ in 0..2 {
         storage.delete(&both.id).await.unwrap();
     }
-    assert_eq!(ids(storage.named("nightly").await.unwrap()), [group.id.clone()]);
+    assert_eq!(ids(storage.named("nightly").await.unwrap()), std::slice::from_ref(&group.id));
     assert_eq!(storage.cut(&both.id).await.unwrap(), None);
 
     // Nobody concludes from silence.

@@ -165,7 +165,8 @@ impl KnownPools {
 pub fn missing(pool: &PoolId, node: &HostName) -> Fault {
     Fault::unavailable(format!(
         "pool {pool}, last seen on node {node}, is on no node now; attach its disk to a node and add it to that agent's \
-         pools, or, if it is lost for good, run `stillpoint pool dismiss {pool}`"
+         pools, or, if it is lost for good, run `stillpoint pool dismiss {pool}` (in Kubernetes: write `dismissed` into its line of \
+         ConfigMap stillpoint-pools)"
     ))
 }
 

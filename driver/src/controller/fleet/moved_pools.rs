@@ -29,10 +29,6 @@ impl World {
         let volumes = volumes.iter().map(|volume| (*volume).clone()).collect();
         self.cuts.take(CutOrder { kind, name: name.into(), volumes, barrier: Barrier::Up }).await.unwrap()
     }
-
-    fn address_of(&self, end: &Host, name: &str) -> AgentAddress {
-        AgentAddress { host: node(name), address: end.address.to_string() }
-    }
 }
 
 fn page() -> PageRequest {
@@ -63,7 +59,7 @@ async fn a_pool_that_comes_to_another_node_is_found_there_with_all_that_it_has()
     // The disk is put into node c.
     pki::agent(world.dir.path(), &node("c")).unwrap();
     let mut c = Host::start_with(world.dir.path(), "c", world.b.kernel.clone(), world.b.pool.clone()).await;
-    world.fleet.admit(world.address_of(&c, "c")).unwrap();
+    world.fleet.admit(AgentAddress { host: node("c"), address: c.address.to_string() }).unwrap();
     assert_eq!(world.cuts.find(CutKind::Group, "nightly").await.unwrap(), Some(group.clone()));
     assert_eq!(world.cuts.find(CutKind::Group, "never taken").await.unwrap(), None);
     assert_eq!(world.volumes.get(&y).await.unwrap().host, node("c"));
@@ -95,10 +91,10 @@ async fn lose(is_home: bool) {
     let refused = world.fleet.dismiss_pool(&lost.pool).await.unwrap_err();
     assert_eq!(refused.code, Code::Precondition, "{refused}");
     if a_is_lost {
-        world.a.end().await
+        world.a.end().await;
     } else {
-        world.b.end().await
-    };
+        world.b.end().await;
+    }
     unavailable(world.fleet.dismiss_pool(&lost.pool).await, name);
     world.fleet.dismiss(&node(name));
     let swept = world.cuts.sweep(Duration::ZERO).await;
@@ -120,10 +116,10 @@ async fn lose(is_home: bool) {
     assert_eq!(other.cut(&group.id).await.unwrap(), None);
     assert_eq!(world.cuts.list().await.unwrap(), []);
     if a_is_lost {
-        world.b.end().await
+        world.b.end().await;
     } else {
-        world.a.end().await
-    };
+        world.a.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
