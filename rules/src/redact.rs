@@ -126,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_prints_cannot_steer_a_terminal_and_secrets_in_it_are_still_hidden() {
+        let redactor = Redactor::default();
+        redactor.hide("hunt\u{1b}[31mer2");
+        let clean = redactor.clean("a\u{1b}[2Jb\r\nc\thunt\u{1b}[31mer2\u{202e}");
+        assert_eq!(clean, "a\\u{1b}[2Jb\nc\t[redacted]\\u{202e}");
+    }
+
+    #[test]
     fn each_line_of_a_long_secret_is_hidden() {
         let redactor = Redactor::default();
         redactor.hide("-----BEGIN-----\nMIIabcdef\n-----END-----\n");

@@ -298,8 +298,9 @@ fn a_frozen_filesystem_is_thawed_by_the_next_agent_and_before_it_is_unmounted() 
     stage.node().stage(&stage.stage(&volume, Access::mount()))?;
     let _dead_man = DeadMan::of(&stage.staging)?;
     LinuxHost.open_mount(&stage.staging)?.freeze()?;
-    ensure!(stage.node().thaw_leftover(&volume)?, "it was frozen");
-    ensure!(!stage.node().thaw_leftover(&volume)?, "it is not any more");
+    let image = stage.bench.pool.image(&volume)?;
+    ensure!(stage.node().thaw_leftover(&volume, &image)?, "it was frozen");
+    ensure!(!stage.node().thaw_leftover(&volume, &image)?, "it is not any more");
     ensure!(writable(&stage.staging, PATIENCE)?);
     LinuxHost.open_mount(&stage.staging)?.freeze()?;
     stage.end(&volume).context("given back while frozen")

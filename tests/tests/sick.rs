@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stillpoint::agent::local::LocalHost;
@@ -12,11 +13,11 @@ use stillpoint::agent::pools::Pools;
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::domain::health::Condition;
 use stillpoint::domain::node::{Access, GrowRequest, PublishRequest, StageRequest};
-use stillpoint::domain::{Bytes, Code, Filesystem, NewVolume, VolumeId};
+use stillpoint::domain::{Bytes, Code, Fault, Filesystem, NewVolume, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Host, Loops, Mounts};
 use stillpoint_tests::harness::RunDir;
-use stillpoint_tests::harness::bench::{Bench, VOLUME, command, needs_root};
+use stillpoint_tests::harness::bench::{Bench, PATIENCE, VOLUME, command, needs_root};
 
 /// One host and a directory for its orchestrator; taken apart in the order of its fields.
 struct Ward {
@@ -72,6 +73,19 @@ impl Ward {
         Ok(found.into_iter().map(|ailment| ailment.condition).collect())
     }
 
+    /// The kernel writes an error down in the background, so it may show a moment later.
+    fn until_conditions(&self, volume: &VolumeId, wanted: &[Condition]) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = self.conditions(volume)?;
+            if found == wanted {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "{volume} has {found:?} instead of {wanted:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn device(&self, volume: &VolumeId) -> Result<PathBuf> {
         let mut devices = LinuxHost.attached(&self.bench.pool.image(volume)?)?;
         ensure!(!devices.is_empty(), "{volume} is not attached");
@@ -88,6 +102,10 @@ impl Ward {
 /// Shuts a filesystem down as an error of its disk does.
 fn shut_down(mount: &Path) -> Result<()> {
     command("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), mount.as_os_str()])
+}
+
+fn code_of(error: &anyhow::Error) -> Option<Code> {
+    error.downcast_ref::<Fault>().map(|fault| fault.code)
 }
 
 fn can_write(directory: &Path) -> bool {
@@ -147,7 +165,7 @@ fn an_ext4_that_has_recorded_errors_or_aborted_its_journal_is_told_of() -> Resul
         let device = ward.device(&volume)?;
         let name = device.file_name().context("a device has a name")?;
         fs::write(Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error"), "a test")?;
-        ensure!(ward.conditions(&volume)? == [condition], "{option}: {:?}", ward.conditions(&volume)?);
+        ward.until_conditions(&volume, &[condition]).context(option)?;
         ward.node()?.unstage(&volume, &target)?;
     }
     // A check before the mount has repaired what was recorded.
@@ -270,6 +288,7 @@ fn a_mount_option_or_a_feature_that_the_kernel_does_not_take_is_named() -> Resul
         options: options.iter().map(|option| (*option).to_owned()).collect(),
     };
     let fault = ward.stage(&volume, "data", with(&["nofail", "logbufs=99999999999"])).expect_err("no number");
+    ensure!(code_of(&fault) == Some(Code::Invalid), "{fault}");
     ensure!(fault.to_string().contains("logbufs=99999999999"), "{fault}");
     let target = ward.stage(&volume, "data", with(&["_netdev", "nosuid", "x-test", "relatime"]))?;
     let shown = LinuxHost.mounts()?.into_iter().any(|mount| mount.target == target);
@@ -283,6 +302,7 @@ fn a_mount_option_or_a_feature_that_the_kernel_does_not_take_is_named() -> Resul
     let write = ["-x", "-c", "sb 0", "-c", "write -d features_incompat 0x8000000b"].map(std::ffi::OsStr::new);
     command("xfs_db", &[&write[..], &[image.as_os_str()]].concat())?;
     let fault = ward.stage(&volume, "data", Access::mount()).expect_err("an unknown feature");
+    ensure!(code_of(&fault) == Some(Code::Precondition), "{fault}");
     ensure!(fault.to_string().contains("0x80000000"), "{fault}");
     ward.end(&volume, "data")
 }

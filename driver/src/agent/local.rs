@@ -235,6 +235,12 @@ impl LocalHost {
         for pool in self.pools.iter() {
             let conditions = health::of_pool(pool).1;
             found.extend(conditions.into_iter().map(|ailment| (format!("pool {}", pool.id()), ailment)));
+            // They cannot be in the list of volumes.
+            for (id, why) in pool.unreadable_volumes() {
+                let mut conditions = vec![health::volume_failed(&id, &why.into())];
+                conditions.extend(self.node.noted.of(&id));
+                found.extend(conditions.into_iter().map(|ailment| (format!("volume {id}"), ailment)));
+            }
         }
         for volume in self.volumes()? {
             let object = format!("volume {}", volume.record.id);

@@ -10,7 +10,7 @@ use super::health;
 use super::local::{LocalHost, kernel};
 use super::locks::Purpose;
 use crate::domain::health::Condition;
-use crate::domain::{Fault, VolumeId};
+use crate::domain::{Code, Fault, VolumeId};
 
 /// What was undone.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,8 +26,12 @@ pub struct Recovered {
 impl LocalHost {
     /// Undoes what an earlier agent has left. Called before anything is served, so no round is under way.
     pub fn recover(&self) -> Recovered {
-        let volumes = self.pools().iter().flat_map(|pool| pool.volumes());
-        self.recover_these(volumes.map(|record| record.id).collect())
+        let volumes = self.pools().iter().flat_map(|pool| {
+            let readable = pool.volumes().into_iter().map(|record| record.id);
+            let unreadable = pool.unreadable_volumes().into_iter().map(|(id, _)| id);
+            readable.chain(unreadable)
+        });
+        self.recover_these(volumes.collect())
     }
 
     /// As [`LocalHost::recover`], for those volumes for which it has failed until now. Volumes that are busy are left
@@ -58,15 +62,21 @@ impl LocalHost {
     }
 
     fn thaw_or_find_devices(&self, volume: &VolumeId) -> Result<Left, Fault> {
-        // Deleted or moved meanwhile.
-        let Ok(record) = self.pools().get(&volume.pool)?.volume(volume) else { return Ok(Left::Nothing) };
-        if self.node.thaw_leftover(volume)? {
+        let pool = self.pools().get(&volume.pool)?;
+        let has_filesystem = match pool.volume(volume) {
+            Ok(record) => record.filesystem.is_some(),
+            // Deleted or moved meanwhile.
+            Err(error) if error.code() == Code::NotFound => return Ok(Left::Nothing),
+            // Its record cannot be read, so it may be of either kind. Its image tells what is left of it.
+            Err(_) => false,
+        };
+        let image = pool.image_path(volume);
+        if self.node.thaw_leftover(volume, &image)? {
             return Ok(Left::Thawed);
         }
-        if record.filesystem.is_some() {
+        if has_filesystem {
             return Ok(Left::Nothing);
         }
-        let image = self.pools().get(&volume.pool)?.image(volume)?;
         if self.host.stat(&image).map_err(kernel)?.is_none() {
             return Ok(Left::Nothing);
         }
@@ -106,4 +116,81 @@ enum Left {
     Thawed,
     /// Devices whose write limits are to be lifted.
     RawDevices(BTreeSet<u64>),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::agent::fixtures::{Bench, STAGING, stage};
+    use crate::domain::Filesystem;
+    use crate::domain::node::{Access, StageRequest};
+    use crate::host::fake::When;
+    use crate::host::{Files, Freezing, Loops, Throttling};
+
+    fn tear_record(bench: &Bench, volume: &VolumeId) {
+        let pool = bench.pools.iter().next().unwrap();
+        let record = pool.image_path(volume).with_file_name("volume.json");
+        assert!(bench.host.stat(&record).unwrap().is_some(), "{}", record.display());
+        bench.host.write_synced(&record, b"{").unwrap();
+    }
+
+    #[test]
+    fn a_frozen_volume_is_thawed_although_its_record_cannot_be_read() {
+        let bench = Bench::new();
+        let volume = bench.volume("data", Some(Filesystem::Xfs));
+        bench.node.stage(&stage(&volume, Access::mount())).unwrap();
+        bench.host.open_mount(Path::new(STAGING)).unwrap().freeze().unwrap();
+        tear_record(&bench, &volume);
+        let next = bench.restarted();
+        assert_eq!(next.local.recover().thawed, std::slice::from_ref(&volume));
+        assert!(!next.host.is_frozen(Path::new(STAGING)));
+        let told = next.local.ailments().unwrap();
+        let object = format!("volume {volume}");
+        let found = told.iter().find(|(about, _)| *about == object).expect("people are told of it");
+        assert_eq!(found.1.condition, Condition::VolumeFailed);
+        assert!(found.1.message.contains("volume.json"), "{}", found.1.message);
+    }
+
+    #[test]
+    fn one_volume_that_resists_keeps_no_other_from_being_thawed() {
+        let bench = Bench::new();
+        let names = ["a", "b", "c"];
+        let volumes = names.map(|name| bench.volume(name, Some(Filesystem::Xfs)));
+        for (name, volume) in names.iter().zip(&volumes) {
+            let target = Path::new("/kubelet").join(name);
+            let request = StageRequest { target: target.clone(), ..stage(volume, Access::mount()) };
+            bench.node.stage(&request).unwrap();
+            bench.host.open_mount(&target).unwrap().freeze().unwrap();
+        }
+        let next = bench.restarted();
+        next.host.fail(When::NthOf("FITHAW", 1), libc::EBUSY);
+        let found = next.local.recover();
+        assert_eq!((found.thawed.len(), found.failed.len()), (2, 1), "{found:?}");
+        let resists = found.failed[0].0.clone();
+        assert_eq!(next.local.recover_again().thawed, [resists]);
+        for name in names {
+            assert!(!next.host.is_frozen(&Path::new("/kubelet").join(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn write_limits_are_lifted_although_the_record_of_the_volume_cannot_be_read() {
+        let bench = Bench::new();
+        let volume = bench.volume("raw", None);
+        bench.node.stage(&stage(&volume, Access::Block)).unwrap();
+        let device = bench
+            .host
+            .attached(&bench.pools.iter().next().unwrap().image(&volume).unwrap())
+            .unwrap()
+            .remove(0);
+        bench.host.open_device(&device, "/pod");
+        let users = BTreeSet::from(["/pod".into()]);
+        bench.host.open_throttle(&device, &users).unwrap().hold().unwrap();
+        tear_record(&bench, &volume);
+        let next = bench.restarted();
+        assert_eq!(next.local.recover().lifted, 1);
+        assert!(!next.host.is_throttled(&device));
+    }
 }

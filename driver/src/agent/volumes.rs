@@ -190,15 +190,14 @@ impl NodeVolumes {
     }
 
     /// Thaws a volume that an earlier agent left frozen, and detaches devices that it left without a use; says whether
-    /// it was frozen.
-    pub fn thaw_leftover(&self, volume: &VolumeId) -> Result<bool, Fault> {
+    /// it was frozen. The image is enough: what a volume is may not be readable.
+    pub fn thaw_leftover(&self, volume: &VolumeId, image: &Path) -> Result<bool, Fault> {
         let _guard = self.locks.try_lock(volume, Purpose::Use)?;
-        let image = self.catalogue.image(volume)?;
-        if self.host.stat(&image.path).map_err(machine)?.is_none() {
+        if self.host.stat(image).map_err(machine)?.is_none() {
             // Told as a condition; there is nothing to thaw.
             return Ok(false);
         }
-        let sight = self.sight(&image)?;
+        let sight = Sight::of(&*self.host, image).map_err(machine)?;
         let thawed = sight.staged().map_or(Ok(false), |place| self.thaw(place))?;
         for device in sight.unused_devices() {
             // In use after all, where nobody sees it: the kernel lets it go when that ends.

@@ -316,7 +316,7 @@ fn is_in(names: &[&str], option: &str) -> bool {
 }
 
 /// Separates options at commas that are not between double quotes: the kubelet quotes SELinux labels, which hold commas.
-fn split(text: &str) -> impl Iterator<Item = &str> {
+pub fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     text.split(move |letter| {
         is_quoted ^= letter == '"';

@@ -6,6 +6,7 @@ mod ended;
 mod fakes;
 mod refused;
 mod sim;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

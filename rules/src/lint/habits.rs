@@ -85,33 +85,40 @@ fn looks_like_syntax(c: char) -> bool {
     ) || matches!(c, '\u{2010}'..='\u{2015}' | '\u{2212}')
 }
 
-/// What a word processor or a web page makes of a command line.
-fn in_text(field: &'static str, run: &Invocation, habits: &mut Vec<Habit>) {
-    let mut found = |severity, code, what: String, why, fix| {
-        habits.push(Habit { severity, code, field, what, why, fix });
-    };
-    let argv = run.argv();
-    if let Some(c) = argv.iter().flat_map(|argument| argument.chars()).find(|c| looks_like_syntax(*c)) {
-        found(
-            Severity::Warning,
-            "typographic-character",
-            format!("the character U+{:04X} in a command", u32::from(c)),
-            "it looks like a blank, a quote or a hyphen and is none, as text copied from a web page or a document has it",
-            "write a plain blank, ' or \", or -; where it is meant, put the text into a file",
-        );
+/// What a word processor or a web page makes of text that a program reads.
+fn typographic<'a>(
+    field: &'static str,
+    texts: impl IntoIterator<Item = &'a String>,
+    habits: &mut Vec<Habit>,
+) {
+    let mut characters = texts.into_iter().flat_map(|text| text.chars());
+    if let Some(c) = characters.find(|c| looks_like_syntax(*c)) {
+        habits.push(Habit {
+            severity: Severity::Warning,
+            code: "typographic-character",
+            field,
+            what: format!("the character U+{:04X} in a command", u32::from(c)),
+            why: "it looks like a blank, a quote or a hyphen and is none, as text copied from a web page or a document has it",
+            fix: "write a plain blank, ' or \", or -; where it is meant, put the text into a file",
+        });
     }
+}
+
+fn in_text(field: &'static str, run: &Invocation, habits: &mut Vec<Habit>) {
+    typographic(field, &run.argv(), habits);
     let script = match run {
         Invocation::Shell(line) => Some(line.as_str()),
         Invocation::Argv(_) => run.shell_text(),
     };
     if let Some(quote) = script.and_then(|script| follow(script).unclosed) {
-        found(
-            Severity::Error,
-            "unclosed-quote",
-            format!("{quote} is opened and never closed"),
-            "the shell refuses the line, so the command fails each time",
-            "close it, or write \\ in front of it",
-        );
+        habits.push(Habit {
+            severity: Severity::Error,
+            code: "unclosed-quote",
+            field,
+            what: format!("{quote} is opened and never closed"),
+            why: "the shell refuses the line, so the command fails each time",
+            fix: "close it, or write \\ in front of it",
+        });
     }
 }
 
@@ -209,6 +216,9 @@ fn undoes(step: &Step, word: &str) -> bool {
 
 fn in_hold(hold: &Hold, habits: &mut Vec<Habit>) {
     in_text("hold", &hold.run, habits);
+    // What a session is sent is read by a shell or a database's client.
+    let sent = hold.send.iter().chain(hold.probe.as_ref().map(|probe| &probe.send)).chain(&hold.finish);
+    typographic("hold", sent, habits);
     in_reach("hold", &hold.run, habits);
     let mut found = |severity, code, what: &str, why, fix| {
         habits.push(Habit { severity, code, field: "hold", what: what.to_owned(), why, fix });

@@ -80,6 +80,18 @@ fn every_unsafe_habit_is_found_with_its_place_and_its_fix() {
         ("    before: {command: [nodetool, \u{2013}flush]}", "typographic-character", 8, "plain blank"),
         ("    before: {shell: echo\u{a0}x}", "typographic-character", 8, "plain blank"),
         ("    after: {shell: \u{201c}echo\u{201d} x}", "typographic-character", 8, "plain blank"),
+        (
+            "    hold: {command: [locker], send: [lock \u{201c}x\u{201d}], ready: x, probe: {send: a, expect: b}}",
+            "typographic-character",
+            8,
+            "plain blank",
+        ),
+        (
+            "    hold: {command: [locker], finish: [\"unlock\u{a0}x\"], ready: x, probe: {send: a, expect: b}}",
+            "typographic-character",
+            8,
+            "plain blank",
+        ),
         ("    before: {shell: \"echo it's\"}", "unclosed-quote", 8, "close it"),
         ("    before: {command: [sh, -c, 'echo \"x']}", "unclosed-quote", 8, "close it"),
         ("    before: {command: [ssh, db-1, flush]}", "end-not-provable", 8, "limit it where it runs"),

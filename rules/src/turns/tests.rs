@@ -222,6 +222,45 @@ fn the_exploration_notices_runs_that_do_not_look_between_their_claim_and_their_t
     assert!(noticed > 0);
 }
 
+/// A run that works with one pod, as the journal has it.
+fn of_pod(pod: &str, uid: &str, volume: &str) -> Run {
+    let mut run = Run::new("cut", Some("rule"), Timestamp::UNIX_EPOCH);
+    let target = serde_json::json!({
+        "namespace": "shop", "pod": pod, "uid": uid, "container": "main", "host": "a",
+    });
+    let step = serde_json::json!({
+        "name": "lock", "pick": "all", "question": null, "targets": [target], "left_out": [], "on_failure": "abort",
+    });
+    let volumes = serde_json::json!([{ "id": volume, "name": volume, "host": "a" }]);
+    let plan = serde_json::json!({
+        "rule": "rule", "steps": [step], "hosts": [{ "host": "a", "volumes": volumes }], "notes": [],
+    });
+    run.plan = Some(serde_json::from_value(plan).unwrap());
+    run
+}
+
+#[test]
+fn runs_meet_at_a_pod_at_its_name_and_at_a_volume() {
+    let table = [
+        ("the same pod", of_pod("db-0", "u1", "v1"), of_pod("db-0", "u1", "v2"), true),
+        (
+            "the pod has come back under its name",
+            of_pod("db-0", "u1", "v1"),
+            of_pod("db-0", "u2", "v2"),
+            true,
+        ),
+        ("a volume of both", of_pod("db-0", "u1", "v1"), of_pod("db-1", "u2", "v1"), true),
+        ("nothing", of_pod("db-0", "u1", "v1"), of_pod("db-1", "u2", "v2"), false),
+    ];
+    for (what, one, other, meet) in table {
+        let shared: Vec<_> = uses(&one).intersection(&uses(&other)).cloned().collect();
+        assert_eq!(!shared.is_empty(), meet, "{what}: {shared:?}");
+    }
+    let mut without_pods = of_pod("db-0", "u1", "v1");
+    without_pods.plan.as_mut().unwrap().steps.clear();
+    assert_eq!(uses(&without_pods), BTreeSet::new(), "it does nothing to an application");
+}
+
 fn runs() -> impl Strategy<Value = Vec<OpenRun>> {
     let run = (0..4_i64, any::<(bool, bool)>(), prop::collection::btree_set("[a-d]", 0..3));
     prop::collection::vec(run, 1..6).prop_map(|runs| {

@@ -71,6 +71,10 @@ impl Index {
         self.unreadable.get(id)
     }
 
+    pub(super) fn all_unreadable(&self) -> impl Iterator<Item = (&VolumeId, &(PathBuf, String))> {
+        self.unreadable.iter()
+    }
+
     pub(super) fn put_unreadable(&mut self, id: VolumeId, record: PathBuf, why: String) {
         self.unreadable.insert(id, (record, why));
     }

@@ -125,6 +125,19 @@ impl Pool {
         })
     }
 
+    /// Volumes whose record cannot be read, each with the reason. What they are is not known; their images are there.
+    pub fn unreadable_volumes(&self) -> Vec<(VolumeId, PoolError)> {
+        let torn = |(id, (path, why)): (&VolumeId, &(PathBuf, String))| {
+            (id.clone(), PoolError::Torn { path: path.clone(), why: why.clone() })
+        };
+        self.index().all_unreadable().map(torn).collect()
+    }
+
+    /// The image of a volume, also of one whose record cannot be read. It may not exist.
+    pub fn image_path(&self, id: &VolumeId) -> PathBuf {
+        self.layout.volume(id).join(IMAGE)
+    }
+
     /// All volumes, sorted by id.
     pub fn volumes(&self) -> Vec<VolumeRecord> {
         self.index().volumes().cloned().collect()
@@ -179,7 +192,7 @@ impl Pool {
     /// The image of a volume.
     pub fn image(&self, id: &VolumeId) -> Result<PathBuf> {
         self.volume(id)?;
-        Ok(self.layout.volume(id).join(IMAGE))
+        Ok(self.image_path(id))
     }
 
     /// Bytes that a volume has allocated, those shared with snapshots included.

@@ -122,3 +122,32 @@ fn refuse_second_consumer(sight: &Sight, staging: &Path, request: &PublishReques
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::agent::fixtures::{Bench, STAGING, stage};
+    use crate::domain::Filesystem;
+    use crate::domain::node::Access;
+    use crate::host::Mounts;
+
+    use super::*;
+
+    #[test]
+    fn a_mount_behind_a_target_that_has_become_a_symbolic_link_is_unmounted_and_nothing_else() {
+        let bench = Bench::new();
+        let volume = bench.volume("data", Some(Filesystem::Xfs));
+        bench.node.stage(&stage(&volume, Access::mount())).unwrap();
+        let (link, real) = (Path::new("/kubelet/link"), Path::new("/kubelet/real"));
+        bench.host.make_all(real);
+        bench.host.bind(Path::new(STAGING), real, false).unwrap();
+        bench.host.make_link(link, real);
+        let is_mounted = |at: &Path| bench.host.mounts().unwrap().iter().any(|mount| mount.target == at);
+        assert!(is_mounted(real));
+        bench.node.unpublish(&volume, link).unwrap();
+        assert!(!is_mounted(real), "success was said while the volume was still published");
+        // A link to the staging path leads to no published place.
+        bench.host.make_link(link, Path::new(STAGING));
+        bench.node.unpublish(&volume, link).unwrap();
+        assert!(is_mounted(Path::new(STAGING)));
+    }
+}

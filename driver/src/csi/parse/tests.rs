@@ -142,6 +142,11 @@ fn mount_options_are_checked_and_a_group_is_refused_because_it_is_not_announced(
     refused(asked(vec![], "2000"), Code::Invalid, "does not announce VOLUME_MOUNT_GROUP");
     refused(asked(vec![String::new()], ""), Code::Invalid, "mount_flags");
     refused(asked(vec!["a\nb".into()], ""), Code::Invalid, "mount_flags");
+    refused(
+        asked(vec!["nosuid".into(), "nobarier".into()], ""),
+        Code::Invalid,
+        "\"nobarier\" is not an option",
+    );
     refused(asked(vec!["x".repeat(5000)], ""), Code::Invalid, "5001 bytes");
 }
 

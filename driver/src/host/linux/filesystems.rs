@@ -211,3 +211,38 @@ fn xfs_features(device: &Path) -> Result<Vec<String>> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Images;
+    use crate::host::linux::LinuxHost;
+
+    #[test]
+    fn new_filesystems_have_only_features_that_the_oldest_supported_kernel_mounts() {
+        let directory = tempfile::tempdir().unwrap();
+        for filesystem in Filesystem::ALL {
+            let image = directory.path().join(filesystem.as_str());
+            LinuxHost.create_image(&image, Bytes::mib(400)).unwrap();
+            LinuxHost.make_filesystem(&image, filesystem).unwrap();
+            let newer = match filesystem {
+                Filesystem::Xfs => xfs_features(&image),
+                Filesystem::Ext4 => ext4_features(&image),
+            };
+            assert_eq!(newer.unwrap(), Vec::<String>::new(), "{filesystem}");
+        }
+    }
+
+    #[test]
+    fn features_that_an_older_kernel_may_not_know_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("ext4");
+        LinuxHost.create_image(&image, Bytes::mib(64)).unwrap();
+        let features = ["-q", "-F", "-O", "metadata_csum_seed,inline_data"].map(std::ffi::OsStr::new);
+        commands::run("mkfs.ext4", &[&features[..], &[image.as_os_str()]].concat(), &image).unwrap();
+        let found = ext4_features(&image).unwrap();
+        for feature in ["metadata_csum_seed", "inline_data"] {
+            assert!(found.iter().any(|name| name == feature), "{found:?}");
+        }
+    }
+}

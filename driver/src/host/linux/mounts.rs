@@ -331,6 +331,21 @@ mod tests {
         assert!(options(&request(&["dev".to_owned()]), false).unwrap_err().to_string().contains("nodev"));
     }
 
+    /// The second step of a read-only bind replaces all flags: a device node could be opened through it otherwise.
+    #[test]
+    fn a_read_only_bind_keeps_every_flag_of_its_mount() {
+        let table = [
+            (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+            (FsFlags::ST_NOSUID | FsFlags::ST_NODEV, MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
+            (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+            (FsFlags::ST_NOATIME | FsFlags::ST_NODIRATIME, MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME),
+            (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+        ];
+        for (have, kept) in table {
+            assert_eq!(carried(have), kept, "{have:?}");
+        }
+    }
+
     /// CSIDriver says `seLinuxMount: true`: the kubelet gives the label as a mount option, with a comma in it.
     #[test]
     fn an_selinux_context_is_passed_on_whole() {

@@ -311,6 +311,18 @@ async fn nothing_is_concluded_from_silence_nor_about_what_is_young() {
     assert!(orphans.check(later()).await.is_err(), "what the API server does not tell is not missing");
 }
 
+/// Its content is written after it is taken.
+#[tokio::test]
+async fn a_young_snapshot_without_a_content_is_left_alone() {
+    let world = World::start().await;
+    let record = group();
+    world.records.add(record.clone());
+    let orphans = world.orphans();
+    let after = |minutes| record.cut_at + SignedDuration::from_mins(minutes);
+    assert_eq!(orphans.check(after(14)).await.unwrap(), orphans::Found::default());
+    assert_eq!(orphans.check(after(16)).await.unwrap().unclaimed.len(), 1);
+}
+
 #[tokio::test]
 async fn an_orphan_is_told_after_two_checks_and_only_once() {
     let world = World::start().await;

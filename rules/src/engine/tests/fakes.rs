@@ -85,15 +85,18 @@ impl World {
         Arc::new(Self { fault: Fault::None, pods, state: Mutex::default() })
     }
 
-    pub(super) fn engine(self: &Arc<Self>) -> Engine {
-        let ports = Ports {
+    pub(super) fn ports(self: &Arc<Self>) -> Ports {
+        Ports {
             inventory: self.clone(),
             exec: Arc::new(FakeExec(self.clone())),
             secrets: self.clone(),
             cutter: Arc::new(FakeCutter(self.clone())),
             journal: self.clone(),
-        };
-        Engine::new(ports, Limits::default())
+        }
+    }
+
+    pub(super) fn engine(self: &Arc<Self>) -> Engine {
+        Engine::new(self.ports(), Limits::default())
     }
 
     pub(super) fn deeds(&self) -> Vec<String> {

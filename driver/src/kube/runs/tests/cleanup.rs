@@ -176,6 +176,76 @@ async fn a_copy_under_the_name_of_the_snapshots_own_run_is_replaced_and_its_cut_
 }
 
 #[tokio::test]
+async fn a_copy_of_an_ended_run_under_the_name_of_the_snapshots_own_run_is_replaced() {
+    let world = World::start().await;
+    world.annotate("flush");
+    let mut copy = world.run_of_another("dead", "2020-01-01T00:00:00Z");
+    copy["metadata"]["uid"] = json!("uid-of-the-copy");
+    for (field, value) in [("phase", json!("Succeeded")), ("record", json!(null)), ("attempt", json!(3))] {
+        copy["status"][field] = value;
+    }
+    world.put_run(copy);
+    world.take(NAME).await.unwrap();
+    assert_eq!(world.runs()[0]["status"]["attempt"], 1, "attempts of the copy are none of this run");
+    assert!(world.events().contains(&"RestoredRun".to_owned()), "{:?}", world.events());
+}
+
+#[tokio::test]
+async fn a_run_that_is_being_deleted_is_not_begun_again_and_the_next_attempt_makes_a_new_one() {
+    let world = World::start().await;
+    world.annotate("flush");
+    let mut ended = world.run_of_another("dead", "2020-01-01T00:00:00Z");
+    ended["status"]["record"] = json!(null);
+    world.put_run(ended);
+    let path = path_of(&world.runs()[0]);
+    world.cluster.delete(&path);
+    let fault = world.take(NAME).await.unwrap_err();
+    assert!(fault.message.contains("is being deleted"), "{fault}");
+    assert_eq!((world.flushes(), world.cluster.get(&path)), (0, None), "nothing keeps it any more");
+    world.take(NAME).await.unwrap();
+    assert_eq!((world.flushes(), &world.runs()[0]["status"]["attempt"]), (1, &json!(1)));
+}
+
+#[tokio::test]
+async fn marks_that_were_taken_away_are_put_back_before_anything_else_is_begun() {
+    let world = World::start().await;
+    world.annotate("flush");
+    let step = |name: &str, shell: &str| {
+        json!({
+            "name": name, "pods": { "selector": { "matchLabels": { "app": "pg" } } }, "before": { "shell": shell }
+        })
+    };
+    let steps = [step("one", "echo x >> FLUSHES; sleep 1"), step("two", "touch LOCK; sleep 1")];
+    world.rule("flush", &json!({ "steps": steps }).to_string());
+    let watching = async {
+        while world.flushes() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut run = world.runs().remove(0);
+        let path = path_of(&run);
+        (run["metadata"]["labels"], run["metadata"]["finalizers"]) = (json!({}), json!([]));
+        world.cluster.put(&path, run);
+        while !world.file("lock").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let run = world.cluster.get(&path).unwrap();
+        assert_eq!(run["metadata"]["labels"]["stillpoint.dev/open"], "true");
+        assert_eq!(run["metadata"]["finalizers"], json!(["stillpoint.dev/pending-cleanup"]));
+    };
+    let (taken, ()) = tokio::join!(world.take(NAME), watching);
+    taken.unwrap();
+}
+
+#[tokio::test]
+async fn backup_tools_are_told_to_leave_runs_out() {
+    let world = World::start().await;
+    world.annotate("flush");
+    world.take(NAME).await.unwrap();
+    let labels = world.runs()[0]["metadata"]["labels"].clone();
+    assert_eq!(labels, json!({ "velero.io/exclude-from-backup": "true" }), "also when it has ended");
+}
+
+#[tokio::test]
 async fn a_record_that_names_pods_of_another_namespace_or_no_controllers_mark_is_not_run() {
     let world = World::start().await;
     let path = restored(&world, "elsewhere", |copy| {
@@ -213,4 +283,25 @@ async fn thousands_of_ended_runs_are_never_listed_to_find_what_is_pending() {
     let asked = world.cluster.log()[before..].to_vec();
     assert!(asked.iter().all(|line| line.contains("GET /apis/stillpoint.dev/v1alpha1/runs")), "{asked:?}");
     assert!(asked.len() <= 3, "{asked:?}");
+}
+
+#[tokio::test]
+async fn open_runs_are_listed_page_by_page_and_none_is_left_out() {
+    const OTHERS: usize = 600;
+    let world = World::start().await;
+    let path = pending(&world).await;
+    let open = world.cluster.get(&path).unwrap();
+    for number in 0..OTHERS {
+        let mut run = open.clone();
+        let (name, uid) = (format!("open-{number}"), json!(format!("uid-{number}")));
+        run["metadata"]["name"] = json!(name);
+        run["metadata"]["uid"] = uid.clone();
+        run["status"]["identity"]["uid"] = uid;
+        world.cluster.put(&format!("/apis/stillpoint.dev/v1alpha1/namespaces/shop/runs/{name}"), run);
+    }
+    let before = world.cluster.log().len();
+    assert_eq!(world.cuts.journal.unpaid_debts().await.unwrap(), OTHERS + 1);
+    let asked = world.cluster.log()[before..].to_vec();
+    let lists = asked.iter().filter(|line| line.contains("GET /apis/stillpoint.dev/v1alpha1/runs"));
+    assert_eq!(lists.count(), 2, "a page has 500");
 }

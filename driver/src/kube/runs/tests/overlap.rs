@@ -49,6 +49,15 @@ async fn the_same_over_two_controllers() {
     all_at_once(&world, &controllers).await;
 }
 
+async fn until_a_run_waits(world: &World) {
+    let told = async {
+        while !world.events().contains(&"WaitingForRun".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("no run says that it waits");
+}
+
 #[tokio::test]
 async fn a_snapshot_waits_for_the_run_of_another_controller_says_so_and_goes_on_when_that_has_ended() {
     let world = World::start().await;
@@ -57,10 +66,7 @@ async fn a_snapshot_waits_for_the_run_of_another_controller_says_so_and_goes_on_
     let asked = world.one_more("late");
     let taking = world.cuts.take(CutKind::Group, "late", world.storage.volumes(), &asked);
     let ending = async {
-        let waits = || world.events().contains(&"WaitingForRun".to_owned());
-        while !waits() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_a_run_waits(&world).await;
         assert_eq!(world.flushes(), 0);
         let runs = world.runs();
         let late = runs.iter().find(|run| run["spec"]["cut"] == "late").unwrap();
@@ -86,9 +92,7 @@ async fn what_a_dead_controller_left_keeps_its_pods_until_it_is_undone() {
     let asked = world.one_more("late");
     let taking = world.cuts.take(CutKind::Group, "late", world.storage.volumes(), &asked);
     let recovering = async {
-        while !world.events().contains(&"WaitingForRun".to_owned()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_a_run_waits(&world).await;
         assert_eq!((world.undone(), world.flushes()), (0, 0));
         world.cuts.recover().await.unwrap();
         assert_eq!(world.undone(), 1);
