@@ -2,8 +2,10 @@
 
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::Signal;
 use tokio::process::Command;
 
+use super::super::process::{End, Process, Start};
 use super::super::supervisor::{Orphaned, supervise};
 use super::*;
 
@@ -63,4 +65,27 @@ async fn a_supervisor_keeps_neither_files_nor_directories_of_anybody() {
     assert_eq!(std::fs::read_link(format!("/proc/{id}/cwd")).unwrap(), Path::new("/"));
     drop(socket);
     timeout(SAFETY, supervisor.wait()).await.expect("the supervisor ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_supervisor_that_gives_no_answer_is_not_taken_for_an_end() {
+    for is_killed in [false, true] {
+        let start =
+            Start { env: &[], mark: mark(), orphaned: Orphaned::End, stdin: std::process::Stdio::null };
+        let argv = ["sleep".to_owned(), "1000".to_owned()];
+        let process = Process::start(&definition("db"), &argv, start).await.unwrap();
+        let command = process.pid;
+        let supervisor = Pid::from_raw(process.child.id().unwrap().try_into().unwrap());
+        kill(supervisor, if is_killed { Signal::SIGKILL } else { Signal::SIGSTOP }).unwrap();
+        let end = timeout(SAFETY, process.kill()).await.expect("the wait for an answer ends");
+        assert!(alive(command), "nobody has ended it");
+        assert_eq!(end, End::Unverified);
+        if is_killed {
+            kill(Pid::from_raw(command), Signal::SIGKILL).unwrap();
+        } else {
+            // It finds the order when it goes on.
+            kill(supervisor, Signal::SIGCONT).unwrap();
+            dies(command).await;
+        }
+    }
 }
