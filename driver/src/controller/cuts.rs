@@ -10,6 +10,7 @@
 //! A failed attempt is voided on all hosts before the error is given back. Where a host could not be asked to, the
 //! code is UNAVAILABLE, never a final one, because something may be left behind; a retry under the same name cleans up.
 
+mod earlier;
 mod list;
 mod open;
 mod sweep;
@@ -30,6 +31,7 @@ use crate::domain::round::Limits;
 use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, PoolId, SnapshotId, VolumeId};
 use crate::observe::request::carried;
 
+use earlier::Named;
 pub use open::{OpenCut, Taken};
 pub use sweep::Swept;
 
@@ -328,108 +330,11 @@ impl Cuts {
         members.sort_by(|left, right| left.volume.cmp(&right.volume));
         Ok((members, agents))
     }
-
-    /// Finds what earlier attempts under this name have left: a sealed cut is rolled forward and given back, anything
-    /// else is removed.
-    async fn settle_earlier(&self, order: &CutOrder) -> Result<Option<CutRecord>, Fault> {
-        // A silent host that has a member is found out when it is needed. That no other pool has a cut of this name is made
-        // sure by whoever takes names from people; an orchestrator asks for a name with the same members only.
-        for record in self.records_of(order.kind, &NameHash::of(&order.name)).await.records {
-            match self.get(&record.id).await? {
-                Some(sealed) => {
-                    same_members(order, &sealed)?;
-                    self.roll_forward(&sealed, &sealed.members).await?;
-                    return Ok(Some(sealed));
-                }
-                None => self.remove_unsealed(&record).await?,
-            }
-        }
-        Ok(None)
-    }
-
-    /// A cut that is not sealed on its home pool: an attempt that died, or a deletion that did.
-    ///
-    /// Another controller may be at work on it, so the order matters: first see which attempts the other hosts have, and
-    /// that their rounds have ended (one that has not may not have reached the home pool yet, which would then have nothing
-    /// to void); then let the home pool void its own (it refuses when it has sealed meanwhile, and seals no more
-    /// afterwards); then remove exactly those attempts elsewhere. So nothing of a cut that is or will be sealed is ever
-    /// removed. `model/tests/round` shows it, and what each of these steps is for.
-    async fn remove_unsealed(&self, record: &CutRecord) -> Result<(), Fault> {
-        let mut left = Vec::new();
-        let home = self.home_of(record).await?;
-        let is_other = |agent: &Agent| home.as_ref().is_none_or(|home| home.host() != agent.host());
-        for agent in self.fleet.agents_of_pools(pools_of(&record.members)).await?.into_iter().filter(is_other)
-        {
-            if let Some(known) = agent.cut_at_rest(&record.id).await? {
-                left.push((agent, known));
-            }
-        }
-        if let Some(home) = home {
-            self.void_at_home(&home, record).await?;
-        }
-        for (agent, known) in left {
-            if is_sealed(&known) {
-                agent.delete_cut(&record.id, &known.attempt).await?;
-            } else {
-                agent.void(&record.id, &known.attempt).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The agent that has the home pool; `None`: that pool was dismissed, so nothing of the cut will ever be sealed there.
-    async fn home_of(&self, record: &CutRecord) -> Result<Option<Agent>, Fault> {
-        Ok(self.fleet.agents_of_pools(std::iter::once(&record.id.home)).await?.pop())
-    }
-
-    async fn void_at_home(&self, home: &Agent, record: &CutRecord) -> Result<(), Fault> {
-        let known = home.cut(&record.id).await?;
-        if known.as_ref().is_some_and(is_sealed) {
-            return Err(sealed_meanwhile(record));
-        }
-        let attempt = &known.as_ref().unwrap_or(record).attempt;
-        if let Err(fault) = home.void(&record.id, attempt).await {
-            let sealed = home.cut(&record.id).await?.is_some_and(|known| is_sealed(&known));
-            return Err(if sealed { sealed_meanwhile(record) } else { fault });
-        }
-        Ok(())
-    }
-
-    /// Records of any state under this name, from every host, one per cut id.
-    async fn records_of(&self, kind: CutKind, hash: &NameHash) -> Named {
-        let mut asked = JoinSet::new();
-        for agent in self.fleet.agents() {
-            let hash = hash.clone();
-            asked.spawn(carried(async move { (agent.host().clone(), agent.find_cut(kind, &hash).await) }));
-        }
-        let mut answers = asked.join_all().await;
-        answers.sort_by(|(left, _), (right, _)| left.cmp(right));
-        let (mut records, mut silent) = (BTreeMap::new(), None);
-        for (_, answer) in answers {
-            match answer {
-                Ok(record) => records.extend(record.map(|record| (record.id.clone(), record))),
-                Err(fault) => silent = silent.or(Some(fault)),
-            }
-        }
-        Named { records: records.into_values().collect(), silent }
-    }
-}
-
-/// What all hosts say about a name.
-struct Named {
-    /// One of each cut id.
-    records: Vec<CutRecord>,
-    /// Why a host did not answer.
-    silent: Option<Fault>,
 }
 
 /// The pools in which these members are.
 fn pools_of(members: &[CutMember]) -> impl Iterator<Item = &PoolId> {
     members.iter().map(|member| &member.volume.pool)
-}
-
-fn sealed_meanwhile(record: &CutRecord) -> Fault {
-    Fault::aborted(format!("the cut {:?} was sealed by another controller meanwhile; ask again", record.name))
 }
 
 fn is_sealed(record: &CutRecord) -> bool {
