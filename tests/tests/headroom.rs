@@ -61,6 +61,7 @@ fn snapshot(pool: &Pool, name: &str, volume: &VolumeId, capacity: Bytes) -> Resu
         known_as: None,
         snapshot: SnapshotId::of(volume, &id),
         volume: volume.clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         host: "node-1".parse()?,
         capacity,

@@ -58,6 +58,7 @@ fn record(bench: &Bench, attempt: &str) -> CutRecord {
     let id = CutId::new(CutKind::Group, "cut", &bench.volumes).expect("there are volumes");
     let member = |volume| CutMember {
         known_as: None,
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         snapshot: SnapshotId::of(volume, &id),
         host: "a".parse().expect("a name"),

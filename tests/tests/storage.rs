@@ -54,6 +54,7 @@ fn round(name: &str, volumes: &[VolumeId]) -> CutRecord {
         known_as: None,
         snapshot: SnapshotId::of(volume, &id),
         volume: volume.clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         host: "node-1".parse().expect("a name"),
         capacity: VOLUME,

@@ -102,6 +102,7 @@ pub fn round_record(volumes: &[VolumeId]) -> CutRecord {
     let id = CutId::new(CutKind::Group, "cut", volumes).unwrap();
     let member = |volume: &VolumeId| CutMember {
         known_as: None,
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         snapshot: SnapshotId::of(volume, &id),
         host: "node-1".parse().unwrap(),

@@ -206,6 +206,7 @@ fn cut_record(name: &str, state: CutState, members: impl IntoIterator<Item = Vol
     let host: crate::domain::HostName = "node-1".parse()?;
     let member = |volume: VolumeId| CutMember {
         known_as: None,
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: volume.hash.to_string(),
         snapshot: SnapshotId::of(&volume, &id),
         volume,

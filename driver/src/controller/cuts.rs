@@ -182,18 +182,7 @@ impl Cuts {
     ) -> Result<Option<CutRecord>, Fault> {
         let order = CutOrder { kind, name: name.to_owned(), volumes: volumes.to_vec(), barrier: Barrier::Up };
         let _busy = self.wait_until_free(kind, name).await?;
-        let hash = NameHash::of(name);
-        let mut pools: BTreeSet<_> = volumes.iter().map(|volume| volume.pool.clone()).collect();
-        for volume in volumes {
-            // It may have moved, and been cut where it is now.
-            if let Ok((_, info)) = self.fleet.locate(volume).await {
-                pools.insert(info.record.id.pool);
-            }
-        }
-        for pool in pools {
-            // A silent host must not pass for one that has nothing.
-            self.fleet.agent_of_pool(&pool).await?.find_cut(kind, &hash).await?;
-        }
+        self.ask_pools_of(kind, name, volumes).await?;
         self.settle_earlier(&order).await
     }
 
@@ -319,6 +308,7 @@ impl Cuts {
             members.push(CutMember {
                 snapshot: SnapshotId::of(&record.id, &id),
                 volume: record.id,
+                volume_made_at: record.created_at,
                 known_as: record.known_as,
                 volume_name: record.name,
                 host: agent.host().clone(),

@@ -148,6 +148,8 @@ pub struct CutMember {
     /// The id by which orchestrators know it, where that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_as: Option<VolumeId>,
+    /// When the volume was made: another one of its name, made after its deletion, is another volume.
+    pub volume_made_at: Timestamp,
     /// The volume's name, for people.
     pub volume_name: String,
     /// The snapshot taken of it.

@@ -128,7 +128,7 @@ impl RuledCuts {
         volumes: &[VolumeId],
         asked: &Asked,
     ) -> Result<CutRecord, Fault> {
-        if self.storage.plain().find(kind, name).await?.is_some() {
+        if self.storage.find_of(kind, name, volumes).await?.is_some() {
             return self.existing(kind, name, volumes).await;
         }
         if let Some(order) = self.order(kind, name, volumes, asked).await? {

@@ -20,6 +20,13 @@ pub trait Storage: Send + Sync + 'static {
     fn plain(&self) -> &dyn Cutting;
     /// Takes cuts of this kind for the rules engine.
     fn cutter(&self, kind: CutKind) -> Arc<dyn Cutter>;
+    /// As [`Cuts::find_of`].
+    async fn find_of(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: &[VolumeId],
+    ) -> Result<Option<CutRecord>, Fault>;
     /// As [`Cuts::settle`].
     async fn settle(
         &self,
@@ -47,6 +54,15 @@ impl Storage for FleetStorage {
 
     fn cutter(&self, kind: CutKind) -> Arc<dyn Cutter> {
         Arc::new(FleetCutter::new(self.cuts.clone(), kind, Barrier::Up))
+    }
+
+    async fn find_of(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: &[VolumeId],
+    ) -> Result<Option<CutRecord>, Fault> {
+        self.cuts.find_of(kind, name, volumes).await
     }
 
     async fn settle(

@@ -56,6 +56,7 @@ pub(crate) fn record(name: &str, members: &[PlacedVolume], cut_at_ms: i64) -> Cu
     let member = |volume: &PlacedVolume| CutMember {
         known_as: None,
         volume: volume.id().clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: volume.name().into(),
         snapshot: SnapshotId::of(volume.id(), &id),
         host: volume.host.clone(),

@@ -74,6 +74,10 @@ impl Storage for FleetStorage {
         Ok(named)
     }
 
+    async fn check_same_volumes(&self, cut: &CutRecord) -> Result<(), Fault> {
+        self.cuts.check_same_volumes(cut).await
+    }
+
     async fn delete(&self, id: &CutId) -> Result<(), Fault> {
         self.cuts.delete(id).await
     }

@@ -150,6 +150,7 @@ impl Operator {
         let (_busy, stop) = self.busy.claim(&request.name)?;
         if let Some(record) = self.storage.find_cut(&request.name).await? {
             same_members(&request, &record)?;
+            self.storage.check_same_volumes(&record).await?;
             tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
             return Ok((self.with_run(record).await?, Origin::Found));
         }

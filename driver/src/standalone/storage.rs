@@ -50,6 +50,8 @@ pub trait Storage: Send + Sync {
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// All that [`Storage::cuts`] lists under this name: a group, a single snapshot, or both. Empty as with `find_cut`.
     async fn named(&self, name: &str) -> Result<Vec<CutRecord>, Fault>;
+    /// ALREADY_EXISTS when a volume of the cut was deleted and made again under its name since.
+    async fn check_same_volumes(&self, cut: &CutRecord) -> Result<(), Fault>;
     /// Removes a cut with all its snapshots; idempotent.
     async fn delete(&self, id: &CutId) -> Result<(), Fault>;
     /// Makes sure that the hosts of these members know that their cut is sealed.

@@ -71,6 +71,7 @@ impl World {
         let member = CutMember {
             known_as: None,
             volume: volume.clone(),
+            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "v".into(),
             snapshot: snapshot.clone(),
             host: "h".parse().unwrap(),

@@ -113,6 +113,7 @@ fn cut(world: &World, name: &str) -> PoolResult<()> {
         known_as: None,
         snapshot: SnapshotId::of(&volume, &id),
         volume,
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "old".to_owned(),
         host: "node-1".parse().unwrap(),
         capacity: Bytes::mib(16),

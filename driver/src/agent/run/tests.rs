@@ -117,6 +117,7 @@ fn record(volume: &VolumeId) -> CutRecord {
         members: vec![CutMember {
             known_as: None,
             volume: volume.clone(),
+            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "data".into(),
             snapshot: SnapshotId::of(volume, &id),
             host: host_name(),

@@ -1,13 +1,13 @@
 //! What earlier attempts under a name have left: found on all hosts, rolled forward where it is sealed, removed otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
 
 use super::{CutOrder, Cuts, is_sealed, pools_of, same_members};
 use crate::controller::fleet::Agent;
 use crate::domain::record::CutRecord;
-use crate::domain::{CutKind, Fault, NameHash};
+use crate::domain::{Code, CutKind, Fault, NameHash, VolumeId};
 use crate::observe::request::carried;
 
 impl Cuts {
@@ -20,6 +20,7 @@ impl Cuts {
             match self.get(&record.id).await? {
                 Some(sealed) => {
                     same_members(order, &sealed)?;
+                    self.check_same_volumes(&sealed).await?;
                     self.roll_forward(&sealed, &sealed.members).await?;
                     return Ok(Some(sealed));
                 }
@@ -27,6 +28,75 @@ impl Cuts {
             }
         }
         Ok(None)
+    }
+
+    /// ALREADY_EXISTS when a member's volume was deleted and made again under its name since: the cut has the data of the
+    /// one that is gone. A volume that is gone and was not made again leaves its cut what it was.
+    pub async fn check_same_volumes(&self, sealed: &CutRecord) -> Result<(), Fault> {
+        let mut asked = JoinSet::new();
+        for member in sealed.members.clone() {
+            let fleet = self.fleet.clone();
+            asked.spawn(carried(async move { (fleet.locate(member.known_as()).await, member) }));
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by(|(_, left), (_, right)| left.volume.cmp(&right.volume));
+        for (answer, member) in answers {
+            match answer {
+                Ok((_, info)) if info.record.created_at != member.volume_made_at => {
+                    return Err(Fault::already_exists(format!(
+                        "a cut called {:?} exists, taken {} of an earlier volume {} (made {}) that was deleted; the one of that \
+                         name now was made {}; choose another name for the cut, or delete the old one",
+                        sealed.name,
+                        sealed.cut_at,
+                        member.volume_name,
+                        member.volume_made_at,
+                        info.record.created_at
+                    )));
+                }
+                Ok(_) => {}
+                Err(fault) if fault.code == Code::NotFound => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    /// The sealed cut of this name, for an orchestrator that asks for a name with the same volumes only: hosts that have
+    /// none of them may be silent. UNAVAILABLE where one that has, or had, one of them is.
+    pub async fn find_of(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: &[VolumeId],
+    ) -> Result<Option<CutRecord>, Fault> {
+        self.ask_pools_of(kind, name, volumes).await?;
+        for record in self.records_of(kind, &NameHash::of(name)).await.records {
+            if let Some(sealed) = self.get(&record.id).await? {
+                return Ok(Some(sealed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A silent host must not pass for one that has nothing: each one that has, or had, one of these volumes is asked.
+    pub(super) async fn ask_pools_of(
+        &self,
+        kind: CutKind,
+        name: &str,
+        volumes: &[VolumeId],
+    ) -> Result<(), Fault> {
+        let hash = NameHash::of(name);
+        let mut pools: BTreeSet<_> = volumes.iter().map(|volume| volume.pool.clone()).collect();
+        for volume in volumes {
+            // It may have moved, and been cut where it is now.
+            if let Ok((_, info)) = self.fleet.locate(volume).await {
+                pools.insert(info.record.id.pool);
+            }
+        }
+        for pool in pools {
+            self.fleet.agent_of_pool(&pool).await?.find_cut(kind, &hash).await?;
+        }
+        Ok(())
     }
 
     /// A cut that is not sealed on its home pool: an attempt that died, or a deletion that did.

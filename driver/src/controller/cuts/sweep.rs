@@ -213,6 +213,7 @@ mod tests {
         let member = |(volume, host): (&VolumeId, &str)| CutMember {
             known_as: None,
             volume: volume.clone(),
+            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "v".into(),
             snapshot: SnapshotId::of(volume, &id),
             host: host.parse().unwrap(),

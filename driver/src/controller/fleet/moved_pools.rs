@@ -144,3 +144,44 @@ async fn a_silent_node_is_never_taken_for_one_that_has_nothing() {
     unavailable(world.volumes.delete(&y).await, "host b");
     world.a.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_one_node_are_snapshotted_while_another_is_silent() {
+    let mut world = World::new().await;
+    let (x, y) = (world.raw("x", "a").await, world.raw("y", "b").await);
+    world.b.end().await;
+    let asked_for = std::slice::from_ref(&x);
+    assert_eq!(world.cuts.find_of(CutKind::Single, "snapshot-1", asked_for).await.unwrap(), None);
+    let taken = world.taken(CutKind::Single, "snapshot-1", &[&x]).await;
+    assert_eq!(
+        world.cuts.find_of(CutKind::Single, "snapshot-1", asked_for).await.unwrap(),
+        Some(taken.clone())
+    );
+    assert_eq!(world.cuts.settle(CutKind::Single, "snapshot-1", asked_for).await.unwrap(), Some(taken));
+    unavailable(world.cuts.find_of(CutKind::Group, "group-1", &[x, y]).await, "host b");
+    world.a.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_does_not_give_the_snapshot_of_an_earlier_volume_of_that_name() {
+    let mut world = World::new().await;
+    let x = world.raw("x", "a").await;
+    let daily = world.taken(CutKind::Single, "daily", &[&x]).await;
+    world.volumes.delete(&x).await.unwrap();
+    assert_eq!(world.taken(CutKind::Single, "daily", &[&x]).await, daily, "it outlives its volume");
+    assert_eq!(world.raw("x", "a").await, x);
+    let order = CutOrder {
+        kind: CutKind::Single,
+        name: "daily".into(),
+        volumes: vec![x.clone()],
+        barrier: Barrier::Up,
+    };
+    let fault = world.cuts.take(order).await.unwrap_err();
+    assert_eq!(fault.code, Code::AlreadyExists, "{fault}");
+    assert!(fault.message.contains("earlier volume x"), "{fault}");
+    assert!(world.cuts.get(&daily.id).await.unwrap().is_some(), "the old one is untouched");
+    world.cuts.delete(&daily.id).await.unwrap();
+    assert_eq!(world.taken(CutKind::Single, "daily", &[&x]).await.members.len(), 1);
+    world.a.end().await;
+    world.b.end().await;
+}

@@ -8,6 +8,7 @@ fn member(name: &str) -> CutMember {
         known_as: None,
         snapshot: SnapshotId::of(&volume, &cut),
         volume,
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: name.into(),
         host: "a".parse().unwrap(),
         capacity: Bytes::gib(1),

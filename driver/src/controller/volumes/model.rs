@@ -241,6 +241,7 @@ impl Snapshots for Model {
         let member = CutMember {
             known_as: None,
             volume: volume.clone(),
+            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: placed.info.record.name,
             snapshot: SnapshotId::of(volume, &cut),
             host: placed.host,

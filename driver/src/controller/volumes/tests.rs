@@ -37,6 +37,7 @@ fn snapshot_of(placed: &Placed) -> CutMember {
     CutMember {
         known_as: None,
         volume: record.id.clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: record.name.clone(),
         snapshot: SnapshotId::of(&record.id, &cut),
         host: placed.host.clone(),

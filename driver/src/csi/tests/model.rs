@@ -56,6 +56,7 @@ impl ModelCuts {
             members.push(CutMember {
                 known_as: None,
                 volume: volume.clone(),
+                volume_made_at: jiff::Timestamp::UNIX_EPOCH,
                 volume_name: placed.info.record.name,
                 snapshot: SnapshotId::of(volume, id),
                 host: placed.host,

@@ -36,6 +36,7 @@ fn cut() -> CutRecord {
             known_as: None,
             snapshot: SnapshotId::of(&volume, &id),
             volume,
+            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "data".into(),
             host: "node-1".parse().unwrap(),
             capacity: Bytes::gib(1),

@@ -201,6 +201,7 @@ fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
     let member = CutMember {
         known_as: None,
         volume: volume.clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: format!("pvc-{}", volume.hash),
         snapshot: SnapshotId::of(volume, &id),
         host: host.clone(),

@@ -25,6 +25,7 @@ fn record(name: u8, volumes: &BTreeSet<u8>, state: CutState) -> CutRecord {
     let member = |volume: &VolumeId| CutMember {
         known_as: known_as(volume),
         volume: volume.clone(),
+        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "v".into(),
         snapshot: SnapshotId::of(volume, &id),
         host: "a".parse().unwrap(),

@@ -264,6 +264,10 @@ impl Storage for MemoryStorage {
         })
     }
 
+    async fn find_of(&self, kind: CutKind, name: &str, _: &[VolumeId]) -> Result<Option<CutRecord>, Fault> {
+        self.find(kind, name).await
+    }
+
     async fn settle(&self, _: CutKind, name: &str, _: &[VolumeId]) -> Result<Option<CutRecord>, Fault> {
         self.answers()?;
         Ok(self.named(name))
