@@ -60,7 +60,7 @@ impl OpenCut for FleetCut {
         let request = self.request.clone();
         let taken = request::within(request, self.open.cut()).await.map_err(cut_error)?;
         let report = CutReport {
-            cut_id: self.open.record().id.to_string(),
+            cut_id: self.open.record().handle().to_string(),
             level: storage_level(taken.level),
             reasons: taken.reasons.clone(),
             hold_requested_at: taken.hold_requested_at,

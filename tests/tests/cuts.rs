@@ -76,10 +76,10 @@ async fn a_cut_outlives_its_volumes_and_is_found_again_under_its_name() -> Resul
 async fn a_cut_is_deleted_on_all_hosts_and_deleting_it_again_is_fine() -> Result<()> {
     let Some(cluster) = Cluster::new("cuts-delete").await? else { return Ok(()) };
     let record = cluster.cuts.take(cluster.order("nightly")).await?;
-    cluster.cuts.delete(&record.id).await?;
+    cluster.cuts.delete(&record.handle()).await?;
     assert_eq!(cluster.cuts.list().await?, []);
     cluster.check_nothing_left()?;
-    cluster.cuts.delete(&record.id).await?;
+    cluster.cuts.delete(&record.handle()).await?;
     Ok(())
 }
 
@@ -151,14 +151,14 @@ async fn what_a_dead_controller_left_is_settled_by_the_next() -> Result<()> {
         std::mem::forget(open);
         if retry {
             let taken = cluster.other_controller()?.take(cluster.order("none")).await?;
-            cluster.cuts.delete(&taken.id).await?;
+            cluster.cuts.delete(&taken.handle()).await?;
         } else {
             let swept = cluster.other_controller()?.sweep(Duration::ZERO).await;
             assert_eq!(swept.voided.len(), 1, "{swept:?}");
         }
     }
     assert_eq!(cluster.cuts.list().await?.len(), 1);
-    cluster.cuts.delete(&record.id).await?;
+    cluster.cuts.delete(&record.handle()).await?;
     cluster.check_nothing_left()
 }
 

@@ -28,7 +28,7 @@ impl Bench {
             return Ok(None);
         }
         let run = RunDir::new(label)?;
-        let volume = run.directory("volumes/3f9a0c11d2e4-v00000000000000000000000000000000")?;
+        let volume = run.directory("volumes/3f9a0c11d2e4-v00000000000000000000000000000000-00000001")?;
         let mount = run.directory("mount")?;
         let image = volume.join("disk.img");
         File::create(&image)?.set_len(64 << 20)?;

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use stillpoint::agent::pool::{Overcommit, Pool};
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
-use stillpoint::domain::{Bytes, Code, CutId, CutKind, Level, NewVolume, SnapshotId, VolumeId};
+use stillpoint::domain::{Bytes, Code, CutId, CutKind, Incarnation, Level, NewVolume, SnapshotId, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Loops, Subvolumes};
 use stillpoint_tests::harness::skip;
@@ -32,7 +32,7 @@ fn new_pool(test: &str, scratch: &Scratch) -> Result<Option<Pool>> {
 }
 
 fn create(pool: &Pool, name: &str, capacity: Bytes) -> Result<VolumeId, stillpoint::agent::pool::PoolError> {
-    let id = VolumeId::new(pool.id().clone(), name);
+    let id = VolumeId::new(pool.id().clone(), name, Incarnation(1));
     let new = NewVolume { id: id.clone(), name: name.into(), capacity, filesystem: None, source: None };
     pool.create_volume(&new).map(|_| id)
 }
@@ -59,9 +59,8 @@ fn snapshot(pool: &Pool, name: &str, volume: &VolumeId, capacity: Bytes) -> Resu
     let id = CutId::new(CutKind::Single, name, [volume]).context("it has a member")?;
     let member = CutMember {
         known_as: None,
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
         volume: volume.clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         host: "node-1".parse()?,
         capacity,
@@ -70,7 +69,7 @@ fn snapshot(pool: &Pool, name: &str, volume: &VolumeId, capacity: Bytes) -> Resu
     let mut record = CutRecord {
         name: name.into(),
         state: CutState::Round,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members: vec![member],
         cut_at: jiff::Timestamp::UNIX_EPOCH,
         level: Level::Crash,

@@ -107,7 +107,7 @@ async fn a_deletion_that_was_interrupted_is_not_listed_and_is_swept() -> Result<
     let id = CutId::new(CutKind::Group, "all", &volumes).context("a group has members")?;
     let home = fleet.site.fleet.agent_of_pool(&id.home).await?;
     let record = home.cut(&id).await?.context("it is sealed at home")?;
-    home.delete_cut(&id, &record.attempt).await?;
+    home.delete_cut(&id, record.attempt).await?;
     assert_eq!(fleet.ids(7).await?, fleet.singles);
 
     let swept = Cuts::new(fleet.site.fleet.clone(), Limits::default()).sweep(Duration::ZERO).await;

@@ -13,7 +13,7 @@ use stillpoint::agent::pool::Pool;
 use stillpoint::agent::volumes::{Catalogue, NodeVolumes, VolumeImage};
 use stillpoint::domain::node::{Access, GrowRequest, PublishRequest, StageRequest, Usage};
 use stillpoint::domain::record::Source;
-use stillpoint::domain::{Bytes, Code, Fault, Filesystem, NewVolume, VolumeId};
+use stillpoint::domain::{Bytes, Code, Fault, Filesystem, Incarnation, NewVolume, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Freezing, Loops};
 use stillpoint_tests::harness::bench::{Bench, PATIENCE, VOLUME, command, needs_root, until, writable};
@@ -68,7 +68,7 @@ impl Stage {
         capacity: Bytes,
         source: Option<Source>,
     ) -> Result<VolumeId> {
-        let id = VolumeId::new(self.bench.pool.id().clone(), name);
+        let id = VolumeId::new(self.bench.pool.id().clone(), name, Incarnation(1));
         self.bench.pool.create_volume(&NewVolume {
             id: id.clone(),
             name: name.into(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use stillpoint::controller::cuts::{Barrier, CutOrder};
 use stillpoint::domain::record::{CutRecord, Source};
-use stillpoint::domain::{Filesystem, Level, NewVolume, VolumeId};
+use stillpoint::domain::{Filesystem, Incarnation, Level, NewVolume, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Loops, MountRequest, Mounts};
 use stillpoint_tests::harness::binaries::binary;
@@ -67,7 +67,7 @@ impl Field {
         if host.mounts.is_empty() {
             return ledger::read(&host.pool.snapshot_tree(&member.snapshot)?.join("disk.img"));
         }
-        let id = VolumeId::new(host.pool.id().clone(), &format!("restored-{name}"));
+        let id = VolumeId::new(host.pool.id().clone(), &format!("restored-{name}"), Incarnation(1));
         host.pool.create_volume(&NewVolume {
             id: id.clone(),
             name: format!("restored-{name}"),

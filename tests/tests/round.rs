@@ -14,7 +14,7 @@ use stillpoint::agent::round::conductor::{Conductor, Input};
 use stillpoint::agent::round::crew::{self, Inbox};
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
-use stillpoint::domain::{CutId, CutKind, Filesystem, Level, SnapshotId};
+use stillpoint::domain::{CutId, CutKind, Filesystem, Incarnation, Level, SnapshotId};
 use stillpoint::host::Loops;
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::proto::agent::{self as proto, RoundOrder, RoundReport, round_order, round_report};
@@ -54,13 +54,12 @@ impl Stage {
     }
 }
 
-fn record(bench: &Bench, attempt: &str) -> CutRecord {
+fn record(bench: &Bench, attempt: u32) -> CutRecord {
     let id = CutId::new(CutKind::Group, "cut", &bench.volumes).expect("there are volumes");
     let member = |volume| CutMember {
         known_as: None,
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(attempt)),
         host: "a".parse().expect("a name"),
         capacity: VOLUME,
         filesystem: Some(Filesystem::Xfs),
@@ -72,7 +71,7 @@ fn record(bench: &Bench, attempt: &str) -> CutRecord {
         id,
         name: "cut".into(),
         state: CutState::Round,
-        attempt: attempt.into(),
+        attempt: Incarnation(attempt),
         members,
         cut_at: jiff::Timestamp::now(),
         level: Level::Crash,
@@ -98,7 +97,7 @@ impl Round<'_> {
             .context("the conductor is gone")
     }
 
-    fn open(&self, attempt: &str, soft: Duration) -> Result<()> {
+    fn open(&self, attempt: u32, soft: Duration) -> Result<()> {
         let record = record(self.bench, attempt);
         let members = record.members.iter().map(|member| proto::Member {
             volume_id: member.volume.to_string(),
@@ -106,7 +105,7 @@ impl Round<'_> {
         });
         self.order(round_order::Order::Open(round_order::Open {
             cut_id: record.id.to_string(),
-            attempt: attempt.into(),
+            attempt: Incarnation(attempt).to_string(),
             members: members.collect(),
             soft_limit_ms: u32::try_from(soft.as_millis())?,
             hard_limit_ms: 15_000,
@@ -144,7 +143,7 @@ impl Round<'_> {
 
     /// Goes on until the report that `reached` accepts.
     fn advance(&mut self, to: Phase) -> Result<()> {
-        self.open("1", LONG)?;
+        self.open(1, LONG)?;
         ensure!(matches!(self.report()?, round_report::Report::Prepared(_)), "not prepared");
         if to == Phase::Prepared {
             return Ok(());
@@ -192,7 +191,7 @@ fn a_round_holds_cuts_and_releases_and_can_be_sealed() -> Result<()> {
     assert!(!released.guard_fired && released.members.iter().all(|member| member.clean), "{released:?}");
     assert!(stage.bench.all_writable()?);
     round.join()?;
-    let mut sealed = record(&stage.bench, "1");
+    let mut sealed = record(&stage.bench, 1);
     sealed.state = CutState::Sealed;
     stage.bench.pool.seal_cut(&sealed)?;
     for member in &sealed.members {
@@ -218,7 +217,7 @@ fn a_controller_that_goes_away_in_any_phase_leaves_nothing_held_and_nothing_behi
 fn a_hold_past_its_soft_limit_is_given_up_by_the_agent_itself() -> Result<()> {
     let Some(stage) = Stage::new("round-limit", 2)? else { return Ok(()) };
     let mut round = stage.start();
-    round.open("1", Duration::from_millis(400))?;
+    round.open(1, Duration::from_millis(400))?;
     ensure!(matches!(round.report()?, round_report::Report::Prepared(_)), "not prepared");
     round.hold()?;
     ensure!(matches!(round.report()?, round_report::Report::Held(_)), "not held");
@@ -272,7 +271,7 @@ fn a_guard_that_dies_during_the_hold_makes_it_count_as_lapsed() -> Result<()> {
     drop(round);
     stage.bench.guard.wait()?;
     // And without a guard nothing is held at all.
-    stage.bench.pool.void_cut(&record(&stage.bench, "1").id)?;
+    stage.bench.pool.void_cut(&record(&stage.bench, 1).id)?;
     let mut round = stage.start();
     round.advance(Phase::Prepared)?;
     round.hold()?;
@@ -300,7 +299,7 @@ fn a_volume_that_is_busy_is_not_cut_and_a_foreign_round_is_not_touched() -> Resu
     let mut first = stage.start();
     first.advance(Phase::Held)?;
     let mut second = stage.start();
-    second.open("2", LONG)?;
+    second.open(2, LONG)?;
     let round_report::Report::Failed(failed) = second.report()? else { bail!("two rounds on one volume") };
     assert!(failed.message.contains("is busy"), "{failed:?}");
     second.join()?;

@@ -13,7 +13,7 @@ use stillpoint::agent::pools::Pools;
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::domain::health::Condition;
 use stillpoint::domain::node::{Access, GrowRequest, PublishRequest, StageRequest};
-use stillpoint::domain::{Bytes, Code, Fault, Filesystem, NewVolume, VolumeId};
+use stillpoint::domain::{Bytes, Code, Fault, Filesystem, Incarnation, NewVolume, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Host, Loops, Mounts};
 use stillpoint_tests::harness::RunDir;
@@ -50,7 +50,7 @@ impl Ward {
     }
 
     fn volume(&self, name: &str, filesystem: Option<Filesystem>) -> Result<VolumeId> {
-        let id = VolumeId::new(self.bench.pool.id().clone(), name);
+        let id = VolumeId::new(self.bench.pool.id().clone(), name, Incarnation(1));
         let new = NewVolume { id: id.clone(), name: name.into(), capacity: VOLUME, filesystem, source: None };
         self.bench.pool.create_volume(&new)?;
         Ok(id)

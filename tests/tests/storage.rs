@@ -14,7 +14,9 @@ use stillpoint::agent::pool::{Pool, PoolError};
 use stillpoint::agent::pools::{OpenError, Pools};
 use stillpoint::backend::{BackendKind, IMAGE};
 use stillpoint::domain::record::{CutMember, CutRecord, CutState, Source};
-use stillpoint::domain::{Bytes, Code, CutId, CutKind, Filesystem, Level, NewVolume, SnapshotId, VolumeId};
+use stillpoint::domain::{
+    Bytes, Code, CutId, CutKind, Filesystem, Incarnation, Level, NewVolume, SnapshotId, VolumeId,
+};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Host, Loops};
 use stillpoint_tests::crashing::CrashingHost;
@@ -39,7 +41,7 @@ fn can_run(test: &str, kind: BackendKind) -> bool {
 // ---- the volumes of all tests ---------------------------------------------------------------------
 
 fn volume(pool: &Pool, name: &str) -> VolumeId {
-    VolumeId::new(pool.id().clone(), name)
+    VolumeId::new(pool.id().clone(), name, Incarnation(1))
 }
 
 fn create(pool: &Pool, name: &str, source: Option<Source>) -> Result<(), PoolError> {
@@ -52,9 +54,8 @@ fn round(name: &str, volumes: &[VolumeId]) -> CutRecord {
     let id = CutId::new(CutKind::Group, name, volumes).expect("there are volumes");
     let member = |volume: &VolumeId| CutMember {
         known_as: None,
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
         volume: volume.clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
         host: "node-1".parse().expect("a name"),
         capacity: VOLUME,
@@ -66,7 +67,7 @@ fn round(name: &str, volumes: &[VolumeId]) -> CutRecord {
         id,
         name: name.into(),
         state: CutState::Round,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members,
         cut_at: jiff::Timestamp::UNIX_EPOCH,
         level: Level::Group,

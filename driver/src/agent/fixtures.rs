@@ -11,7 +11,9 @@ use super::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::domain::node::{Access, PublishRequest, StageRequest};
 use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Bytes, CutId, CutKind, Filesystem, Level, NewVolume, PoolId, SnapshotId, VolumeId};
+use crate::domain::{
+    Bytes, CutId, CutKind, Filesystem, Incarnation, Level, NewVolume, PoolId, SnapshotId, VolumeId,
+};
 use crate::host::fake::FakeHost;
 use crate::host::{Host, Loops, Mounts};
 
@@ -63,7 +65,7 @@ impl Bench {
 
     pub fn new_volume(&self, name: &str, filesystem: Option<Filesystem>) -> NewVolume {
         NewVolume {
-            id: VolumeId::new(self.pool_id(), name),
+            id: VolumeId::new(self.pool_id(), name, Incarnation(1)),
             name: name.into(),
             capacity: Bytes::gib(1),
             filesystem,
@@ -102,9 +104,8 @@ pub fn round_record(volumes: &[VolumeId]) -> CutRecord {
     let id = CutId::new(CutKind::Group, "cut", volumes).unwrap();
     let member = |volume: &VolumeId| CutMember {
         known_as: None,
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "volume".into(),
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
         host: "node-1".parse().unwrap(),
         capacity: Bytes::gib(1),
         filesystem: None,
@@ -116,7 +117,7 @@ pub fn round_record(volumes: &[VolumeId]) -> CutRecord {
         id,
         name: "cut".into(),
         state: CutState::Round,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members,
         cut_at: jiff::Timestamp::UNIX_EPOCH,
         level: Level::Crash,

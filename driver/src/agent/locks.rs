@@ -98,10 +98,11 @@ impl VolumeLocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Incarnation;
     use crate::domain::{Code, CutKind, PoolId};
 
     fn volume(name: &str) -> VolumeId {
-        VolumeId::new(PoolId::from_random([7; 6]), name)
+        VolumeId::new(PoolId::from_random([7; 6]), name, Incarnation(1))
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::local::LocalHost;
 use super::locks::Purpose;
 use super::service::{Answer, Service, parse};
 use crate::domain::record::{MoveRecord, MoveState};
-use crate::domain::{Bytes, Departure, Fault, Move, VolumeId, VolumeInfo, Waiting};
+use crate::domain::{Bytes, Departure, Fault, Move, NameHash, PoolId, VolumeId, VolumeInfo, Waiting};
 use crate::proto::agent::{self as proto, moves_server};
 use crate::wire::convert;
 
@@ -57,11 +57,12 @@ impl LocalHost {
         Ok(pool.stay(id)?)
     }
 
-    /// Removes what has arrived of a volume; says whether there was something.
-    pub fn abandon(&self, id: &VolumeId, content: Option<&str>) -> Result<bool, Fault> {
-        let pool = self.pools().get(&id.pool)?;
-        let _guard = self.locks.try_lock(id, Purpose::Create)?;
-        Ok(pool.abandon(id, content)?)
+    /// Removes what has arrived of a volume of this name; says whether there was something.
+    pub fn abandon(&self, pool: &PoolId, name: &NameHash, content: Option<&str>) -> Result<bool, Fault> {
+        let pool = self.pools().get(pool)?;
+        let Some(id) = pool.part_named(name)? else { return Ok(false) };
+        let _guard = self.locks.try_lock(&id, Purpose::Create)?;
+        Ok(pool.abandon(&id, content)?)
     }
 
     /// Moves that are not settled: those that go from here, and what waits here.
@@ -133,10 +134,10 @@ impl moves_server::Moves for Service {
 
     async fn abandon(&self, request: Request<proto::AbandonRequest>) -> Answer<proto::AbandonResponse> {
         let request = request.into_inner();
-        let id = parse("volume_id", &request.volume_id)?;
+        let (pool, name) = (parse("pool_id", &request.pool_id)?, parse("name_hash", &request.name_hash)?);
         let content = (!request.content.is_empty()).then_some(request.content);
         self.call(move |local| {
-            let was_there = local.abandon(&id, content.as_deref())?;
+            let was_there = local.abandon(&pool, &name, content.as_deref())?;
             Ok(proto::AbandonResponse { was_there })
         })
         .await

@@ -98,7 +98,7 @@ impl LocalHost {
             for cut in own.filter(|cut| cut.state == CutState::Round) {
                 let name = format!("{} attempt {}", cut.id, cut.attempt);
                 if suspects.is_orphan(&name, Bytes(0), now, grace) {
-                    match self.void(&cut.id, &Fence::Attempt(cut.attempt.clone())) {
+                    match self.void(&cut.id, &Fence::Attempt(cut.attempt)) {
                         Ok(()) => {
                             self.orphan_counts().rounds.fetch_add(1, Ordering::Relaxed);
                             metrics::collected(metrics::Orphan::Round);
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::agent::fixtures::Bench;
-    use crate::domain::{CutId, CutKind, SnapshotId};
+    use crate::domain::{CutId, CutKind, Incarnation, SnapshotId};
     use crate::host::Files;
     use crate::host::fake::When;
 
@@ -214,7 +214,7 @@ mod tests {
         let bench = Bench::new();
         let volume = bench.volume("a", None);
         let cut = CutId::new(CutKind::Single, "lost", [&volume]).unwrap();
-        let snapshot = SnapshotId::of(&volume, &cut);
+        let snapshot = SnapshotId::of(&volume, &cut, Incarnation(1));
         let directory = Path::new("/pool/snapshots").join(volume.to_string());
         bench.host.make_all(&directory.join(snapshot.to_string()));
         twice(&bench, || {});

@@ -50,8 +50,8 @@ where
     Side::Caller.parse(field, text).map_err(status_of)
 }
 
-fn fence(attempt: String) -> Fence {
-    if attempt.is_empty() { Fence::Any } else { Fence::Attempt(attempt) }
+fn fence(attempt: &str) -> Result<Fence, Status> {
+    if attempt.is_empty() { Ok(Fence::Any) } else { parse("attempt", attempt).map(Fence::Attempt) }
 }
 
 #[async_trait::async_trait]
@@ -119,7 +119,7 @@ impl agent_server::Agent for Service {
 
     async fn void(&self, request: Request<proto::VoidRequest>) -> Answer<proto::VoidResponse> {
         let request = request.into_inner();
-        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(request.attempt));
+        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(&request.attempt)?);
         self.call(move |local| local.void(&id, &fence).map(|()| proto::VoidResponse {})).await
     }
 
@@ -169,7 +169,7 @@ impl agent_server::Agent for Service {
         request: Request<proto::DeleteCutRequest>,
     ) -> Answer<proto::DeleteCutResponse> {
         let request = request.into_inner();
-        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(request.attempt));
+        let (id, fence) = (parse("cut_id", &request.cut_id)?, fence(&request.attempt)?);
         self.call(move |local| local.delete_cut(&id, &fence).map(|()| proto::DeleteCutResponse {})).await
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use super::{BackendKind, IMAGE};
 use crate::agent::pool::{MemberPaths, NewVolume, Pool, PoolError, SweepReport};
 use crate::domain::record::{CutMember, CutRecord, CutState, Source};
-use crate::domain::{Bytes, Code, CutId, CutKind, Level, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, CutId, CutKind, Incarnation, Level, SnapshotId, VolumeId};
 use crate::host::Host;
 
 /// What the suite is run on.
@@ -77,7 +77,8 @@ pub const CHECKS: &[Check] = checks! {
         impossible_capacities_are_refused,
         a_volume_grows_with_its_devices_and_never_shrinks,
         an_attached_volume_is_not_deleted,
-        deleting_is_idempotent_and_only_for_own_ids;
+        deleting_is_idempotent_and_only_for_own_ids,
+        a_volume_made_again_under_its_name_is_another_one;
     copies:
         a_clone_and_its_source_do_not_see_each_other,
         a_snapshot_keeps_what_was_there_at_the_cut,
@@ -95,6 +96,7 @@ pub const CHECKS: &[Check] = checks! {
         a_cut_that_was_not_copied_is_not_sealed,
         a_volume_in_a_round_is_neither_deleted_nor_expanded,
         the_name_of_a_deleted_cut_can_be_used_again,
+        a_snapshot_id_never_means_one_taken_later_under_its_name,
         records_that_contradict_themselves_are_refused,
         the_trash_waits_for_rounds;
 };
@@ -143,7 +145,7 @@ fn reopen(ground: &dyn Ground, pool: Pool) -> Result<(Pool, SweepReport)> {
 
 fn raw(pool: &Pool, name: &str) -> NewVolume {
     NewVolume {
-        id: VolumeId::new(pool.id().clone(), name),
+        id: VolumeId::new(pool.id().clone(), name, Incarnation(1)),
         name: name.to_owned(),
         capacity: SMALL,
         filesystem: None,
@@ -206,9 +208,8 @@ fn cut_record(name: &str, state: CutState, members: impl IntoIterator<Item = Vol
     let host: crate::domain::HostName = "node-1".parse()?;
     let member = |volume: VolumeId| CutMember {
         known_as: None,
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: volume.hash.to_string(),
-        snapshot: SnapshotId::of(&volume, &id),
+        snapshot: SnapshotId::of(&volume, &id, Incarnation(1)),
         volume,
         host: host.clone(),
         capacity: SMALL,
@@ -218,7 +219,7 @@ fn cut_record(name: &str, state: CutState, members: impl IntoIterator<Item = Vol
     Ok(CutRecord {
         name: name.to_owned(),
         state,
-        attempt: "1".to_owned(),
+        attempt: Incarnation(1),
         members,
         cut_at: Timestamp::UNIX_EPOCH,
         level: Level::Group,
@@ -226,6 +227,15 @@ fn cut_record(name: &str, state: CutState, members: impl IntoIterator<Item = Vol
         timeline: None,
         id,
     })
+}
+
+/// The same cut, taken by another attempt.
+fn by_attempt(attempt: Incarnation, record: &CutRecord) -> CutRecord {
+    let mut record = CutRecord { attempt, ..record.clone() };
+    for member in &mut record.members {
+        member.snapshot.attempt = attempt;
+    }
+    record
 }
 
 fn sealed(record: &CutRecord) -> CutRecord {

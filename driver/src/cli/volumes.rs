@@ -145,11 +145,13 @@ fn volume_json(volume: &Volume) -> Value {
 }
 
 fn restored_table(restored: &[Restored]) -> String {
-    let mut table = with_header(&["FROM", "NEW VOLUME", "HOST", "ID"]);
+    let mut table = with_header(&["FROM", "TAKEN AT", "VOLUME", "STATE", "HOST", "ID"]);
     for volume in restored {
         table.add_row([
             shortened(&volume.from_volume, 40),
+            volume.taken_at.clone(),
             shortened(&volume.name, 60),
+            if volume.existed { format!("existed, made {}", volume.made_at) } else { "made".to_owned() },
             volume.host.clone(),
             volume.volume_id.clone(),
         ]);
@@ -159,6 +161,8 @@ fn restored_table(restored: &[Restored]) -> String {
 
 fn restored_json(volume: &Restored) -> Value {
     json!({
-        "fromVolume": volume.from_volume, "name": volume.name, "volumeId": volume.volume_id, "host": volume.host,
+        "fromVolume": volume.from_volume, "fromSnapshot": volume.from_snapshot, "takenAt": volume.taken_at,
+        "name": volume.name, "volumeId": volume.volume_id, "host": volume.host,
+        "madeAt": volume.made_at, "existed": volume.existed,
     })
 }

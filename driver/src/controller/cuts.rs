@@ -28,7 +28,10 @@ use super::fleet::{Agent, Fleet};
 use super::round::{Part, Round};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::round::Limits;
-use crate::domain::{Code, CutId, CutKind, Fault, HostName, Level, NameHash, PoolId, SnapshotId, VolumeId};
+use crate::domain::{
+    Code, CutHandle, CutId, CutKind, Fault, HostName, Incarnation, Level, NameHash, PoolId, SnapshotId,
+    VolumeId,
+};
 use crate::observe::request::carried;
 
 use earlier::Named;
@@ -137,7 +140,8 @@ impl Cuts {
         if let Some(record) = self.settle_earlier(&order).await? {
             return Ok(Opened::Exists(Box::new(record)));
         }
-        let (members, agents) = self.members(&order).await?;
+        let attempt = super::incarnation()?;
+        let (members, agents) = self.members(&order, attempt).await?;
         let volumes = members.iter().map(|member| &member.volume);
         let id = CutId::new(order.kind, &order.name, volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
@@ -145,7 +149,7 @@ impl Cuts {
             id,
             name: order.name,
             state: CutState::Round,
-            attempt: attempt()?,
+            attempt,
             members,
             cut_at: (self.wall_clock)(),
             level: Level::Crash,
@@ -200,7 +204,7 @@ impl Cuts {
     pub async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault> {
         let Named { records, silent } = self.records_of(kind, &NameHash::of(name)).await;
         for record in records {
-            if let Some(sealed) = self.get(&record.id).await? {
+            if let Some(sealed) = self.sealed(&record.id).await? {
                 return Ok(Some(sealed));
             }
         }
@@ -216,8 +220,13 @@ impl Cuts {
         }
     }
 
-    /// The sealed cut with this id.
-    pub async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    /// The sealed cut with this handle. One that was taken later under its name is another one.
+    pub async fn get(&self, handle: &CutHandle) -> Result<Option<CutRecord>, Fault> {
+        Ok(self.sealed(&handle.cut).await?.filter(|sealed| sealed.attempt == handle.attempt))
+    }
+
+    /// The sealed cut with this id, whichever attempt took it.
+    async fn sealed(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
         let agent = match self.fleet.agent_of_pool(&id.home).await {
             Ok(agent) => agent,
             Err(fault) if fault.code == Code::NotFound => return Ok(None),
@@ -246,31 +255,36 @@ impl Cuts {
         Ok(())
     }
 
-    /// Deletes a cut with all its snapshots. Unknown ids are fine.
-    pub async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    /// Deletes a cut with all its snapshots. One that does not exist is fine; one that was taken later under its name stays.
+    pub async fn delete(&self, handle: &CutHandle) -> Result<(), Fault> {
+        let id = &handle.cut;
         let home = match self.fleet.agent_of_pool(&id.home).await {
             Ok(agent) => agent,
             Err(fault) if fault.code == Code::NotFound => return Ok(()),
             Err(fault) => return Err(fault),
         };
-        let Some(record) = home.cut(id).await? else { return self.finish_deletion(id).await };
+        let Some(record) = home.cut(id).await? else { return self.finish_deletion(handle).await };
+        if record.attempt != handle.attempt {
+            return Ok(());
+        }
         // Before anything is removed: a pool that is missing now would keep its members.
         let agents = self.fleet.agents_of_pools(pools_of(&record.members)).await?;
         point("controller.uncut.begun");
-        home.delete_cut(id, &record.attempt).await?;
+        home.delete_cut(id, record.attempt).await?;
         point("controller.uncut.home-gone");
         let mut others = JoinSet::new();
         for agent in agents.into_iter().filter(|agent| agent.host() != home.host()) {
-            let (id, attempt) = (id.clone(), record.attempt.clone());
-            others.spawn(carried(async move { agent.delete_cut(&id, &attempt).await }));
+            let (id, attempt) = (id.clone(), record.attempt);
+            others.spawn(carried(async move { agent.delete_cut(&id, attempt).await }));
         }
         others.join_all().await.into_iter().collect()
     }
 
     /// The home pool has no record, so what others have sealed is left of a deletion that was interrupted.
-    async fn finish_deletion(&self, id: &CutId) -> Result<(), Fault> {
+    async fn finish_deletion(&self, handle: &CutHandle) -> Result<(), Fault> {
         for agent in self.fleet.agents() {
-            if let Some(left) = agent.cut(id).await?.filter(is_sealed) {
+            let left = agent.cut(&handle.cut).await?;
+            if let Some(left) = left.filter(|left| is_sealed(left) && left.attempt == handle.attempt) {
                 self.remove_unsealed(&left).await?;
             }
         }
@@ -288,7 +302,11 @@ impl Cuts {
     }
 
     /// What the volumes are and who has them.
-    async fn members(&self, order: &CutOrder) -> Result<(Vec<CutMember>, BTreeMap<HostName, Agent>), Fault> {
+    async fn members(
+        &self,
+        order: &CutOrder,
+        attempt: Incarnation,
+    ) -> Result<(Vec<CutMember>, BTreeMap<HostName, Agent>), Fault> {
         let id = CutId::new(order.kind, &order.name, &order.volumes)
             .ok_or_else(|| Fault::invalid("a cut needs at least one volume"))?;
         let (mut members, mut agents) = (Vec::new(), BTreeMap::new());
@@ -306,9 +324,8 @@ impl Cuts {
             let (agent, info) = found?;
             let record = info.record;
             members.push(CutMember {
-                snapshot: SnapshotId::of(&record.id, &id),
+                snapshot: SnapshotId::of(&record.id, &id, attempt),
                 volume: record.id,
-                volume_made_at: record.created_at,
                 known_as: record.known_as,
                 volume_name: record.name,
                 host: agent.host().clone(),
@@ -345,28 +362,7 @@ fn check_volumes(order: &CutOrder) -> Result<(), Fault> {
     Ok(())
 }
 
-fn same_members(order: &CutOrder, sealed: &CutRecord) -> Result<(), Fault> {
-    let wanted: BTreeSet<&VolumeId> = order.volumes.iter().collect();
-    let has: BTreeSet<&VolumeId> = sealed.members.iter().map(CutMember::known_as).collect();
-    if wanted == has {
-        return Ok(());
-    }
-    Err(Fault::already_exists(format!(
-        "a cut called {:?} exists with other members ({} of them, taken {}); choose another name or delete it",
-        order.name,
-        has.len(),
-        sealed.cut_at
-    )))
-}
-
 fn part(agent: Agent, record: &CutRecord) -> Part {
     let members = record.members.iter().filter(|member| member.host == *agent.host()).cloned().collect();
     Part { agent, members }
-}
-
-/// A random name for an attempt.
-fn attempt() -> Result<String, Fault> {
-    let mut bytes = [0_u8; 8];
-    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(format!("no random numbers: {error}")))?;
-    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
 }

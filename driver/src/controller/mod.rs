@@ -19,3 +19,12 @@ pub mod process;
 pub mod round;
 pub mod transfers;
 pub mod volumes;
+
+use crate::domain::{Fault, Incarnation};
+
+/// One for a volume or an attempt that begins now.
+fn incarnation() -> Result<Incarnation, Fault> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(format!("no random numbers: {error}")))?;
+    Ok(Incarnation(u32::from_be_bytes(bytes)))
+}

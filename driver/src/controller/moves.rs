@@ -49,7 +49,7 @@ pub async fn relocate(fleet: &Fleet, id: &VolumeId, to: &HostName) -> Result<Rel
     if source.host() == to {
         return Ok(Relocated { placed: Placed { host: to.clone(), info }, from: None });
     }
-    let goal = VolumeId { pool: choose_pool(fleet, &source, &info, to).await?, hash: id.hash.clone() };
+    let goal = VolumeId { pool: choose_pool(fleet, &source, &info, to).await?, ..id.clone() };
     let begun = source.begin_move(&info.record.id, &goal).await?;
     point("controller.move.begun");
     let leaving = begun.volume.record;
@@ -196,7 +196,7 @@ async fn remove_unwanted(fleet: &Fleet, agent: &Agent, waiting: &Waiting) -> Res
     if source.moves().await?.0.iter().any(is_meant) {
         return Ok(false);
     }
-    agent.abandon(&waiting.volume, Some(&waiting.content)).await
+    agent.abandon(&waiting.volume.pool, &waiting.volume.hash, Some(&waiting.content)).await
 }
 
 #[cfg(test)]

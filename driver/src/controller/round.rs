@@ -353,7 +353,7 @@ impl Round {
 
 /// What follows a cut through all logs is its attempt: hosts are sent it and log it, too.
 fn span_of(record: &CutRecord) -> Span {
-    tracing::info_span!("cut", cut = %record.id, attempt = record.attempt, name = record.name)
+    tracing::info_span!("cut", cut = %record.id, attempt = %record.attempt, name = record.name)
 }
 
 fn us_since(base: Instant) -> u64 {
@@ -375,7 +375,7 @@ fn open_order(
     RoundOrder {
         order: Some(round_order::Order::Open(round_order::Open {
             cut_id: record.id.to_string(),
-            attempt: record.attempt.clone(),
+            attempt: record.attempt.to_string(),
             members: members.iter().map(member).collect(),
             soft_limit_ms: ms(limits.soft),
             hard_limit_ms: ms(limits.hard),

@@ -177,7 +177,7 @@ async fn drop_arrived(target: &Agent, volume: &NewVolume, content: &str) -> Faul
     let deadline = Instant::now() + DROP_LIMIT;
     loop {
         // Until the target has noticed that nobody listens any more, it is at work on the volume.
-        match target.abandon(&volume.id, Some(content)).await {
+        match target.abandon(&volume.id.pool, &volume.id.hash, Some(content)).await {
             Err(fault) if fault.code == Code::Aborted && Instant::now() < deadline => {
                 tokio::time::sleep(DROP_PAUSE).await;
             }
@@ -214,12 +214,12 @@ pub async fn cancel(fleet: &Fleet, name_or_id: &str) -> Result<Vec<HostName>, Fa
         {
             agent.stay(&leaving.volume.record.id).await?;
             let target = fleet.agent_of_pool(&leaving.to.pool).await?;
-            if target.abandon(&leaving.to, Some(&leaving.content)).await? {
+            if target.abandon(&leaving.to.pool, &leaving.to.hash, Some(&leaving.content)).await? {
                 hosts.push(target.host().clone());
             }
         }
         for pool in agent.describe().await?.pools {
-            if agent.abandon(&VolumeId { pool: pool.id, hash: name.clone() }, None).await? {
+            if agent.abandon(&pool.id, &name, None).await? {
                 hosts.push(agent.host().clone());
             }
         }
@@ -258,7 +258,7 @@ pub async fn sweep(cuts: &Cuts) -> Result<(), Fault> {
         if !is_temporary(cut.id.kind, &cut.name) || cut.cut_at > oldest {
             continue;
         }
-        match cuts.delete(&cut.id).await {
+        match cuts.delete(&cut.handle()).await {
             Ok(()) => {
                 tracing::info!(cut = %cut.id, "removed a temporary snapshot that a dead controller had left");
             }

@@ -105,6 +105,15 @@ impl Keyed for Placed {
     }
 }
 
+/// Where what was asked for comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made now.
+    Made,
+    /// It was there already.
+    Found,
+}
+
 /// Free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -145,11 +154,16 @@ impl Volumes {
 
     /// Makes a volume, or finds the one that the same order made before.
     pub async fn create(&self, order: &VolumeOrder) -> Result<Placed, Fault> {
+        self.make_or_find(order).await.map(|(placed, _)| placed)
+    }
+
+    /// The same, and which of both it was.
+    pub async fn make_or_find(&self, order: &VolumeOrder) -> Result<(Placed, Origin), Fault> {
         let name = NameHash::of(&order.name);
         if let Some(found) = self.existing(&name).await? {
             self.settled(&name);
             differences(order, &found)?;
-            return Ok(found);
+            return Ok((found, Origin::Found));
         }
         let source = self.source(order).await?;
         let filesystem = filesystem(order, source.as_ref())?;
@@ -165,7 +179,8 @@ impl Volumes {
         };
         let spots = placement::rank(wish, &facts, &self.policy)?;
         let source = source.map(|source| source.pool);
-        self.make(order, &name, filesystem, size, source.as_ref(), spots).await
+        let placed = self.make(order, &name, filesystem, size, source.as_ref(), spots).await?;
+        Ok((placed, Origin::Made))
     }
 
     /// Where the volume may and should be, so that the pods that wait for it can run.
@@ -220,10 +235,12 @@ impl Volumes {
             // What the earlier try started there may still be under way: meet it rather than make a second one.
             spots.sort_by_key(|spot| spot.host != doubted);
         }
+        // Where a try that nobody remembers has left a volume of this name, that one's counts.
+        let birth = super::incarnation()?;
         let mut refused = None;
         for Spot { host, pool } in spots {
             let volume = NewVolume {
-                id: VolumeId::new(pool, &order.name),
+                id: VolumeId::new(pool, &order.name, birth),
                 name: order.name.clone(),
                 capacity: size,
                 filesystem,

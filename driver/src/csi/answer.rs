@@ -78,7 +78,7 @@ pub fn listed(entry: &SnapshotEntry) -> v1::Snapshot {
 /// A group.
 pub fn group(cut: &CutRecord) -> v1::VolumeGroupSnapshot {
     v1::VolumeGroupSnapshot {
-        group_snapshot_id: cut.id.to_string(),
+        group_snapshot_id: cut.handle().to_string(),
         snapshots: cut.members.iter().map(|member| snapshot(cut, member)).collect(),
         creation_time: Some(time(cut.cut_at)),
         ready_to_use: true,

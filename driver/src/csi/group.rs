@@ -13,7 +13,7 @@ use super::parse::{self, GroupOrder};
 use super::ports::Cutting;
 use super::{answer, reply, snapshots};
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, CutKind, Fault};
+use crate::domain::{CutHandle, CutKind, Fault};
 
 /// The GroupController service.
 pub struct Group {
@@ -76,7 +76,7 @@ impl Group {
         request: &v1::DeleteVolumeGroupSnapshotRequest,
     ) -> Result<v1::DeleteVolumeGroupSnapshotResponse, Fault> {
         let text = &request.group_snapshot_id;
-        if let Some(id) = parse::doomed::<CutId>("group_snapshot_id", text)? {
+        if let Some(id) = parse::doomed::<CutHandle>("group_snapshot_id", text)? {
             let cuts = Arc::clone(&self.cuts);
             let believed = request.snapshot_ids.iter().cloned().collect();
             self.uncutting
@@ -88,8 +88,8 @@ impl Group {
 }
 
 /// A group; an id of a single snapshot names none.
-async fn existing(cuts: &dyn Cutting, id: &CutId) -> Result<Option<CutRecord>, Fault> {
-    match id.kind {
+async fn existing(cuts: &dyn Cutting, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
+    match id.cut.kind {
         CutKind::Single => Ok(None),
         CutKind::Group => cuts.get(id).await,
     }
@@ -97,8 +97,8 @@ async fn existing(cuts: &dyn Cutting, id: &CutId) -> Result<Option<CutRecord>, F
 
 /// Deletes a group whose members are what the caller believes. One that is not sealed (any more) is deleted whatever
 /// the caller believes: an earlier deletion may have been interrupted, and must be finished.
-async fn delete(cuts: &dyn Cutting, id: &CutId, believed: &BTreeSet<String>) -> Result<(), Fault> {
-    if id.kind == CutKind::Single {
+async fn delete(cuts: &dyn Cutting, id: &CutHandle, believed: &BTreeSet<String>) -> Result<(), Fault> {
+    if id.cut.kind == CutKind::Single {
         return Ok(());
     }
     if let Some(cut) = cuts.get(id).await? {
@@ -118,7 +118,7 @@ fn same_members(cut: &CutRecord, believed: &BTreeSet<String>) -> Result<(), Faul
     Err(Fault::invalid(format!(
         "snapshot_ids are not the members of group {}: {missing} of its {} members are not named, and {extra} that are \
          named do not belong to it; name exactly its members",
-        cut.id,
+        cut.handle(),
         members.len()
     )))
 }

@@ -15,7 +15,7 @@ use crate::domain::health::Ailment;
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{Bytes, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::domain::{Bytes, CutHandle, CutKind, Fault, SnapshotId, VolumeId};
 
 /// What the sidecars tell of a snapshot besides its name and volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,7 +60,7 @@ pub trait Cutting: Snapshots {
     /// The sealed cut of this name.
     async fn find(&self, kind: CutKind, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// The sealed cut with this id.
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
+    async fn get(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault>;
     /// The sealed cut that this snapshot is a member of.
     async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault>;
     /// A page of the snapshots, of one volume or of all.
@@ -70,7 +70,7 @@ pub trait Cutting: Snapshots {
         request: &PageRequest,
     ) -> Result<Page<SnapshotEntry>, Fault>;
     /// Deletes a cut with its snapshots; unknown ids are fine.
-    async fn delete(&self, id: &CutId) -> Result<(), Fault>;
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault>;
     /// What a snapshot for this object depends on; `None`: it cannot be told now, or there is nothing to ask.
     async fn circumstances(&self, _: CutKind, _: &SnapshotObject, _: DependsOn) -> Option<Circumstances> {
         None
@@ -105,7 +105,7 @@ impl Cutting for Cuts {
         Self::find(self, kind, name).await
     }
 
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn get(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         Self::get(self, id).await
     }
 
@@ -121,7 +121,7 @@ impl Cutting for Cuts {
         Self::snapshots(self, volume, request).await
     }
 
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault> {
         Self::delete(self, id).await
     }
 }
@@ -142,7 +142,7 @@ impl Snapshots for Cuts {
 
     async fn end_temporary(&self, snapshot: &SnapshotId) -> Result<(), Fault> {
         match self.of_snapshot(snapshot).await? {
-            Some(cut) => Self::delete(self, &cut.id).await,
+            Some(cut) => Self::delete(self, &cut.handle()).await,
             None => Ok(()),
         }
     }

@@ -61,10 +61,10 @@ pub async fn page(
 pub async fn delete_single(cuts: &dyn Cutting, id: &SnapshotId) -> Result<(), Fault> {
     let Some(cut) = cuts.of_snapshot(id).await? else { return Ok(()) };
     match cut.id.kind {
-        CutKind::Single => cuts.delete(&cut.id).await,
+        CutKind::Single => cuts.delete(&cut.handle()).await,
         CutKind::Group => Err(Fault::invalid(format!(
             "snapshot {id} belongs to group {}; delete the group with DeleteVolumeGroupSnapshot",
-            cut.id
+            cut.handle()
         ))),
     }
 }

@@ -1,12 +1,17 @@
-//! Identities. A name given by the orchestrator is an identity: ids are hashes of names, so a retry finds what
-//! the first try made, and every id says which pool it lives on, so routing needs no lookup.
+//! Identities. Ids hold the hash of the name that the orchestrator gave, so a retry finds what the first try made, and
+//! an incarnation, so that an object that is made again under its name is never taken for the one that was deleted. Every
+//! id says which pool it lives on, so routing needs no lookup.
 //!
 //! ```text
 //! pool      3f9a0c11d2e4
-//! volume    3f9a0c11d2e4-v<32 hex>                   hash of the CSI volume name
-//! snapshot  3f9a0c11d2e4-v<32 hex>-s<32 hex>         s: cut alone, g: member of a group
-//! cut       3f9a0c11d2e4-s<32 hex>                   pool = home pool; s: single snapshot, g: group
+//! volume    3f9a0c11d2e4-v<32 hex>-<8 hex>                     hash of the CSI volume name, the volume's birth
+//! snapshot  3f9a0c11d2e4-v<32 hex>-<8 hex>-s<32 hex>-<8 hex>   its volume; s: taken alone, g: in a group; the attempt
+//! cut       3f9a0c11d2e4-s<32 hex>                             pool = home pool; s: single snapshot, g: group
+//! handle    3f9a0c11d2e4-s<32 hex>-<8 hex>                     a cut as its users know it: with the attempt that took it
 //! ```
+//! A pool has one volume, and one cut of each kind, of a name at a time. So [`CutId`], by which attempts at a cut find each
+//! other, has no incarnation; what is given to users and stored by them has one.
+//!
 //! All ids are lower-case hex, digits, `-` and the letters above: safe as file names, below 128 bytes (CSI limit).
 
 use std::fmt;
@@ -18,6 +23,8 @@ use serde::{Deserialize, Serialize};
 const POOL_HEX: usize = 12;
 /// Hex digits in a name hash (128 bits of BLAKE3).
 const HASH_HEX: usize = 32;
+/// Hex digits of an incarnation.
+const INCARNATION_HEX: usize = 8;
 
 /// A text that is not an id of the kind that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +74,20 @@ impl FromStr for PoolId {
     }
 }
 
+/// Tells objects of one name apart: 32 random bits, written as 8 hex digits. A volume keeps the one that it was born with,
+/// also when it moves; the snapshots of a cut have that of the attempt that took them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Incarnation(pub u32);
+
+impl FromStr for Incarnation {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let number = u32::from_str_radix(text, 16).ok().filter(|_| is_hex(text, INCARNATION_HEX));
+        number.map(Self).ok_or_else(|| NotAnId::new("incarnation", text, "8 hex digits"))
+    }
+}
+
 /// 128-bit hash of a name that the orchestrator gave, as 32 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -100,7 +121,7 @@ impl FromStr for NameHash {
     }
 }
 
-/// Id of a volume: the pool it lives on and the hash of its CSI name.
+/// Id of a volume: the pool it lives on, the hash of its CSI name, and which volume of that name it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeId {
@@ -108,12 +129,14 @@ pub struct VolumeId {
     pub pool: PoolId,
     /// Hash of the volume's CSI name.
     pub hash: NameHash,
+    /// Other volumes of that name, before and after it, have another one.
+    pub birth: Incarnation,
 }
 
 impl VolumeId {
-    /// Id of the volume called `name` on `pool`.
-    pub fn new(pool: PoolId, name: &str) -> Self {
-        Self { pool, hash: NameHash::of(name) }
+    /// Id of the volume called `name` that is born on `pool`.
+    pub fn new(pool: PoolId, name: &str, birth: Incarnation) -> Self {
+        Self { pool, hash: NameHash::of(name), birth }
     }
 }
 
@@ -121,10 +144,11 @@ impl FromStr for VolumeId {
     type Err = NotAnId;
     fn from_str(text: &str) -> Result<Self, NotAnId> {
         let parse = || {
-            let (pool, hash) = text.split_once("-v")?;
-            Some(Self { pool: pool.parse().ok()?, hash: hash.parse().ok()? })
+            let (pool, rest) = text.split_once("-v")?;
+            let (hash, birth) = rest.split_once('-')?;
+            Some(Self { pool: pool.parse().ok()?, hash: hash.parse().ok()?, birth: birth.parse().ok()? })
         };
-        parse().ok_or_else(|| NotAnId::new("volume", text, "3f9a0c11d2e4-v<32 hex digits>"))
+        parse().ok_or_else(|| NotAnId::new("volume", text, "3f9a0c11d2e4-v<32 hex digits>-<8 hex digits>"))
     }
 }
 
@@ -158,7 +182,7 @@ impl CutKind {
     }
 }
 
-/// Id of one snapshot: its volume and the cut it belongs to (by name hash).
+/// Id of one snapshot: its volume, the cut it belongs to (by name hash), and the attempt that took it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId {
@@ -168,12 +192,14 @@ pub struct SnapshotId {
     pub kind: CutKind,
     /// Hash of the name of the cut.
     pub hash: NameHash,
+    /// The attempt at the cut that took it.
+    pub attempt: Incarnation,
 }
 
 impl SnapshotId {
-    /// The member of `cut` that is taken of `volume`.
-    pub fn of(volume: &VolumeId, cut: &CutId) -> Self {
-        Self { volume: volume.clone(), kind: cut.kind, hash: cut.hash.clone() }
+    /// The member of `cut` that this attempt takes of `volume`.
+    pub fn of(volume: &VolumeId, cut: &CutId, attempt: Incarnation) -> Self {
+        Self { volume: volume.clone(), kind: cut.kind, hash: cut.hash.clone(), attempt }
     }
 }
 
@@ -181,11 +207,12 @@ impl FromStr for SnapshotId {
     type Err = NotAnId;
     fn from_str(text: &str) -> Result<Self, NotAnId> {
         let parse = || {
-            let (volume, kind, hash) = CutKind::split(text)?;
-            Some(Self { volume: volume.parse().ok()?, kind, hash })
+            let (cut, attempt) = text.rsplit_once('-')?;
+            let (volume, kind, hash) = CutKind::split(cut)?;
+            Some(Self { volume: volume.parse().ok()?, kind, hash, attempt: attempt.parse().ok()? })
         };
-        parse()
-            .ok_or_else(|| NotAnId::new("snapshot", text, "3f9a0c11d2e4-v<32 hex digits>-s<32 hex digits>"))
+        let example = "3f9a0c11d2e4-v<32 hex digits>-<8 hex digits>-s<32 hex digits>-<8 hex digits>";
+        parse().ok_or_else(|| NotAnId::new("snapshot", text, example))
     }
 }
 
@@ -221,6 +248,27 @@ impl FromStr for CutId {
             Some(Self { home: home.parse().ok()?, kind, hash })
         };
         parse().ok_or_else(|| NotAnId::new("cut", text, "3f9a0c11d2e4-g<32 hex digits>"))
+    }
+}
+
+/// A cut as its users know it: whoever keeps this never means one that was taken later under the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CutHandle {
+    /// The cut.
+    pub cut: CutId,
+    /// The attempt that took it.
+    pub attempt: Incarnation,
+}
+
+impl FromStr for CutHandle {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let parse = || {
+            let (cut, attempt) = text.rsplit_once('-')?;
+            Some(Self { cut: cut.parse().ok()?, attempt: attempt.parse().ok()? })
+        };
+        parse().ok_or_else(|| NotAnId::new("cut", text, "3f9a0c11d2e4-g<32 hex digits>-<8 hex digits>"))
     }
 }
 
@@ -271,19 +319,31 @@ impl fmt::Display for NameHash {
 
 impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-v{}", self.pool, self.hash)
+        write!(f, "{}-v{}-{}", self.pool, self.hash, self.birth)
     }
 }
 
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}{}", self.volume, self.kind.letter(), self.hash)
+        write!(f, "{}-{}{}-{}", self.volume, self.kind.letter(), self.hash, self.attempt)
     }
 }
 
 impl fmt::Display for CutId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}{}", self.home, self.kind.letter(), self.hash)
+    }
+}
+
+impl fmt::Display for CutHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.cut, self.attempt)
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
     }
 }
 
@@ -305,7 +365,7 @@ macro_rules! through_text {
         }
     )*};
 }
-through_text!(PoolId, NameHash, VolumeId, SnapshotId, CutId, HostName);
+through_text!(PoolId, NameHash, Incarnation, VolumeId, SnapshotId, CutId, CutHandle, HostName);
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::record::CutRecord;
-use super::{Bytes, CutId, CutKind, SnapshotId, VolumeId, VolumeInfo};
+use super::{Bytes, CutHandle, CutId, CutKind, SnapshotId, VolumeId, VolumeInfo};
 
 /// Entries in one piece of a host's list, at most.
 pub const PIECE_LIMIT: usize = 512;
@@ -81,7 +81,7 @@ pub struct SnapshotEntry {
     /// The id by which orchestrators know the volume, where that is another one.
     pub known_as: Option<VolumeId>,
     /// Its cut.
-    pub cut: CutId,
+    pub cut: CutHandle,
     /// The name that the cut was asked for by.
     pub cut_name: String,
     /// When it was cut.

@@ -20,6 +20,6 @@ pub mod transfer;
 pub use bytes::Bytes;
 pub use fault::{Code, Fault};
 pub use filesystem::Filesystem;
-pub use ids::{CutId, CutKind, HostName, NameHash, PoolId, SnapshotId, VolumeId};
+pub use ids::{CutHandle, CutId, CutKind, HostName, Incarnation, NameHash, PoolId, SnapshotId, VolumeId};
 pub use inventory::{Departure, HostInfo, Move, Moved, NewVolume, PoolInfo, VolumeInfo, Waiting};
 pub use level::Level;

@@ -1,15 +1,19 @@
 //! Records that pools store as JSON. They are the only state that survives: a pool disk moved to another host
 //! is found again with everything on it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::listing::SnapshotEntry;
 use super::timeline::Timeline;
-use super::{Bytes, CutId, Filesystem, HostName, Level, PoolId, SnapshotId, VolumeId};
+use super::{
+    Bytes, CutHandle, CutId, Fault, Filesystem, HostName, Incarnation, Level, PoolId, SnapshotId, VolumeId,
+};
 
 /// Version of the layout and of these records; a pool of another version is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `<pool>/stillpoint.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +116,7 @@ pub struct CutRecord {
     /// Round or sealed.
     pub state: CutState,
     /// Fences one attempt at this cut from another.
-    pub attempt: String,
+    pub attempt: Incarnation,
     /// All members on all hosts, sorted by volume id.
     pub members: Vec<CutMember>,
     /// Wall-clock time of the cut, for people; taken by the controller when the last host had cut.
@@ -126,12 +130,40 @@ pub struct CutRecord {
 }
 
 impl CutRecord {
+    /// What users know the cut by.
+    pub fn handle(&self) -> CutHandle {
+        CutHandle { cut: self.id.clone(), attempt: self.attempt }
+    }
+
+    /// ALREADY_EXISTS where the members, by the ids by which orchestrators know their volumes, are others than these.
+    pub fn check_members(&self, wanted: &BTreeSet<VolumeId>) -> Result<(), Fault> {
+        let is_wanted = |member: &&CutMember| wanted.contains(member.known_as());
+        if self.members.len() == wanted.len() && self.members.iter().all(|member| is_wanted(&member)) {
+            return Ok(());
+        }
+        let (name, at) = (&self.name, self.cut_at);
+        let is_remade = |member: &&CutMember| {
+            !is_wanted(member) && wanted.iter().any(|volume| volume.hash == member.known_as().hash)
+        };
+        Err(Fault::already_exists(match self.members.iter().find(is_remade) {
+            Some(member) => format!(
+                "a cut called {name:?} exists, taken {at} of an earlier volume {} that was deleted; the one of that name now is \
+                 another volume: choose another name for the cut, or delete the old one",
+                member.volume_name
+            ),
+            None => format!(
+                "a cut called {name:?} exists with other volumes ({}, taken {at}); choose another name, or delete it first",
+                self.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        }))
+    }
+
     /// A member as lists show it.
     pub fn entry_of(&self, member: &CutMember) -> SnapshotEntry {
         SnapshotEntry {
             id: member.snapshot.clone(),
             known_as: member.known_as.clone(),
-            cut: self.id.clone(),
+            cut: self.handle(),
             cut_name: self.name.clone(),
             cut_at: self.cut_at,
             capacity: member.capacity,
@@ -148,8 +180,6 @@ pub struct CutMember {
     /// The id by which orchestrators know it, where that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_as: Option<VolumeId>,
-    /// When the volume was made: another one of its name, made after its deletion, is another volume.
-    pub volume_made_at: Timestamp,
     /// The volume's name, for people.
     pub volume_name: String,
     /// The snapshot taken of it.

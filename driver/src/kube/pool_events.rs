@@ -166,6 +166,7 @@ mod tests {
 
     use super::*;
     use crate::controller::volumes::model::{Model, pool_id};
+    use crate::domain::Incarnation;
 
     fn low(condition: Condition) -> Vec<Ailment> {
         vec![Ailment::new(condition, "delete something")]
@@ -205,7 +206,7 @@ mod tests {
         let model = Arc::new(Model::three());
         model.ail("a", low(Condition::PoolNearlyFull));
         let volume = |name: &str, pool: u8, driver: &str| {
-            let handle = VolumeId::new(pool_id(pool), name).to_string();
+            let handle = VolumeId::new(pool_id(pool), name, Incarnation(1)).to_string();
             let object = json!({ "spec": {
                 "csi": { "driver": driver, "volumeHandle": handle },
                 "claimRef": { "namespace": "shop", "name": name, "uid": format!("uid-{name}") },

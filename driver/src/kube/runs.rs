@@ -47,7 +47,7 @@ use crate::csi::ports::{Asked, Circumstances, Cutting, SnapshotObject};
 use crate::cutter::run_fault;
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{Code, CutId, CutKind, Fault, SnapshotId, VolumeId};
+use crate::domain::{Code, CutHandle, CutKind, Fault, SnapshotId, VolumeId};
 use crate::observe::metrics;
 use crate::observe::request::known_by;
 
@@ -200,7 +200,7 @@ impl RuledCuts {
         let volumes = self.volumes(&order).await?;
         let begun = self.begin(&run_order).await?;
         if let Some(cut) = begun.earlier_cut {
-            let id: CutId = cut.parse().map_err(|error| {
+            let id: CutHandle = cut.parse().map_err(|error| {
                 Fault::internal(format!("the run of {} names the cut {cut:?}: {error}", order.name))
             })?;
             // A host that is silent makes this fail: it might have the cut.
@@ -312,7 +312,8 @@ impl RuledCuts {
                 fault => fault,
             });
         };
-        let id: CutId = cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
+        let id: CutHandle =
+            cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
         let record = self.storage.plain().get(&id).await?;
         record.ok_or_else(|| {
             Fault::aborted(format!("the cut {id} was sealed and is not found any more; ask again"))
@@ -407,7 +408,7 @@ impl Cutting for RuledCuts {
         self.storage.plain().find(kind, name).await
     }
 
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn get(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         self.storage.plain().get(id).await
     }
 
@@ -423,7 +424,7 @@ impl Cutting for RuledCuts {
         self.storage.plain().snapshots(volume, request).await
     }
 
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault> {
         self.storage.plain().delete(id).await
     }
 

@@ -44,7 +44,7 @@ async fn keeps_its_promises(stage: &mut dyn Stage) {
             "{}",
             cut.name
         );
-        assert_eq!(storage.cut(&cut.id).await.unwrap().as_ref().map(|found| &found.id), Some(&cut.id));
+        assert_eq!(storage.cut(&cut.handle()).await.unwrap().as_ref().map(|found| &found.id), Some(&cut.id));
     }
     let ids = |mut cuts: Vec<CutRecord>| {
         cuts.sort_by(|a, b| a.id.cmp(&b.id));
@@ -56,10 +56,10 @@ async fn keeps_its_promises(stage: &mut dyn Stage) {
 
     // What is deleted is gone from both, and deleting it again is fine.
     for _ in 0..2 {
-        storage.delete(&both.id).await.unwrap();
+        storage.delete(&both.handle()).await.unwrap();
     }
     assert_eq!(ids(storage.named("nightly").await.unwrap()), std::slice::from_ref(&group.id));
-    assert_eq!(storage.cut(&both.id).await.unwrap(), None);
+    assert_eq!(storage.cut(&both.handle()).await.unwrap(), None);
 
     // Nobody concludes from silence.
     stage.silence().await;
@@ -71,7 +71,7 @@ async fn keeps_its_promises(stage: &mut dyn Stage) {
     silent(storage.cuts().await.map(|cuts| cuts.is_empty()), "a list with holes");
     assert!(!storage.volumes().await.silent.is_empty(), "volumes are missing, and it is told");
     // What answers is there all the same.
-    assert_eq!(storage.cut(&single.id).await.unwrap().map(|cut| cut.id), Some(single.id));
+    assert_eq!(storage.cut(&single.handle()).await.unwrap().map(|cut| cut.id), Some(single.id));
 }
 
 struct DoubleStage(Arc<Double>);
@@ -89,7 +89,7 @@ impl Stage for DoubleStage {
         for member in &mut record.members {
             member.snapshot.kind = kind;
         }
-        self.0.cuts.lock().unwrap().insert(record.id.clone(), record.clone());
+        self.0.cuts.lock().unwrap().insert(record.handle(), record.clone());
         record
     }
 

@@ -7,7 +7,9 @@ use stillpoint_rules::ports::{Pod, PodState};
 
 use crate::domain::record::{CutMember, CutRecord, CutState, VolumeRecord};
 use crate::domain::timeline::{HostLane, Phase, Span, Timeline, VolumeLane};
-use crate::domain::{Bytes, CutId, CutKind, Filesystem, Level, PoolId, SnapshotId, VolumeId, VolumeInfo};
+use crate::domain::{
+    Bytes, CutId, CutKind, Filesystem, Incarnation, Level, PoolId, SnapshotId, VolumeId, VolumeInfo,
+};
 
 use super::storage::{PlacedVolume, Volumes};
 
@@ -18,7 +20,7 @@ pub(crate) fn volume(name: &str, host: u8) -> PlacedVolume {
             moved: None,
             record: VolumeRecord {
                 known_as: None,
-                id: VolumeId::new(PoolId::from_random([host; 6]), name),
+                id: VolumeId::new(PoolId::from_random([host; 6]), name, Incarnation(1)),
                 name: name.into(),
                 capacity: Bytes::gib(1),
                 filesystem: Some(Filesystem::Xfs),
@@ -56,9 +58,8 @@ pub(crate) fn record(name: &str, members: &[PlacedVolume], cut_at_ms: i64) -> Cu
     let member = |volume: &PlacedVolume| CutMember {
         known_as: None,
         volume: volume.id().clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: volume.name().into(),
-        snapshot: SnapshotId::of(volume.id(), &id),
+        snapshot: SnapshotId::of(volume.id(), &id, Incarnation(1)),
         host: volume.host.clone(),
         capacity: volume.info.record.capacity,
         filesystem: volume.info.record.filesystem,
@@ -81,7 +82,7 @@ pub(crate) fn record(name: &str, members: &[PlacedVolume], cut_at_ms: i64) -> Cu
     CutRecord {
         name: name.into(),
         state: CutState::Sealed,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members: members.iter().map(member).collect(),
         cut_at: Timestamp::from_millisecond(cut_at_ms).unwrap(),
         level: Level::Filesystem,

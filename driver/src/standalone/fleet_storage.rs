@@ -10,9 +10,9 @@ use crate::controller::fleet::Fleet;
 use crate::controller::moves::{self, Relocated};
 use crate::controller::orders::{Content, Copies, Places, SizeRange, VolumeOrder};
 use crate::controller::transfers::{self, Transfer, is_temporary};
-use crate::controller::volumes::Volumes as VolumeCases;
+use crate::controller::volumes::{Origin, Volumes as VolumeCases};
 use crate::domain::record::{CutMember, CutRecord, Source};
-use crate::domain::{CutId, CutKind, Fault, HostName, PoolId, VolumeId};
+use crate::domain::{CutHandle, CutKind, Fault, HostName, PoolId, VolumeId};
 use crate::observe::request::carried;
 
 use super::storage::{PlacedVolume, Storage, Volumes};
@@ -56,7 +56,7 @@ impl Storage for FleetStorage {
         Ok(cuts)
     }
 
-    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn cut(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         self.cuts.get(id).await
     }
 
@@ -74,11 +74,7 @@ impl Storage for FleetStorage {
         Ok(named)
     }
 
-    async fn check_same_volumes(&self, cut: &CutRecord) -> Result<(), Fault> {
-        self.cuts.check_same_volumes(cut).await
-    }
-
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault> {
         self.cuts.delete(id).await
     }
 
@@ -91,7 +87,7 @@ impl Storage for FleetStorage {
         member: &CutMember,
         name: &str,
         on: Option<&HostName>,
-    ) -> Result<PlacedVolume, Fault> {
+    ) -> Result<(PlacedVolume, Origin), Fault> {
         let on = match on {
             Some(host) => host.clone(),
             None => self.fleet.agent_of_pool(&member.volume.pool).await?.host().clone(),
@@ -108,8 +104,8 @@ impl Storage for FleetStorage {
             copies: Copies::BesideSource,
             claim: None,
         };
-        let placed = self.volumes.create(&order).await?;
-        Ok(PlacedVolume { host: placed.host, info: placed.info })
+        let (placed, origin) = self.volumes.make_or_find(&order).await?;
+        Ok((PlacedVolume { host: placed.host, info: placed.info }, origin))
     }
 
     async fn relocate(&self, id: &VolumeId, to: &HostName) -> Result<Relocated, Fault> {

@@ -23,9 +23,10 @@ use tokio::sync::mpsc;
 
 use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
+pub use crate::controller::volumes::Origin;
 use crate::cutter::run_fault;
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, Fault, HostName, PoolId};
+use crate::domain::{CutHandle, Fault, HostName, PoolId};
 use crate::observe::plain::shortened;
 use crate::observe::{metrics, request};
 
@@ -63,15 +64,6 @@ pub struct CutAndRun {
     pub record: CutRecord,
     /// The run.
     pub run: Option<Run>,
-}
-
-/// Where a cut that was asked for came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// It was taken now.
-    Made,
-    /// It was there already.
-    Found,
 }
 
 /// The use cases.
@@ -150,7 +142,6 @@ impl Operator {
         let (_busy, stop) = self.busy.claim(&request.name)?;
         if let Some(record) = self.storage.find_cut(&request.name).await? {
             same_members(&request, &record)?;
-            self.storage.check_same_volumes(&record).await?;
             tell(&progress, format!("the cut {} exists already, with the same volumes", request.name));
             return Ok((self.with_run(record).await?, Origin::Found));
         }
@@ -165,7 +156,8 @@ impl Operator {
     /// Gives back what a run has made, or why it has not.
     async fn settle(&self, run: Run) -> Result<CutAndRun, Fault> {
         let Some(cut) = run.cut.as_ref().filter(|cut| cut.sealed) else { return Err(run_fault(&run)) };
-        let id: CutId = cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
+        let id: CutHandle =
+            cut.id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))?;
         let record = self.storage.cut(&id).await?.ok_or_else(|| {
             Fault::unavailable(format!(
                 "the cut {id} was sealed and is not found any more; has somebody deleted it?"
@@ -186,7 +178,8 @@ impl Operator {
                 runs.entry(id).or_insert(run);
             }
         }
-        let with_run = |record: CutRecord| CutAndRun { run: runs.remove(&record.id.to_string()), record };
+        let with_run =
+            |record: CutRecord| CutAndRun { run: runs.remove(&record.handle().to_string()), record };
         Ok(records.into_iter().map(with_run).collect())
     }
 
@@ -197,7 +190,7 @@ impl Operator {
     }
 
     /// The record of the cut with this id, where there is one.
-    pub async fn by_id(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    pub async fn by_id(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         self.storage.cut(id).await
     }
 
@@ -217,16 +210,16 @@ impl Operator {
 
     /// Deletes the cut of this id or name. An id that is gone already is fine; a name must exist. The run of one that is
     /// being taken right now is stopped and undone first.
-    pub async fn delete(&self, id_or_name: &str) -> Result<CutId, Fault> {
+    pub async fn delete(&self, id_or_name: &str) -> Result<CutHandle, Fault> {
         if self.stop(id_or_name, "its cut was deleted") {
             return Err(Fault::aborted(format!(
                 "the cut {} is being taken: its run is stopped and undone; delete it again when that has ended",
                 shortened(id_or_name, 80)
             )));
         }
-        let id = match id_or_name.parse::<CutId>() {
+        let id = match id_or_name.parse::<CutHandle>() {
             Ok(id) => id,
-            Err(_) => self.record(id_or_name).await?.id,
+            Err(_) => self.record(id_or_name).await?.handle(),
         };
         self.storage.delete(&id).await?;
         Ok(id)
@@ -315,7 +308,7 @@ impl Operator {
     }
 
     async fn with_run(&self, record: CutRecord) -> Result<CutAndRun, Fault> {
-        let id = record.id.to_string();
+        let id = record.handle().to_string();
         let run = self.read_journal(move |journal| journal.of_cut(&id)).await?;
         Ok(CutAndRun { record, run })
     }
@@ -333,7 +326,7 @@ impl Operator {
     }
 
     async fn record(&self, id_or_name: &str) -> Result<CutRecord, Fault> {
-        let found = match id_or_name.parse::<CutId>() {
+        let found = match id_or_name.parse::<CutHandle>() {
             Ok(id) => self.storage.cut(&id).await?.into_iter().collect(),
             Err(_) => self.storage.named(id_or_name).await?,
         };
@@ -344,7 +337,7 @@ impl Operator {
                 shortened(id_or_name, 80)
             ))),
             several => {
-                let ids = several.iter().map(|record| record.id.to_string()).collect::<Vec<_>>();
+                let ids = several.iter().map(|record| record.handle().to_string()).collect::<Vec<_>>();
                 Err(Fault::precondition(format!(
                     "{} is the name of a group snapshot and of a single snapshot; give the id of the one that is meant: {}",
                     shortened(id_or_name, 80),

@@ -23,7 +23,7 @@ use crate::proto::operator::{
 use crate::wire::convert::Side;
 use crate::wire::status_of;
 
-use super::operator::{CutAndRun, InOrder, Operator, SnapshotOrder};
+use super::operator::{CutAndRun, InOrder, Operator, Origin, SnapshotOrder};
 use super::schedules::Schedules;
 use super::selection::Wanted;
 use super::storage::PlacedVolume;
@@ -91,11 +91,15 @@ impl OperatorApi for Service {
         let to = to.map_err(status_of)?;
         let restored = self.operator.restore(&id_or_name, &prefix, &only, to.as_ref()).await;
         let restored = restored.map_err(status_of)?;
-        let volumes = restored.into_iter().map(|(member, volume)| restore_response::Restored {
-            from_volume: member.volume_name,
-            name: volume.name().to_owned(),
-            volume_id: volume.id().to_string(),
-            host: volume.host.to_string(),
+        let volumes = restored.into_iter().map(|restored| restore_response::Restored {
+            from_volume: restored.member.volume_name,
+            name: restored.volume.name().to_owned(),
+            volume_id: restored.volume.id().to_string(),
+            host: restored.volume.host.to_string(),
+            from_snapshot: restored.member.snapshot.to_string(),
+            taken_at: restored.taken_at.to_string(),
+            made_at: restored.volume.info.record.created_at.to_string(),
+            existed: restored.origin == Origin::Found,
         });
         Ok(Response::new(RestoreResponse { volumes: volumes.collect() }))
     }
@@ -279,7 +283,7 @@ fn summary(cut: &CutAndRun) -> CutSummary {
     let hosts: BTreeSet<_> = record.members.iter().map(|member| &member.host).collect();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     CutSummary {
-        id: record.id.to_string(),
+        id: record.handle().to_string(),
         name: record.name.clone(),
         level: record.level.to_string(),
         cut_at: record.cut_at.to_string(),

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 
 use crate::controller::moves::Relocated;
 use crate::controller::transfers::Transfer;
+use crate::controller::volumes::Origin;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{CutId, Fault, HostName, PoolId, VolumeId, VolumeInfo};
+use crate::domain::{CutHandle, Fault, HostName, PoolId, VolumeId, VolumeInfo};
 
 /// A volume and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,25 +46,23 @@ pub trait Storage: Send + Sync {
     /// All sealed cuts.
     async fn cuts(&self) -> Result<Vec<CutRecord>, Fault>;
     /// The sealed cut with this id.
-    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault>;
+    async fn cut(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault>;
     /// The sealed group cut of this name. `None` only where every remembered pool was searched, else UNAVAILABLE.
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault>;
     /// All that [`Storage::cuts`] lists under this name: a group, a single snapshot, or both. Empty as with `find_cut`.
     async fn named(&self, name: &str) -> Result<Vec<CutRecord>, Fault>;
-    /// ALREADY_EXISTS when a volume of the cut was deleted and made again under its name since.
-    async fn check_same_volumes(&self, cut: &CutRecord) -> Result<(), Fault>;
     /// Removes a cut with all its snapshots; idempotent.
-    async fn delete(&self, id: &CutId) -> Result<(), Fault>;
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault>;
     /// Makes sure that the hosts of these members know that their cut is sealed.
     async fn roll_forward(&self, cut: &CutRecord, members: &[CutMember]) -> Result<(), Fault>;
-    /// Makes a volume of this name from a member, on this host or (`None`) in the member's pool, wherever that is now;
-    /// idempotent.
+    /// Makes a volume of this name from a member, on this host or (`None`) in the member's pool, wherever that is now.
+    /// Idempotent: one that was made from the same snapshot before is found.
     async fn restore(
         &self,
         member: &CutMember,
         name: &str,
         on: Option<&HostName>,
-    ) -> Result<PlacedVolume, Fault>;
+    ) -> Result<(PlacedVolume, Origin), Fault>;
     /// Moves the volume of this id to this host; idempotent.
     async fn relocate(&self, id: &VolumeId, to: &HostName) -> Result<Relocated, Fault> {
         Err(Fault::unimplemented(format!("volume {id} cannot be moved to {to} from here")))

@@ -9,7 +9,7 @@ use stillpoint::controller::cuts::{CutOrder, Cuts, Opened};
 use stillpoint::controller::fleet::{AgentAddress, Fleet};
 use stillpoint::domain::record::CutRecord;
 use stillpoint::domain::round::Limits;
-use stillpoint::domain::{CutId, CutKind, Fault, HostName, VolumeId};
+use stillpoint::domain::{CutHandle, CutKind, Fault, HostName, VolumeId};
 
 use super::net::{PORT, Simulated};
 
@@ -24,7 +24,7 @@ pub enum Job {
     TakeSlowly(CutOrder),
     Delete(String),
     /// As an orchestrator does it.
-    DeleteById(CutId),
+    DeleteById(CutHandle),
     Settle(String, Vec<VolumeId>),
     /// Settles everything that is older than this.
     Sweep(Duration),
@@ -137,7 +137,7 @@ async fn take_slowly(cuts: &Cuts, board: &Board, order: CutOrder) -> Result<CutR
 
 async fn delete(cuts: &Cuts, name: &str) -> Result<(), Fault> {
     match cuts.find(CutKind::Group, name).await? {
-        Some(record) => cuts.delete(&record.id).await,
+        Some(record) => cuts.delete(&record.handle()).await,
         None => Ok(()),
     }
 }

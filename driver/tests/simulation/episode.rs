@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stillpoint::domain::VolumeId;
 use stillpoint::domain::record::CutRecord;
+use stillpoint::domain::{Incarnation, VolumeId};
 
 use super::check::{check, nothing_is_frozen};
 use super::cluster::{CONTROLLERS, Cluster, HOSTS, TICK};
@@ -23,7 +23,7 @@ const KEPT: usize = 3;
 #[derive(Default)]
 pub struct Told {
     /// Names whose cut must exist, with the attempt.
-    pub exists: BTreeMap<String, String>,
+    pub exists: BTreeMap<String, Incarnation>,
     /// Names that somebody has asked for and that may or may not exist.
     pub open: BTreeMap<String, Vec<VolumeId>>,
     pub rounds: u64,

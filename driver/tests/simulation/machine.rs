@@ -15,7 +15,7 @@ use stillpoint::agent::service::Service;
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::record::PoolRecord;
-use stillpoint::domain::{Bytes, Fault, Filesystem, HostName, NewVolume, PoolId, VolumeId};
+use stillpoint::domain::{Bytes, Fault, Filesystem, HostName, Incarnation, NewVolume, PoolId, VolumeId};
 use stillpoint::host::fake::{Crash, FakeHost};
 use stillpoint::host::{Files, Host, LoopDevice, Loops, MountRequest, Mounts};
 use stillpoint::proto::agent::agent_server::AgentServer;
@@ -105,7 +105,7 @@ impl Machine {
 
     fn add_volume(&mut self, pool: &Pool, index: usize, access: Access) {
         let name = format!("{}-{index}", self.name);
-        let id = VolumeId::new(pool.id().clone(), &name);
+        let id = VolumeId::new(pool.id().clone(), &name, Incarnation(1));
         let filesystem = match access {
             Access::Mounted(_) => Some(Filesystem::Ext4),
             Access::Raw => None,

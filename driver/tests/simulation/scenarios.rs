@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stillpoint::domain::record::CutRecord;
-use stillpoint::domain::{CutId, Fault};
+use stillpoint::domain::{CutHandle, Fault};
 use stillpoint::host::fake::{Lie, When};
 
 use super::check::check;
@@ -82,7 +82,7 @@ fn sweep(cluster: &mut Cluster) -> Option<Vec<String>> {
     })
 }
 
-fn delete(cluster: &mut Cluster, id: &CutId) -> Option<Result<(), Fault>> {
+fn delete(cluster: &mut Cluster, id: &CutHandle) -> Option<Result<(), Fault>> {
     cluster.ask(1, Job::DeleteById(id.clone()));
     cluster.until(PATIENCE, |cluster| {
         let mut news = cluster.news().into_iter();
@@ -246,11 +246,11 @@ fn a_deletion_that_fails_halfway_is_finished_by_the_next_one_and_nobody_lists_th
             for host in 0..HOSTS.len() {
                 cluster.machines[host].host.fail(When::NthOf(call, number), libc::EIO);
             }
-            let _ = delete(&mut cluster, &cut.id);
+            let _ = delete(&mut cluster, &cut.handle());
             for host in 0..HOSTS.len() {
                 cluster.machines[host].host.forgive();
             }
-            let again = delete(&mut cluster, &cut.id);
+            let again = delete(&mut cluster, &cut.handle());
             let trace = cluster.trace();
             assert_eq!(again, Some(Ok(())), "{call} number {number} fails: {trace}");
             assert!(sealed(&cluster).is_empty(), "{call} number {number} fails: {trace}");

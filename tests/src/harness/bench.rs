@@ -16,7 +16,7 @@ use stillpoint::agent::round::RoundContext;
 use stillpoint::agent::round::crew::Threads;
 use stillpoint::agent::round::watchdog::GuardProcess;
 use stillpoint::backend::BackendKind;
-use stillpoint::domain::{Bytes, Filesystem, NewVolume, VolumeId};
+use stillpoint::domain::{Bytes, Filesystem, Incarnation, NewVolume, VolumeId};
 use stillpoint::host::linux::LinuxHost;
 use stillpoint::host::{Loops, MountRequest, Mounts};
 
@@ -101,7 +101,7 @@ impl Bench {
 
     /// Makes and mounts one more volume.
     pub fn add_volume(&mut self, name: &str) -> Result<()> {
-        let id = VolumeId::new(self.pool.id().clone(), name);
+        let id = VolumeId::new(self.pool.id().clone(), name, Incarnation(1));
         self.pool.create_volume(&NewVolume {
             id: id.clone(),
             name: name.into(),
@@ -127,7 +127,7 @@ impl Bench {
 
     /// Makes and attaches one more raw volume, as if it were published.
     pub fn add_raw(&mut self, name: &str) -> Result<()> {
-        let id = VolumeId::new(self.pool.id().clone(), name);
+        let id = VolumeId::new(self.pool.id().clone(), name, Incarnation(1));
         self.pool.create_volume(&NewVolume {
             id: id.clone(),
             name: name.into(),

@@ -11,7 +11,7 @@ use super::*;
 use crate::agent::pool::Pool;
 use crate::backend::{BackendKind, IMAGE};
 use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Code, CutId, CutKind, Level, NewVolume, SnapshotId, VolumeId};
+use crate::domain::{Code, CutId, CutKind, Incarnation, Level, NewVolume, SnapshotId, VolumeId};
 use crate::host::fake::{FakeHost, When};
 
 const BLOCKS: u64 = 256;
@@ -47,14 +47,14 @@ impl World {
         let host = FakeHost::with_disk("memory", Bytes::gib(8), dir);
         Pool::make(&host, BackendKind::Memory, dir).unwrap();
         let (pool, _) = Pool::open(Arc::new(host.clone()), dir).unwrap();
-        let volume = VolumeId::new(pool.id().clone(), "v");
+        let volume = VolumeId::new(pool.id().clone(), "v", Incarnation(1));
         let world = Self { host, pool, volume };
         world.make("v");
         world
     }
 
     fn make(&self, name: &str) -> VolumeId {
-        let id = VolumeId::new(self.pool.id().clone(), name);
+        let id = VolumeId::new(self.pool.id().clone(), name, Incarnation(1));
         let capacity = Bytes(BLOCKS * BLOCK);
         let new = NewVolume { id: id.clone(), name: name.into(), capacity, filesystem: None, source: None };
         self.pool.create_volume(&new).unwrap();
@@ -67,11 +67,10 @@ impl World {
 
     fn cut(&self, volume: &VolumeId, name: &str) -> SnapshotId {
         let id = CutId::new(CutKind::Single, name, [volume]).unwrap();
-        let snapshot = SnapshotId::of(volume, &id);
+        let snapshot = SnapshotId::of(volume, &id, Incarnation(1));
         let member = CutMember {
             known_as: None,
             volume: volume.clone(),
-            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "v".into(),
             snapshot: snapshot.clone(),
             host: "h".parse().unwrap(),
@@ -82,7 +81,7 @@ impl World {
             id,
             name: name.into(),
             state: CutState::Round,
-            attempt: "1".into(),
+            attempt: Incarnation(1),
             members: vec![member],
             cut_at: Timestamp::now(),
             level: Level::Crash,

@@ -8,7 +8,7 @@ use crate::agent::pools::Pools;
 use crate::agent::volumes::NodeVolumes;
 use crate::backend::BackendKind;
 use crate::domain::record::CutMember;
-use crate::domain::{Bytes, CutKind, NewVolume};
+use crate::domain::{Bytes, CutKind, Incarnation, NewVolume};
 use crate::host::Host;
 use crate::host::fake::FakeHost;
 
@@ -29,7 +29,7 @@ fn two_pools() -> LocalHost {
 
 fn volume(host: &LocalHost, pool: &PoolId, name: &str) -> VolumeId {
     let volume = NewVolume {
-        id: VolumeId::new(pool.clone(), name),
+        id: VolumeId::new(pool.clone(), name, Incarnation(1)),
         name: name.into(),
         capacity: Bytes::mib(64),
         filesystem: None,
@@ -43,7 +43,7 @@ fn named(name: &str, kind: CutKind, volumes: &[VolumeId]) -> CutRecord {
     let id = CutId::new(kind, name, volumes).unwrap();
     let mut record = CutRecord { name: name.into(), ..round_record(volumes) };
     for member in &mut record.members {
-        member.snapshot = SnapshotId::of(&member.volume, &id);
+        member.snapshot = SnapshotId::of(&member.volume, &id, Incarnation(1));
     }
     CutRecord { id, ..record }
 }
@@ -124,7 +124,7 @@ fn lists_of_two_pools_are_one_list_in_order() {
 fn a_cut_that_another_host_has_a_member_of_may_need_settling() {
     let bench = Bench::new();
     let (host, own) = (&*bench.local, bench.volume("own", None));
-    let far = |byte| VolumeId::new(PoolId::from_random([byte; 6]), "far");
+    let far = |byte| VolumeId::new(PoolId::from_random([byte; 6]), "far", Incarnation(1));
     // Once the home is here and once it is elsewhere.
     for (name, far) in [("here", far(0xff)), ("elsewhere", far(0))] {
         cut(host, name, CutKind::Group, &[own.clone(), far], true);
@@ -145,7 +145,8 @@ fn a_cut_that_another_host_has_a_member_of_may_need_settling() {
 #[test]
 fn a_piece_of_cuts_is_bounded_by_their_members() {
     let piece = |lengths: &[usize]| {
-        let record = named("n", CutKind::Group, &[VolumeId::new(PoolId::from_random([1; 6]), "v")]);
+        let record =
+            named("n", CutKind::Group, &[VolumeId::new(PoolId::from_random([1; 6]), "v", Incarnation(1))]);
         let cut = |length: &usize| CutRecord {
             members: vec![record.members[0].clone(); *length],
             ..record.clone()
@@ -172,7 +173,7 @@ fn lists_are_right_while_cuts_come_and_go() {
     let [kept, busy] = ["kept", "busy"].map(|name| bench.volume(name, None));
     let always: BTreeSet<SnapshotId> = (0..40)
         .map(|n| cut(host, &format!("kept-{n}"), CutKind::Single, std::slice::from_ref(&kept), true))
-        .map(|id| SnapshotId::of(&kept, &id))
+        .map(|id| SnapshotId::of(&kept, &id, Incarnation(1)))
         .collect();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -10,7 +10,7 @@ use crate::domain::{Code, Filesystem, Moved, PoolId};
 const XFS: Option<Filesystem> = Some(Filesystem::Xfs);
 
 fn elsewhere(volume: &VolumeId) -> VolumeId {
-    VolumeId { pool: PoolId::from_random([9; 6]), hash: volume.hash.clone() }
+    VolumeId { pool: PoolId::from_random([9; 6]), ..volume.clone() }
 }
 
 #[test]

@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use stillpoint_guard::fault::point;
 
 use super::claims::Claim;
-use super::layout::{Name, PART_RECORD, VOLUME_RECORD};
+use super::layout::{self, Name, PART_RECORD, VOLUME_RECORD};
 use super::volumes::{image_size, same_or_differs};
 use super::{Pool, PoolError, Result, records};
 use crate::backend::IMAGE;
 use crate::domain::record::VolumeRecord;
 use crate::domain::transfer::Chain;
-use crate::domain::{Bytes, Moved, NewVolume, VolumeId, Waiting};
+use crate::domain::{Bytes, Moved, NameHash, NewVolume, VolumeId, Waiting};
 
 /// How long a part waits for somebody to go on with it.
 pub const PART_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -109,12 +109,12 @@ impl Arrival {
 }
 
 impl Pool {
-    /// Makes or finds the part of a volume. A part with another content or other properties is removed first.
+    /// Makes or finds the part of a volume. A part with another content, other properties or another birth is removed first.
     pub fn begin_arrival(&self, new: &NewVolume, content: &Content, moved: Option<&Moved>) -> Result<Begun> {
         self.check_writable()?;
         self.check_own(&new.id, &new.id.pool)?;
         let claim = self.claims.exclusive(&new.id)?;
-        if let Some(found) = self.find_published(&new.id)? {
+        if let Some(found) = self.find_namesake(&new.id)? {
             let found = same_or_differs(found, new)?;
             if let Some(moved) = moved.filter(|moved| moved.known_as != *found.known_as()) {
                 let (have, want) = (found.known_as().to_string(), moved.known_as.to_string());
@@ -125,6 +125,9 @@ impl Pool {
         if new.capacity < content.size {
             let reason = "a copy of its source".to_owned();
             return Err(PoolError::TooSmall { want: new.capacity, minimum: content.size, reason });
+        }
+        if let Some(other) = self.part_named(&new.id.hash)?.filter(|other| *other != new.id) {
+            self.discard_part(&other)?;
         }
         let tree = self.layout.part(&new.id);
         let found = self.read_part(&tree)?.filter(|record| {
@@ -276,6 +279,13 @@ impl Pool {
             self.discard(&tree)?;
         }
         Ok(is_meant)
+    }
+
+    /// The part of a volume of this name, as the volume will be called.
+    pub fn part_named(&self, name: &NameHash) -> Result<Option<VolumeId>> {
+        let parts = self.host.list(&self.layout.volumes())?;
+        let parts = parts.iter().filter_map(|(entry, _)| layout::arriving(entry)?.parse::<VolumeId>().ok());
+        Ok(parts.into_iter().find(|id| (&id.pool, &id.hash) == (self.id(), name)))
     }
 
     /// Volumes that move, have arrived whole and wait.

@@ -5,8 +5,28 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{PoolError, Result};
+use crate::domain::{CutId, VolumeId};
 
-/// Claimed objects by their ids. Volumes and cuts never share an id.
+/// What can be claimed.
+pub(super) trait Claimed: ToString {
+    /// By what it is claimed: volumes and cuts never share a key.
+    fn key(&self) -> String;
+}
+
+impl Claimed for VolumeId {
+    /// A name has one volume at a time in a pool, so those of one name keep each other out.
+    fn key(&self) -> String {
+        format!("{}-v{}", self.pool, self.hash)
+    }
+}
+
+impl Claimed for CutId {
+    fn key(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Claimed objects by their keys.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claims {
     held: Arc<Mutex<BTreeMap<String, Holder>>>,
@@ -22,32 +42,32 @@ enum Holder {
 #[derive(Debug)]
 pub(super) struct Claim {
     claims: Claims,
-    id: String,
+    key: String,
 }
 
 impl Claims {
     /// Nobody else may have it meanwhile.
-    pub(super) fn exclusive(&self, id: &impl ToString) -> Result<Claim> {
-        let id = id.to_string();
+    pub(super) fn exclusive(&self, object: &impl Claimed) -> Result<Claim> {
+        let key = object.key();
         let mut held = self.lock();
-        if held.contains_key(&id) {
-            return Err(PoolError::Busy(id));
+        if held.contains_key(&key) {
+            return Err(PoolError::Busy(object.to_string()));
         }
-        held.insert(id.clone(), Holder::One);
-        Ok(Claim { claims: self.clone(), id })
+        held.insert(key.clone(), Holder::One);
+        Ok(Claim { claims: self.clone(), key })
     }
 
     /// Others may share it.
-    pub(super) fn shared(&self, id: &impl ToString) -> Result<Claim> {
-        let id = id.to_string();
+    pub(super) fn shared(&self, object: &impl Claimed) -> Result<Claim> {
+        let key = object.key();
         let mut held = self.lock();
-        let count = match held.get(&id) {
-            Some(Holder::One) => return Err(PoolError::Busy(id)),
+        let count = match held.get(&key) {
+            Some(Holder::One) => return Err(PoolError::Busy(object.to_string())),
             Some(Holder::Many(count)) => *count,
             None => 0,
         };
-        held.insert(id.clone(), Holder::Many(count + 1));
-        Ok(Claim { claims: self.clone(), id })
+        held.insert(key.clone(), Holder::Many(count + 1));
+        Ok(Claim { claims: self.clone(), key })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Holder>> {
@@ -58,12 +78,12 @@ impl Claims {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut held = self.claims.lock();
-        match held.get(&self.id) {
+        match held.get(&self.key) {
             Some(Holder::Many(count)) if *count > 1 => {
                 let left = Holder::Many(count - 1);
-                held.insert(self.id.clone(), left);
+                held.insert(self.key.clone(), left);
             }
-            Some(Holder::One | Holder::Many(_)) | None => drop(held.remove(&self.id)),
+            Some(Holder::One | Holder::Many(_)) | None => drop(held.remove(&self.key)),
         }
     }
 }
@@ -71,20 +91,32 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Incarnation, PoolId};
+
+    fn volume(name: &str, birth: u32) -> VolumeId {
+        VolumeId::new(PoolId::from_random([1; 6]), name, Incarnation(birth))
+    }
 
     #[test]
     fn one_or_many_but_never_both() {
-        let claims = Claims::default();
-        let first = claims.shared(&"a").unwrap();
-        let second = claims.shared(&"a").unwrap();
-        assert!(claims.exclusive(&"a").is_err());
+        let (claims, a, b) = (Claims::default(), volume("a", 1), volume("b", 1));
+        let first = claims.shared(&a).unwrap();
+        let second = claims.shared(&a).unwrap();
+        assert!(claims.exclusive(&a).is_err());
         drop(first);
-        assert!(claims.exclusive(&"a").is_err());
+        assert!(claims.exclusive(&a).is_err());
         drop(second);
-        let alone = claims.exclusive(&"a").unwrap();
-        assert!(claims.exclusive(&"a").is_err() && claims.shared(&"a").is_err());
-        assert!(claims.exclusive(&"b").is_ok());
+        let alone = claims.exclusive(&a).unwrap();
+        assert!(claims.exclusive(&a).is_err() && claims.shared(&a).is_err());
+        assert!(claims.exclusive(&b).is_ok());
         drop(alone);
-        assert!(claims.shared(&"a").is_ok());
+        assert!(claims.shared(&a).is_ok());
+    }
+
+    #[test]
+    fn volumes_of_one_name_keep_each_other_out() {
+        let claims = Claims::default();
+        let _first = claims.exclusive(&volume("a", 1)).unwrap();
+        assert!(claims.exclusive(&volume("a", 2)).is_err());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
 
@@ -10,7 +11,7 @@ use super::{NewVolume, Pool, PoolError, Result as PoolResult};
 use crate::backend::conformance::tree;
 use crate::backend::{BackendKind, IMAGE};
 use crate::domain::record::{CutMember, CutRecord, CutState, Source};
-use crate::domain::{Bytes, Code, CutId, CutKind, Filesystem, Level, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, CutId, CutKind, Filesystem, Incarnation, Level, SnapshotId, VolumeId};
 use crate::host::HostError;
 use crate::host::fake::{Crash, FakeHost, HostDied, Lie, When};
 
@@ -66,8 +67,10 @@ impl World {
         if report.broken.is_empty() { Ok(Self { host, pool }) } else { Err(format!("{:?}", report.broken)) }
     }
 
+    /// The volume of this name that is there, or would be the first.
     fn volume(&self, name: &str) -> VolumeId {
-        VolumeId::new(self.pool.id().clone(), name)
+        let first = VolumeId::new(self.pool.id().clone(), name, Incarnation(1));
+        self.pool.find_volume_by_hash(&first.hash).map_or(first, |found| found.id)
     }
 
     fn cut_id(&self, name: &str) -> CutId {
@@ -75,7 +78,7 @@ impl World {
     }
 
     fn snapshot(&self, cut: &str) -> SnapshotId {
-        SnapshotId::of(&self.volume("old"), &self.cut_id(cut))
+        SnapshotId::of(&self.volume("old"), &self.cut_id(cut), Incarnation(1))
     }
 
     fn content(&self, image: &Path) -> Result<u64, String> {
@@ -90,13 +93,30 @@ impl World {
         if !files.iter().any(|file| file.starts_with(&empty) && *file != empty) {
             files.retain(|file| *file != empty);
         }
-        files
+        files.into_iter().map(|file| self.without_births(&file)).collect()
+    }
+
+    /// Each try to make a volume would give it another birth.
+    fn without_births(&self, path: &Path) -> PathBuf {
+        let mut path = path.to_str().unwrap().to_owned();
+        for name in ["new", "clone", "restored"] {
+            let id = VolumeId::new(self.pool.id().clone(), name, Incarnation(0)).to_string();
+            let before_birth = &id[..id.len() - 8];
+            if let Some(at) = path.find(before_birth) {
+                let birth = at + before_birth.len();
+                path.replace_range(birth..birth + 8, "");
+            }
+        }
+        path.into()
     }
 }
 
+/// A retry does not know the id that the first try gave.
 fn create(world: &World, name: &str, source: Option<Source>) -> PoolResult<()> {
+    static BIRTHS: AtomicU32 = AtomicU32::new(1);
+    let birth = Incarnation(BIRTHS.fetch_add(1, Ordering::Relaxed));
     let request = NewVolume {
-        id: world.volume(name),
+        id: VolumeId::new(world.pool.id().clone(), name, birth),
         name: name.to_owned(),
         // A copy that is larger than its source, so that growing is explored too.
         capacity: if source.is_some() { Bytes::mib(32) } else { Bytes::mib(16) },
@@ -111,9 +131,8 @@ fn cut(world: &World, name: &str) -> PoolResult<()> {
     let volume = world.volume("old");
     let member = CutMember {
         known_as: None,
-        snapshot: SnapshotId::of(&volume, &id),
+        snapshot: SnapshotId::of(&volume, &id, Incarnation(1)),
         volume,
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "old".to_owned(),
         host: "node-1".parse().unwrap(),
         capacity: Bytes::mib(16),
@@ -123,7 +142,7 @@ fn cut(world: &World, name: &str) -> PoolResult<()> {
         id: id.clone(),
         name: name.to_owned(),
         state: CutState::Round,
-        attempt: "1".to_owned(),
+        attempt: Incarnation(1),
         members: vec![member],
         cut_at: Timestamp::UNIX_EPOCH,
         level: Level::Group,

@@ -19,7 +19,7 @@ use super::layout::cut_file;
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::domain::listing::{Slice, SnapshotEntry};
 use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Bytes, CutId, CutKind, NameHash, SnapshotId, VolumeId};
+use crate::domain::{Bytes, CutId, CutKind, Incarnation, NameHash, SnapshotId, VolumeId};
 
 /// Longest predicted copy of one member: writers are held at least that long.
 pub const CUT_BUDGET: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ pub enum Fence {
     /// Whatever is there: the pool itself decides, or a person.
     Any,
     /// Only this one.
-    Attempt(String),
+    Attempt(Incarnation),
 }
 
 impl Fence {
@@ -83,14 +83,12 @@ impl Pool {
             claims.push(self.claims.shared(&member.volume)?);
             self.check_member(member)?;
         }
+        if self.index().has_anything_of(&record.id) {
+            // An earlier cut of this name: its record is gone, its removal broke off.
+            self.finish_removal(&record.id)?;
+        }
         for member in &own {
-            let directory = self.layout.snapshots_of(&member.volume);
-            self.host.make_directory(&directory)?;
-            // Garbage of a cut of the same name, since there is no record of it.
-            let tree = self.layout.snapshot(&member.snapshot);
-            if self.host.stat(&tree)?.is_some() {
-                self.discard(&tree)?;
-            }
+            self.host.make_directory(&self.layout.snapshots_of(&member.volume))?;
         }
         self.host.sync_directory(&self.layout.snapshots())?;
         self.publish_cut(record)?;
@@ -128,7 +126,7 @@ impl Pool {
         if known.attempt != record.attempt {
             return Err(PoolError::Fenced {
                 id: record.id.clone(),
-                attempt: record.attempt.clone(),
+                attempt: record.attempt,
                 known: known.attempt,
             });
         }
@@ -364,7 +362,7 @@ fn check_record(record: &CutRecord, state: CutState) -> Result<()> {
     if !record.members.is_sorted_by(|a, b| a.volume < b.volume) {
         return Err(malformed(id, "its members are not sorted, or one is listed twice"));
     }
-    match record.members.iter().find(|m| m.snapshot != SnapshotId::of(&m.volume, id)) {
+    match record.members.iter().find(|m| m.snapshot != SnapshotId::of(&m.volume, id, record.attempt)) {
         Some(member) => {
             Err(malformed(id, format!("{} is not its snapshot of {}", member.snapshot, member.volume)))
         }

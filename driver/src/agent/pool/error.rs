@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::headroom::{Freeing, Overcommit};
 use crate::backend::BackendKind;
-use crate::domain::{Bytes, Code, CutId, Fault, Filesystem, PoolId, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, CutId, Fault, Filesystem, Incarnation, PoolId, SnapshotId, VolumeId};
 use crate::host::HostError;
 
 /// A failure of a pool: what, why, fix.
@@ -113,12 +113,12 @@ pub enum PoolError {
     #[error(
         "cut {id} has an unfinished attempt {attempt}; it must be voided before anything else is done with it"
     )]
-    Unfinished { id: CutId, attempt: String },
+    Unfinished { id: CutId, attempt: Incarnation },
     /// Fenced.
     #[error(
         "cut {id}: this is attempt {attempt}, but the pool knows attempt {known}; this attempt is over, start a new one"
     )]
-    Fenced { id: CutId, attempt: String, known: String },
+    Fenced { id: CutId, attempt: Incarnation, known: Incarnation },
     /// A record that contradicts itself.
     #[error("the record of cut {id} is wrong: {why}")]
     Malformed { id: CutId, why: String },

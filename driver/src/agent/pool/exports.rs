@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::claims::Claim;
-use super::{Content, Pool, PoolError, Result};
+use super::{Content, Pool, Result};
 use crate::backend::IMAGE;
 use crate::domain::SnapshotId;
 use crate::domain::record::CutMember;
@@ -28,9 +28,8 @@ impl Pool {
         let claim = self.claims.shared(&cut)?;
         // Once more: it may have been deleted before the claim.
         let (_, member) = self.sealed_member(id)?;
-        let attempt = self.index().attempt_of(&cut).ok_or_else(|| PoolError::NoSnapshot(id.clone()))?;
         let allocated = self.backend.allocated(&*self.host, &self.layout.snapshot(id))?;
-        let content = Content { id: format!("{id}/{attempt}"), size: member.capacity, allocated };
+        let content = Content { id: id.to_string(), size: member.capacity, allocated };
         Ok(SnapshotImage { image: self.layout.snapshot(id).join(IMAGE), member, content, _claim: claim })
     }
 }

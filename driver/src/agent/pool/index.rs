@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::domain::listing::{Slice, SnapshotEntry};
 use crate::domain::record::{CutMember, CutRecord, CutState, MoveRecord, Source, VolumeRecord};
-use crate::domain::{Bytes, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
+use crate::domain::{Bytes, CutId, CutKind, Incarnation, NameHash, PoolId, SnapshotId, VolumeId};
 
 /// Everything below the first two maps is derived from them, and changed together with them.
 #[derive(Debug)]
@@ -64,6 +64,13 @@ impl Index {
 
     pub(super) fn volume(&self, id: &VolumeId) -> Option<&VolumeRecord> {
         self.volumes.get(id)
+    }
+
+    /// The volume whose name has this hash.
+    pub(super) fn volume_named(&self, hash: &NameHash) -> Option<&VolumeRecord> {
+        let lowest = VolumeId { pool: self.pool.clone(), hash: hash.clone(), birth: Incarnation(0) };
+        let (id, record) = self.volumes.range(lowest..).next()?;
+        ((&id.pool, &id.hash) == (&self.pool, hash)).then_some(record)
     }
 
     /// Why nobody can tell whether this volume is here.
@@ -331,7 +338,7 @@ impl Index {
 
     fn entry(&self, id: &SnapshotId) -> Option<SnapshotEntry> {
         let cut = CutId { home: self.pool.clone(), kind: id.kind, hash: id.hash.clone() };
-        let record = self.cuts.get(&cut)?;
+        let record = self.cuts.get(&cut).filter(|record| record.attempt == id.attempt)?;
         Some(record.entry_of(member_of(record, &id.volume)?))
     }
 
@@ -355,11 +362,6 @@ impl Index {
             .into_iter()
             .filter(|cut| cut.state == CutState::Sealed)
             .find_map(|cut| Some((&cut.id, cut.members.iter().find(|member| member.snapshot == *id)?)))
-    }
-
-    /// Which attempt at a cut this is.
-    pub(super) fn attempt_of(&self, id: &CutId) -> Option<String> {
-        self.cuts.get(id).map(|cut| cut.attempt.clone())
     }
 
     /// An unsealed cut that has this volume as a member.
@@ -391,7 +393,8 @@ fn member_of<'a>(record: &'a CutRecord, volume: &VolumeId) -> Option<&'a CutMemb
 
 /// No snapshot of the volume has a lower id.
 fn first_of(volume: &VolumeId) -> SnapshotId {
-    SnapshotId { volume: volume.clone(), kind: CutKind::Single, hash: NameHash::lowest() }
+    let (kind, hash, attempt) = (CutKind::Single, NameHash::lowest(), Incarnation(0));
+    SnapshotId { volume: volume.clone(), kind, hash, attempt }
 }
 
 #[cfg(test)]

@@ -51,6 +51,11 @@ pub(super) fn made(name: &str) -> &str {
     name.strip_prefix(HALF_MADE).unwrap_or(name)
 }
 
+/// What a part will be called, when this is the name of one.
+pub(super) fn arriving(name: &str) -> Option<&str> {
+    name.strip_prefix(PART)
+}
+
 /// The name of something deleted.
 pub(super) fn gone(number: u64) -> String {
     format!("{GONE}{number}")

@@ -8,7 +8,7 @@ use super::*;
 use crate::agent::fixtures::round_record;
 use crate::backend::IMAGE;
 use crate::domain::record::{CutRecord, CutState, MoveState};
-use crate::domain::{Bytes, Moved, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Incarnation, Moved, SnapshotId, VolumeId};
 use crate::host::Files;
 use crate::host::blocks::{AlignedBuffer, BlockAccess, Blocks};
 use crate::host::fake::{Crash, FakeHost, Lie, When};
@@ -67,7 +67,7 @@ fn empty(kind: BackendKind) -> FakeHost {
 /// A volume with a snapshot in one pool, and another pool; everything on disk.
 fn ground((source, target): (BackendKind, BackendKind)) -> World {
     let source = End::open(empty(source)).unwrap();
-    let volume = VolumeId::new(source.pool.id().clone(), "data");
+    let volume = VolumeId::new(source.pool.id().clone(), "data", Incarnation(1));
     let new =
         NewVolume { id: volume.clone(), name: "data".into(), capacity: SIZE, filesystem: None, source: None };
     source.pool.create_volume(&new).unwrap();
@@ -88,7 +88,7 @@ impl World {
     }
 
     fn goal(&self) -> VolumeId {
-        VolumeId { pool: self.target.pool.id().clone(), hash: self.volume.hash.clone() }
+        VolumeId { pool: self.target.pool.id().clone(), ..self.volume.clone() }
     }
 
     /// The move, as a controller asks for it; may be repeated.
@@ -154,7 +154,11 @@ impl World {
             }
             other => return Err(format!("source and target have {other:?}")),
         }
-        let snapshot = SnapshotId::of(&self.volume, &round_record(std::slice::from_ref(&self.volume)).id);
+        let snapshot = SnapshotId::of(
+            &self.volume,
+            &round_record(std::slice::from_ref(&self.volume)).id,
+            Incarnation(1),
+        );
         let tree = self.source.pool.snapshot_tree(&snapshot).map_err(|error| error.to_string())?;
         match self.source.host.read_block(&tree.join(IMAGE), BLOCK) {
             Ok(CONTENT) => Ok(()),

@@ -19,8 +19,8 @@ use super::claims::Claim;
 use super::layout::move_file;
 use super::{Pool, PoolError, Result, records};
 use crate::backend::IMAGE;
-use crate::domain::VolumeId;
 use crate::domain::record::{MoveRecord, MoveState};
+use crate::domain::{NameHash, VolumeId};
 use crate::host::blocks::BlockAccess;
 
 use std::path::PathBuf;
@@ -173,6 +173,13 @@ impl Pool {
             Some(record) => Err(has_left(record)),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a new volume of a name whose volume has left and may not be settled anywhere else yet.
+    pub(super) fn check_none_left(&self, name: &NameHash) -> Result<()> {
+        let index = self.index();
+        let left = |record: &&MoveRecord| record.volume.id.hash == *name && record.state == MoveState::Left;
+        index.moves().find(left).map_or(Ok(()), |record| Err(has_left(record)))
     }
 
     fn publish_move(&self, record: MoveRecord) -> Result<()> {

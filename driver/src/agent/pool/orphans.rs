@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::claims::Claim;
 use super::layout::{self, Name};
 use super::{Access, Pool, Result};
 use crate::backend::IMAGE;
-use crate::domain::{Bytes, SnapshotId};
+use crate::domain::{Bytes, CutId, SnapshotId, VolumeId};
 use crate::host::FileKind;
 
 /// Something that nothing refers to. It may be a call's that is under way.
@@ -61,8 +62,9 @@ impl Pool {
         match orphan.kind {
             OrphanKind::HalfMade => {
                 // Whoever makes it has claimed what it will be.
-                let object = layout::made(name).trim_end_matches(".json").to_owned();
-                let Ok(_claim) = self.claims.exclusive(&object) else { return Ok(false) };
+                let Ok(_claim) = self.claim_of(layout::made(name).trim_end_matches(".json")) else {
+                    return Ok(false);
+                };
                 match self.host.stat(&orphan.path)?.map(|meta| meta.kind) {
                     None => return Ok(false),
                     Some(FileKind::Directory) => self.backend.remove(&*self.host, &orphan.path)?,
@@ -80,6 +82,14 @@ impl Pool {
             }
         }
         Ok(true)
+    }
+
+    /// Claims the volume or cut that is made under this name. Nobody makes anything else.
+    fn claim_of(&self, object: &str) -> Result<Option<Claim>> {
+        if let Ok(volume) = object.parse::<VolumeId>() {
+            return self.claims.exclusive(&volume).map(Some);
+        }
+        object.parse::<CutId>().ok().map(|cut| self.claims.exclusive(&cut)).transpose()
     }
 
     /// Snapshots that a record lists, sealed or not.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use stillpoint_guard::fault::point;
 
 use super::claims::Claim;
-use super::layout::VOLUME_RECORD;
+use super::layout::{self, Name, VOLUME_RECORD};
 use super::{Pool, PoolError, Result, headroom, records};
 use crate::backend::IMAGE;
 use crate::domain::listing::Slice;
@@ -31,7 +31,7 @@ struct Origin {
 
 impl Pool {
     /// Makes a volume, empty with its filesystem or as an instant copy. Idempotent: the same properties again give
-    /// the volume that is there, others are refused.
+    /// the volume of that name that is there, with the birth that it has; others are refused.
     ///
     /// A copy of a live volume is what a power failure would have left of it. A copy that is larger than its source
     /// has a larger device; its filesystem is grown when it is mounted.
@@ -39,7 +39,7 @@ impl Pool {
         self.check_writable()?;
         self.check_own(&new.id, &new.id.pool)?;
         let _claim = self.claims.exclusive(&new.id)?;
-        if let Some(found) = self.find_published(&new.id)? {
+        if let Some(found) = self.find_namesake(&new.id)? {
             return same_or_differs(found, new);
         }
         let origin = new.source.as_ref().map(|source| self.origin(source)).transpose()?;
@@ -62,8 +62,7 @@ impl Pool {
         };
         point("agent.create.claimed");
         let tree = self.layout.half_made_volume(&new.id);
-        // What an attempt that failed has left.
-        self.backend.remove(&*self.host, &tree)?;
+        self.remove_half_made(&new.id)?;
         if let Err(error) = self.make_tree(&tree, &record, origin.as_ref()) {
             // Told is the first failure; what is left is removed by the next attempt or at start-up.
             let _ = self.backend.remove(&*self.host, &tree);
@@ -150,8 +149,7 @@ impl Pool {
 
     /// The volume whose name has this hash.
     pub fn find_volume_by_hash(&self, hash: &NameHash) -> Option<VolumeRecord> {
-        let id = VolumeId { pool: self.id().clone(), hash: hash.clone() };
-        self.index().volume(&id).cloned()
+        self.index().volume_named(hash).cloned()
     }
 
     /// Grows a volume: image, attached loop devices, record. Never shrinks; a smaller capacity changes nothing. The
@@ -217,6 +215,35 @@ impl Pool {
         self.host.sync_directory(&self.layout.volumes())?;
         self.index_mut().put_volume(record.clone());
         Ok(Some(record))
+    }
+
+    /// The volume of the same name, whatever its birth, also one that was published by a call that failed afterwards.
+    /// For who has a claim on the name.
+    pub(super) fn find_namesake(&self, id: &VolumeId) -> Result<Option<VolumeRecord>> {
+        if let Some(found) = self.index().volume_named(&id.hash) {
+            return Ok(Some(found.clone()));
+        }
+        for (name, _) in self.host.list(&self.layout.volumes())? {
+            let there: Option<VolumeId> = name.parse().ok();
+            if let Some(there) = there.filter(|there| (&there.pool, &there.hash) == (&id.pool, &id.hash)) {
+                return self.find_published(&there);
+            }
+        }
+        self.check_none_left(&id.hash)?;
+        Ok(None)
+    }
+
+    /// Removes what attempts that failed have left of volumes of the same name, whatever their birth. For who has a claim
+    /// on the name.
+    fn remove_half_made(&self, id: &VolumeId) -> Result<()> {
+        for (name, _) in self.host.list(&self.layout.volumes())? {
+            let half_made = Some(name.as_str()).filter(|name| Name::of(name) == Name::HalfMade);
+            let left: Option<VolumeId> = half_made.and_then(|name| layout::made(name).parse().ok());
+            if left.is_some_and(|left| (&left.pool, &left.hash) == (&id.pool, &id.hash)) {
+                self.backend.remove(&*self.host, &self.layout.volumes().join(name))?;
+            }
+        }
+        Ok(())
     }
 
     fn origin(&self, source: &Source) -> Result<Origin> {

@@ -253,7 +253,7 @@ impl Conductor {
     fn open_span(&self) -> Span {
         if let Ok(request) = &self.request {
             let record = &request.record;
-            tracing::info_span!("round", cut = %record.id, attempt = record.attempt, name = record.name)
+            tracing::info_span!("round", cut = %record.id, attempt = %record.attempt, name = record.name)
         } else {
             tracing::info_span!("round")
         }
@@ -290,7 +290,7 @@ impl Conductor {
         self.held = None;
         let Ok(request) = &self.request else { return };
         // Another attempt under the same name may be why this one failed.
-        let fence = Fence::Attempt(request.record.attempt.clone());
+        let fence = Fence::Attempt(request.record.attempt);
         for pool in &self.preparation.pools {
             if let Err(error) = pool.void_of(&request.record.id, &fence) {
                 tracing::warn!(cut = %request.record.id, %error, "could not remove what was cut; the next sweep does");

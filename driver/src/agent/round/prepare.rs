@@ -59,14 +59,14 @@ impl OpenRequest {
         let record: CutRecord =
             serde_json::from_str(text).map_err(|error| bad(format!("record: {error}")))?;
         let cut: CutId = open.cut_id.parse().map_err(|error| bad(format!("cut_id: {error}")))?;
-        if cut != record.id || open.attempt != record.attempt {
+        if cut != record.id || open.attempt != record.attempt.to_string() {
             return Err(bad("the record is of another cut or attempt".into()));
         }
         let mut volumes = Vec::new();
         for member in &open.members {
             let volume: VolumeId =
                 member.volume_id.parse().map_err(|error| bad(format!("volume_id: {error}")))?;
-            if SnapshotId::of(&volume, &cut).to_string() != member.snapshot_id {
+            if SnapshotId::of(&volume, &cut, record.attempt).to_string() != member.snapshot_id {
                 return Err(bad(format!(
                     "snapshot {} is not the one of {volume} in {cut}",
                     member.snapshot_id

@@ -110,7 +110,7 @@ fn open(record: &CutRecord) -> round_order::Open {
     });
     round_order::Open {
         cut_id: record.id.to_string(),
-        attempt: record.attempt.clone(),
+        attempt: record.attempt.to_string(),
         members: members.collect(),
         soft_limit_ms: 20_000,
         hard_limit_ms: 20_000,

@@ -11,7 +11,7 @@ use crate::controller::fleet::{self, AgentAddress, Fleet};
 use crate::domain::listing::{CutFilter, CutScope, Detail, Piece, Slice};
 use crate::domain::record::{CutMember, CutRecord, CutState};
 use crate::domain::{
-    Code, CutId, CutKind, Filesystem, Level, NameHash, NewVolume, PoolId, SnapshotId, VolumeId,
+    Code, CutId, CutKind, Filesystem, Incarnation, Level, NameHash, NewVolume, PoolId, SnapshotId, VolumeId,
 };
 use crate::host::Mounts;
 use crate::identity::pki;
@@ -103,7 +103,7 @@ impl Running {
 
 fn new_volume(pool: &PoolId, name: &str) -> NewVolume {
     NewVolume {
-        id: VolumeId::new(pool.clone(), name),
+        id: VolumeId::new(pool.clone(), name, Incarnation(1)),
         name: name.into(),
         capacity: Bytes::gib(1),
         filesystem: Some(Filesystem::Xfs),
@@ -117,9 +117,8 @@ fn record(volume: &VolumeId) -> CutRecord {
         members: vec![CutMember {
             known_as: None,
             volume: volume.clone(),
-            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "data".into(),
-            snapshot: SnapshotId::of(volume, &id),
+            snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
             host: host_name(),
             capacity: Bytes::gib(1),
             filesystem: Some(Filesystem::Xfs),
@@ -127,7 +126,7 @@ fn record(volume: &VolumeId) -> CutRecord {
         id,
         name: "nightly".into(),
         state: CutState::Sealed,
-        attempt: "a1".into(),
+        attempt: Incarnation(1),
         cut_at: Timestamp::now(),
         level: Level::Filesystem,
         reasons: vec![],
@@ -167,7 +166,7 @@ async fn volumes_live_over_the_wire() {
         agent.delete_volume(&id).await.unwrap();
     }
     assert_eq!(agent.volume(&id).await.unwrap_err().code, Code::NotFound);
-    let moved = VolumeId::new(PoolId::from_random([9; 6]), "data");
+    let moved = VolumeId::new(PoolId::from_random([9; 6]), "data", Incarnation(1));
     let fault = agent.delete_volume(&moved).await.unwrap_err();
     assert_eq!(fault.code, Code::Unavailable, "nobody may conclude that it is deleted: {fault}");
     running.stop().await.1.unwrap();
@@ -180,8 +179,8 @@ async fn cut_records_live_over_the_wire() {
     let volume = running.volume("data").await;
     let record = record(&volume);
     for _ in 0..2 {
-        agent.void(&record.id, &record.attempt).await.unwrap();
-        agent.delete_cut(&record.id, &record.attempt).await.unwrap();
+        agent.void(&record.id, record.attempt).await.unwrap();
+        agent.delete_cut(&record.id, record.attempt).await.unwrap();
     }
     assert_eq!(agent.cut(&record.id).await, Ok(None));
     assert_eq!(agent.find_cut(CutKind::Single, &NameHash::of("nightly")).await, Ok(None));
@@ -189,7 +188,7 @@ async fn cut_records_live_over_the_wire() {
     assert_eq!(agent.cuts_in(&first, &all).await, Ok(Piece { entries: vec![], more: false }));
     let fault = agent.seal(&record).await.unwrap_err();
     assert_eq!(fault.code, Code::NotFound, "nothing was prepared: {fault}");
-    let elsewhere = VolumeId::new(PoolId::from_random([9; 6]), "data");
+    let elsewhere = VolumeId::new(PoolId::from_random([9; 6]), "data", Incarnation(1));
     let mut foreign = record.clone();
     foreign.members[0].volume = elsewhere;
     assert_eq!(agent.seal(&foreign).await.unwrap_err().code, Code::Invalid);

@@ -134,7 +134,8 @@ impl Grants {
         }
         self.end_idle(Instant::now());
         let mut grants = self.lock();
-        grants.retain(|_, grant| grant.peer != peer || grant.makes != makes);
+        let is_for = |grant: &Grant| (&grant.makes.pool, &grant.makes.hash) == (&makes.pool, &makes.hash);
+        grants.retain(|_, grant| grant.peer != peer || !is_for(grant));
         if grants.len() >= GRANTS_MAX {
             return Err(Fault::unavailable(format!(
                 "{GRANTS_MAX} transfers are granted already; ask again later"

@@ -14,7 +14,7 @@ use crate::agent::locks::Purpose;
 use crate::agent::pool::{Begun, Content, Pool};
 use crate::domain::record::VolumeRecord;
 use crate::domain::transfer::Chain;
-use crate::domain::{Bytes, Code, Fault, HostName, Moved, NewVolume, VolumeInfo};
+use crate::domain::{Bytes, Code, Fault, HostName, Moved, NewVolume, VolumeId, VolumeInfo};
 use crate::observe::request::carrier;
 use crate::proto::agent::ExportRequest;
 use crate::proto::agent::peer_client::PeerClient;
@@ -99,7 +99,7 @@ impl From<Fault> for Broken {
 
 /// What became of a volume that arrived whole.
 enum Outcome {
-    Published,
+    Published(VolumeId),
     /// It moves, and is kept aside.
     Kept(Box<VolumeRecord>),
 }
@@ -112,10 +112,11 @@ enum Opened {
 }
 
 impl Transfers {
-    /// Fetches a volume; gives it when all of it is there. Ends early when `stop` says so: what arrived is kept.
+    /// Fetches a volume; gives it when all of it is there. Ends early when `stop` says so: what arrived is kept. A volume of
+    /// that name that has arrived in part is gone on with, and keeps the birth that it was given at first.
     pub async fn receive(
         &self,
-        order: ReceiveOrder,
+        mut order: ReceiveOrder,
         progress: &Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<VolumeInfo, Fault> {
@@ -124,6 +125,13 @@ impl Transfers {
                 "as many volumes as this host takes at once are arriving; ask again later",
             ));
         };
+        if order.moved.is_none() {
+            let (pool, name) =
+                (Arc::clone(self.pools.get(&order.volume.id.pool)?), order.volume.id.hash.clone());
+            if let Some(known) = blocking(move || Ok(pool.part_named(&name)?)).await? {
+                order.volume.id = known;
+            }
+        }
         let _lock = self.locks.try_lock(&order.volume.id, Purpose::Create)?;
         let _under_way = self.counters.receiving.enter();
         let outcome = self.fetch(&order, progress, stop).await;
@@ -140,8 +148,8 @@ impl Transfers {
             }
         }
         match outcome? {
-            Outcome::Published => {
-                let (local, id) = (Arc::clone(&self.local), order.volume.id);
+            Outcome::Published(id) => {
+                let local = Arc::clone(&self.local);
                 blocking(move || local.volume(&id)).await
             }
             Outcome::Kept(record) => Ok(VolumeInfo {
@@ -178,7 +186,7 @@ impl Transfers {
                         if moves {
                             return Ok(Outcome::Kept(Box::new(pool.keep_arrival(arrival)?)));
                         }
-                        Ok(pool.publish_arrival(arrival).map(|_| Outcome::Published)?)
+                        Ok(Outcome::Published(pool.publish_arrival(arrival)?.id))
                     })
                     .await;
                 }
@@ -201,7 +209,7 @@ impl Transfers {
         let (host, pool, order) = (Arc::clone(&self.host), Arc::clone(pool), order.clone());
         let counters = Arc::clone(&self.counters);
         blocking(move || match pool.begin_arrival(&order.volume, &order.content, order.moved.as_ref())? {
-            Begun::Whole(_) => Ok(Opened::Done(Outcome::Published)),
+            Begun::Whole(record) => Ok(Opened::Done(Outcome::Published(record.id))),
             Begun::Kept(record) => Ok(Opened::Done(Outcome::Kept(record))),
             Begun::Part(arrival) => Ok(Opened::Part(Part::open(&*host, pool, arrival, counters)?)),
         })

@@ -229,8 +229,9 @@ fn a_volume_is_used_as_what_it_was_made_as() {
 #[test]
 fn an_unknown_volume_is_not_found_and_giving_it_back_is_fine() {
     let bench = Bench::new();
-    let here = VolumeId::new(bench.pool_id(), "never made");
-    let elsewhere = VolumeId::new(crate::domain::PoolId::from_random([9; 6]), "data");
+    let here = VolumeId::new(bench.pool_id(), "never made", crate::domain::Incarnation(1));
+    let elsewhere =
+        VolumeId::new(crate::domain::PoolId::from_random([9; 6]), "data", crate::domain::Incarnation(1));
     for volume in [here, elsewhere] {
         refused(bench.node.stage(&stage(&volume, Access::mount())), Code::NotFound, "volume");
         refused(bench.node.publish(&publish(&volume, Access::mount())), Code::NotFound, "volume");

@@ -3,12 +3,13 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    Ground, copy_all, copy_of, cut, cut_record, expect_content, expect_snapshot, left, new_pool, raw,
-    refused, reopen, sealed, volume_with, write,
+    Ground, by_attempt, copy_all, copy_of, cut, cut_record, expect_content, expect_snapshot, left, new_pool,
+    raw, refused, reopen, sealed, volume_with, write,
 };
+use crate::agent::pool::Fence;
 use crate::domain::record::{CutMember, CutRecord, CutState, Source};
 use crate::domain::timeline::Timeline;
-use crate::domain::{Bytes, Code, CutId, CutKind, NameHash, PoolId, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, CutId, CutKind, Incarnation, NameHash, PoolId, SnapshotId, VolumeId};
 
 pub(super) fn a_sealed_cut_survives_a_restart(ground: &dyn Ground) -> Result<()> {
     let pool = new_pool(ground)?;
@@ -28,7 +29,7 @@ pub(super) fn a_sealed_cut_survives_a_restart(ground: &dyn Ground) -> Result<()>
     ensure!(found.is_some_and(|found| found.id == record.id));
     ensure!(pool.find_cut_by_hash(CutKind::Single, &NameHash::of("cut")).is_none());
     for (volume, content) in volumes.iter().zip([1, 2]) {
-        let snapshot = SnapshotId::of(volume, &record.id);
+        let snapshot = SnapshotId::of(volume, &record.id, Incarnation(1));
         expect_snapshot(ground, &pool, &snapshot, content)?;
         let (of, member) = pool.sealed_member(&snapshot)?;
         ensure!(of == record.id && member.volume == *volume);
@@ -41,7 +42,7 @@ pub(super) fn an_unsealed_cut_is_void_after_a_restart_of_its_home(ground: &dyn G
     let id = volume_with(ground, &pool, "volume", 1)?;
     let before = left(ground, &pool)?;
     let record = cut_record("cut", CutState::Round, [id.clone()])?;
-    let snapshot = SnapshotId::of(&id, &record.id);
+    let snapshot = SnapshotId::of(&id, &record.id, Incarnation(1));
     copy_all(&pool, &record)?;
     refused(pool.snapshot_tree(&snapshot), Code::NotFound, "not completed")?;
     let restore = copy_of(&pool, "restored", Source::Snapshot(snapshot.clone()));
@@ -62,7 +63,7 @@ pub(super) fn an_unsealed_cut_is_void_after_a_restart_of_its_home(ground: &dyn G
 pub(super) fn an_unsealed_cut_of_another_home_is_reported_and_left_alone(ground: &dyn Ground) -> Result<()> {
     let pool = new_pool(ground)?;
     let id = volume_with(ground, &pool, "volume", 1)?;
-    let lower = VolumeId::new(PoolId::from_random([0; 6]), "elsewhere");
+    let lower = VolumeId::new(PoolId::from_random([0; 6]), "elsewhere", Incarnation(1));
     let record = cut_record("cut", CutState::Round, [id.clone(), lower])?;
     let own = copy_all(&pool, &record)?;
     ensure!(own.len() == 1, "only this pool's member is copied here");
@@ -72,7 +73,7 @@ pub(super) fn an_unsealed_cut_of_another_home_is_reported_and_left_alone(ground:
     ensure!(pool.cut(&record.id)?.state == CutState::Round);
     // The home says that it is sealed: roll forward.
     pool.seal_cut(&sealed(&record))?;
-    expect_snapshot(ground, &pool, &SnapshotId::of(&id, &record.id), 1)
+    expect_snapshot(ground, &pool, &SnapshotId::of(&id, &record.id, Incarnation(1)), 1)
 }
 
 pub(super) fn a_void_cut_leaves_nothing(ground: &dyn Ground) -> Result<()> {
@@ -117,9 +118,11 @@ pub(super) fn sealing_is_idempotent_and_fenced_by_the_attempt(ground: &dyn Groun
     let round = cut_record("cut", CutState::Round, [id.clone()])?;
     refused(pool.seal_cut(&sealed(&round)), Code::NotFound, "does not exist")?;
     copy_all(&pool, &round)?;
-    refused(pool.prepare_cut(&round), Code::Aborted, "unfinished attempt 1")?;
-    refused(pool.delete_cut(&round.id), Code::Aborted, "unfinished attempt 1")?;
-    let late = CutRecord { attempt: "0".into(), ..sealed(&round) };
+    refused(pool.prepare_cut(&round), Code::Aborted, "unfinished attempt 00000001")?;
+    refused(pool.delete_cut(&round.id), Code::Aborted, "unfinished attempt 00000001")?;
+    let late = by_attempt(Incarnation(0), &sealed(&round));
+    let mixed = CutRecord { attempt: Incarnation(0), ..sealed(&round) };
+    refused(pool.seal_cut(&mixed), Code::Invalid, "wrong")?;
     refused(pool.seal_cut(&late), Code::Aborted, "attempt 0")?;
     let fewer = CutRecord { members: Vec::new(), ..sealed(&round) };
     refused(pool.seal_cut(&fewer), Code::Invalid, "wrong")?;
@@ -129,7 +132,7 @@ pub(super) fn sealing_is_idempotent_and_fenced_by_the_attempt(ground: &dyn Groun
     refused(pool.seal_cut(&late), Code::Aborted, "attempt 0")?;
     refused(pool.prepare_cut(&round), Code::Precondition, "sealed")?;
     refused(pool.void_cut(&round.id), Code::Precondition, "delete it instead")?;
-    expect_snapshot(ground, &pool, &SnapshotId::of(&id, &round.id), 1)
+    expect_snapshot(ground, &pool, &SnapshotId::of(&id, &round.id, Incarnation(1)), 1)
 }
 
 pub(super) fn a_cut_that_was_not_copied_is_not_sealed(ground: &dyn Ground) -> Result<()> {
@@ -178,11 +181,31 @@ pub(super) fn the_name_of_a_deleted_cut_can_be_used_again(ground: &dyn Ground) -
     expect_snapshot(ground, &pool, &snapshot, 2)
 }
 
+pub(super) fn a_snapshot_id_never_means_one_taken_later_under_its_name(ground: &dyn Ground) -> Result<()> {
+    let pool = new_pool(ground)?;
+    let id = volume_with(ground, &pool, "volume", 1)?;
+    let (first, _) = cut(&pool, "cut", [id.clone()])?;
+    pool.delete_cut(&first.id)?;
+    write(ground, &pool.image(&id)?, 2)?;
+    let second = by_attempt(Incarnation(2), &cut_record("cut", CutState::Round, [id.clone()])?);
+    copy_all(&pool, &second)?;
+    pool.seal_cut(&sealed(&second))?;
+
+    let [old, new] = [1, 2].map(|attempt| SnapshotId::of(&id, &first.id, Incarnation(attempt)));
+    refused(pool.snapshot_tree(&old), Code::NotFound, "does not exist")?;
+    let restored = copy_of(&pool, "restored", Source::Snapshot(old));
+    refused(pool.create_volume(&restored), Code::NotFound, "does not exist")?;
+    pool.delete_of(&first.id, &Fence::Attempt(Incarnation(1)))?;
+    let (pool, report) = reopen(ground, pool)?;
+    ensure!(report.broken.is_empty(), "{report:?}");
+    expect_snapshot(ground, &pool, &new, 2)
+}
+
 pub(super) fn records_that_contradict_themselves_are_refused(ground: &dyn Ground) -> Result<()> {
     let pool = new_pool(ground)?;
     let id = volume_with(ground, &pool, "volume", 1)?;
     let good = cut_record("cut", CutState::Round, [id.clone()])?;
-    let foreign = VolumeId::new(PoolId::from_random([0xff; 6]), "elsewhere");
+    let foreign = VolumeId::new(PoolId::from_random([0xff; 6]), "elsewhere", Incarnation(1));
     let twice: Vec<CutMember> = good.members.iter().chain(&good.members).cloned().collect();
     let mut swapped = good.clone();
     for member in &mut swapped.members {

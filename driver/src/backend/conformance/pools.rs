@@ -59,7 +59,7 @@ pub(super) fn another_format_version_is_refused(ground: &dyn Ground) -> Result<(
     host.write_synced(&path, br#"{"format": 7, "a field of the future": true}"#)?;
     refused(Pool::open(ground.host(), &dir), Code::Precondition, "format 7")?;
     refused(inspect(&*host, &dir), Code::Precondition, "format 7")?;
-    for torn in [&good[..good.len() / 2], b"", b"[]", b"{\"format\": 1}"] {
+    for torn in [&good[..good.len() / 2], b"", b"[]", b"{\"format\": 2}"] {
         host.write_synced(&path, torn)?;
         refused(Pool::open(ground.host(), &dir), Code::Internal, "stillpoint.json")?;
     }
@@ -166,8 +166,8 @@ pub(super) fn path_tricks_are_not_ids(ground: &dyn Ground) -> Result<()> {
     let tricks = ["../x", "/etc/passwd", ".new-x", ".gone-1", "..", "", "x\0y"];
     for trick in tricks.iter().map(|t| (*t).to_owned()).chain([
         format!("{id}-v../../../{}", "0".repeat(20)),
-        format!("{id}-v{}/", "0".repeat(32)),
-        format!("{id}-v{}\n", "0".repeat(32)),
+        format!("{id}-v{}-00000001/", "0".repeat(32)),
+        format!("{id}-v{}-00000001\n", "0".repeat(32)),
     ]) {
         ensure!(trick.parse::<VolumeId>().is_err(), "{trick:?} is a volume id");
         ensure!(trick.parse::<SnapshotId>().is_err(), "{trick:?} is a snapshot id");

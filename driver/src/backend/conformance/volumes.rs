@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Ground, SMALL, cut, left, new_pool, raw, refused, reopen, volume_with, write};
+use super::{Ground, SMALL, copy_of, cut, left, new_pool, raw, refused, reopen, volume_with, write};
 use crate::agent::pool::NewVolume;
 use crate::domain::record::Source;
-use crate::domain::{Bytes, Code, Filesystem, NameHash, PoolId, VolumeId};
+use crate::domain::{Bytes, Code, Filesystem, Incarnation, NameHash, PoolId, VolumeId};
 use crate::host::MountRequest;
 
 pub(super) fn the_same_request_finds_the_volume_that_is_there(ground: &dyn Ground) -> Result<()> {
@@ -108,7 +108,7 @@ pub(super) fn a_volume_grows_with_its_devices_and_never_shrinks(ground: &dyn Gro
     ensure!(pool.volume(&id)? == grown);
     super::expect_content(ground, &image, 3)?;
     refused(pool.expand_volume(&id, Bytes::gib(1 << 20)), Code::Exhausted, "the size of the pool")?;
-    let unknown = VolumeId::new(pool.id().clone(), "unknown");
+    let unknown = VolumeId::new(pool.id().clone(), "unknown", Incarnation(1));
     refused(pool.expand_volume(&unknown, SMALL), Code::NotFound, "does not exist")
 }
 
@@ -137,9 +137,33 @@ pub(super) fn deleting_is_idempotent_and_only_for_own_ids(ground: &dyn Ground) -
     refused(pool.volume(&id), Code::NotFound, "does not exist")?;
     ensure!(left(ground, &pool)? == empty, "something was left: {:?}", left(ground, &pool)?);
 
-    let elsewhere = VolumeId::new(PoolId::from_random([0xee; 6]), "volume");
+    let elsewhere = VolumeId::new(PoolId::from_random([0xee; 6]), "volume", Incarnation(1));
     refused(pool.delete_volume(&elsewhere), Code::NotFound, "does not live on pool")?;
     // The name is free again.
     volume_with(ground, &pool, "volume", 2)?;
     Ok(())
+}
+
+pub(super) fn a_volume_made_again_under_its_name_is_another_one(ground: &dyn Ground) -> Result<()> {
+    let pool = new_pool(ground)?;
+    let first = volume_with(ground, &pool, "volume", 1)?;
+    let second =
+        NewVolume { id: VolumeId { birth: Incarnation(2), ..first.clone() }, ..raw(&pool, "volume") };
+    // While it exists, whoever asks for its name gets it.
+    ensure!(pool.create_volume(&second)?.id == first);
+    pool.delete_volume(&second.id)?;
+    super::expect_content(ground, &pool.image(&first)?, 1)?;
+
+    pool.delete_volume(&first)?;
+    ensure!(pool.create_volume(&second)?.id == second.id);
+    write(ground, &pool.image(&second.id)?, 2)?;
+    // Whoever still means the first one changes nothing.
+    pool.delete_volume(&first)?;
+    refused(pool.volume(&first), Code::NotFound, "does not exist")?;
+    refused(pool.expand_volume(&first, Bytes::mib(16)), Code::NotFound, "does not exist")?;
+    let clone = copy_of(&pool, "clone", Source::Volume(first.clone()));
+    refused(pool.create_volume(&clone), Code::NotFound, "does not exist")?;
+    let (pool, _) = reopen(ground, pool)?;
+    ensure!(pool.find_volume_by_hash(&first.hash).map(|found| found.id) == Some(second.id.clone()));
+    super::expect_content(ground, &pool.image(&second.id)?, 2)
 }

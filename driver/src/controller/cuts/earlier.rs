@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
 
-use super::{CutOrder, Cuts, is_sealed, pools_of, same_members};
+use super::{CutOrder, Cuts, is_sealed, pools_of};
 use crate::controller::fleet::Agent;
 use crate::domain::record::CutRecord;
-use crate::domain::{Code, CutKind, Fault, NameHash, VolumeId};
+use crate::domain::{CutKind, Fault, NameHash, VolumeId};
 use crate::observe::request::carried;
 
 impl Cuts {
@@ -17,10 +17,9 @@ impl Cuts {
         // A silent host that has a member is found out when it is needed. That no other pool has a cut of this name is made
         // sure by whoever takes names from people; an orchestrator asks for a name with the same members only.
         for record in self.records_of(order.kind, &NameHash::of(&order.name)).await.records {
-            match self.get(&record.id).await? {
+            match self.sealed(&record.id).await? {
                 Some(sealed) => {
-                    same_members(order, &sealed)?;
-                    self.check_same_volumes(&sealed).await?;
+                    sealed.check_members(&order.volumes.iter().cloned().collect())?;
                     self.roll_forward(&sealed, &sealed.members).await?;
                     return Ok(Some(sealed));
                 }
@@ -28,37 +27,6 @@ impl Cuts {
             }
         }
         Ok(None)
-    }
-
-    /// ALREADY_EXISTS when a member's volume was deleted and made again under its name since: the cut has the data of the
-    /// one that is gone. A volume that is gone and was not made again leaves its cut what it was.
-    pub async fn check_same_volumes(&self, sealed: &CutRecord) -> Result<(), Fault> {
-        let mut asked = JoinSet::new();
-        for member in sealed.members.clone() {
-            let fleet = self.fleet.clone();
-            asked.spawn(carried(async move { (fleet.locate(member.known_as()).await, member) }));
-        }
-        let mut answers = asked.join_all().await;
-        answers.sort_by(|(_, left), (_, right)| left.volume.cmp(&right.volume));
-        for (answer, member) in answers {
-            match answer {
-                Ok((_, info)) if info.record.created_at != member.volume_made_at => {
-                    return Err(Fault::already_exists(format!(
-                        "a cut called {:?} exists, taken {} of an earlier volume {} (made {}) that was deleted; the one of that \
-                         name now was made {}; choose another name for the cut, or delete the old one",
-                        sealed.name,
-                        sealed.cut_at,
-                        member.volume_name,
-                        member.volume_made_at,
-                        info.record.created_at
-                    )));
-                }
-                Ok(_) => {}
-                Err(fault) if fault.code == Code::NotFound => {}
-                Err(fault) => return Err(fault),
-            }
-        }
-        Ok(())
     }
 
     /// The sealed cut of this name, for an orchestrator that asks for a name with the same volumes only: hosts that have
@@ -71,7 +39,7 @@ impl Cuts {
     ) -> Result<Option<CutRecord>, Fault> {
         self.ask_pools_of(kind, name, volumes).await?;
         for record in self.records_of(kind, &NameHash::of(name)).await.records {
-            if let Some(sealed) = self.get(&record.id).await? {
+            if let Some(sealed) = self.sealed(&record.id).await? {
                 return Ok(Some(sealed));
             }
         }
@@ -121,9 +89,9 @@ impl Cuts {
         }
         for (agent, known) in left {
             if is_sealed(&known) {
-                agent.delete_cut(&record.id, &known.attempt).await?;
+                agent.delete_cut(&record.id, known.attempt).await?;
             } else {
-                agent.void(&record.id, &known.attempt).await?;
+                agent.void(&record.id, known.attempt).await?;
             }
         }
         Ok(())
@@ -139,7 +107,7 @@ impl Cuts {
         if known.as_ref().is_some_and(is_sealed) {
             return Err(sealed_meanwhile(record));
         }
-        let attempt = &known.as_ref().unwrap_or(record).attempt;
+        let attempt = known.as_ref().unwrap_or(record).attempt;
         if let Err(fault) = home.void(&record.id, attempt).await {
             let sealed = home.cut(&record.id).await?.is_some_and(|known| is_sealed(&known));
             return Err(if sealed { sealed_meanwhile(record) } else { fault });

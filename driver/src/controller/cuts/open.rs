@@ -117,7 +117,7 @@ impl OpenCut {
         metrics::cuts::sealed();
         tracing::info!(
             cut = %self.record.id,
-            attempt = self.record.attempt,
+            attempt = %self.record.attempt,
             name = self.record.name,
             %level,
             window_us = self.record.timeline.as_ref().map_or(0, |timeline| timeline.window_us),
@@ -181,8 +181,8 @@ impl Live {
         }
         let mut voids = JoinSet::new();
         for agent in self.agents {
-            let (id, attempt) = (record.id.clone(), record.attempt.clone());
-            voids.spawn(carried(async move { agent.void(&id, &attempt).await }));
+            let (id, attempt) = (record.id.clone(), record.attempt);
+            voids.spawn(carried(async move { agent.void(&id, attempt).await }));
         }
         let left: Vec<String> =
             voids.join_all().await.into_iter().filter_map(Result::err).map(|fault| fault.message).collect();

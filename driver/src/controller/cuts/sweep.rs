@@ -100,7 +100,7 @@ impl Cuts {
             Verdict::RollForward(hosts) => {
                 (&mut swept.rolled_forward, roll_forward(&id, &hosts, answering).await)
             }
-            Verdict::Remove => match self.get(&id).await {
+            Verdict::Remove => match self.sealed(&id).await {
                 // The list does not know: a seal was written, and the call failed before it was durable. Sealing it again
                 // makes it so, on every host.
                 Ok(Some(sealed)) => {
@@ -204,18 +204,18 @@ async fn roll_forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Incarnation;
     use crate::domain::record::{CutMember, CutState};
     use crate::domain::{Bytes, CutKind, Level, SnapshotId, VolumeId};
 
     fn record(state: CutState) -> CutRecord {
-        let volumes = [1, 2].map(|pool| VolumeId::new(PoolId::from_random([pool; 6]), "v"));
+        let volumes = [1, 2].map(|pool| VolumeId::new(PoolId::from_random([pool; 6]), "v", Incarnation(1)));
         let id = CutId::new(CutKind::Group, "nightly", &volumes).unwrap();
         let member = |(volume, host): (&VolumeId, &str)| CutMember {
             known_as: None,
             volume: volume.clone(),
-            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "v".into(),
-            snapshot: SnapshotId::of(volume, &id),
+            snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
             host: host.parse().unwrap(),
             capacity: Bytes::gib(1),
             filesystem: None,
@@ -223,7 +223,7 @@ mod tests {
         CutRecord {
             name: "nightly".into(),
             state,
-            attempt: "1".into(),
+            attempt: Incarnation(1),
             members: volumes.iter().zip(["a", "b"]).map(member).collect(),
             cut_at: Timestamp::UNIX_EPOCH,
             level: Level::Group,

@@ -13,8 +13,8 @@ use crate::domain::blocks::WalkOrder;
 use crate::domain::listing::{CutFilter, PIECE_LIMIT, Piece, Slice, SnapshotEntry};
 use crate::domain::record::CutRecord;
 use crate::domain::{
-    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, Move, NameHash, NewVolume, SnapshotId, VolumeId,
-    VolumeInfo, Waiting,
+    Bytes, Code, CutId, CutKind, Fault, HostInfo, HostName, Incarnation, Move, NameHash, NewVolume, PoolId,
+    SnapshotId, VolumeId, VolumeInfo, Waiting,
 };
 use crate::observe::request::{Carrier, carrier};
 use crate::proto::agent::agent_client::AgentClient;
@@ -179,9 +179,9 @@ impl Agent {
     }
 
     /// Removes everything of an unsealed attempt at a cut; another attempt is left alone. Idempotent.
-    pub async fn void(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
+    pub async fn void(&self, id: &CutId, attempt: Incarnation) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::VoidRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
+        let request = proto::VoidRequest { cut_id: id.to_string(), attempt: attempt.to_string() };
         self.ask(CHANGE_LIMIT, client.void(request)).await.map(drop)
     }
 
@@ -228,9 +228,9 @@ impl Agent {
     }
 
     /// Removes the host's snapshots of a sealed cut, then its record; another attempt is left alone. Idempotent.
-    pub async fn delete_cut(&self, id: &CutId, attempt: &str) -> Result<(), Fault> {
+    pub async fn delete_cut(&self, id: &CutId, attempt: Incarnation) -> Result<(), Fault> {
         let mut client = self.client.clone();
-        let request = proto::DeleteCutRequest { cut_id: id.to_string(), attempt: attempt.to_owned() };
+        let request = proto::DeleteCutRequest { cut_id: id.to_string(), attempt: attempt.to_string() };
         self.ask(CHANGE_LIMIT, client.delete_cut(request)).await.map(drop)
     }
 
@@ -314,10 +314,16 @@ impl Agent {
 
     /// Removes what has arrived of a volume: this content, or any that is not kept for a move. Says whether there was
     /// something.
-    pub async fn abandon(&self, id: &VolumeId, content: Option<&str>) -> Result<bool, Fault> {
+    pub async fn abandon(
+        &self,
+        pool: &PoolId,
+        name: &NameHash,
+        content: Option<&str>,
+    ) -> Result<bool, Fault> {
         let mut client = self.moves.clone();
         let content = content.unwrap_or_default().to_owned();
-        let request = proto::AbandonRequest { volume_id: id.to_string(), content };
+        let request =
+            proto::AbandonRequest { pool_id: pool.to_string(), name_hash: name.to_string(), content };
         self.ask(CHANGE_LIMIT, client.abandon(request)).await.map(|answer| answer.was_there)
     }
 

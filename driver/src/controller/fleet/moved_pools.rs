@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::controller::cuts::{Barrier, CutOrder};
+use crate::controller::orders::SizeRange;
 use crate::controller::paging::PageRequest;
 use crate::controller::transfers::world::{Host, World, order};
+use crate::controller::volumes::Origin;
 use crate::domain::record::{CutRecord, Source};
-use crate::domain::{CutKind, VolumeId};
+use crate::domain::{Bytes, CutKind, VolumeId};
 use crate::identity::pki;
 
 fn node(name: &str) -> HostName {
@@ -53,8 +55,8 @@ async fn a_pool_that_comes_to_another_node_is_found_there_with_all_that_it_has()
     unavailable(world.volumes.get(&y).await, &pool);
     unavailable(world.volumes.delete(&y).await, &pool);
     unavailable(world.cuts.of_snapshot(&snapshot).await, &pool);
-    unavailable(world.cuts.delete(&single.id).await, &pool);
-    unavailable(world.cuts.delete(&group.id).await, &pool);
+    unavailable(world.cuts.delete(&single.handle()).await, &pool);
+    unavailable(world.cuts.delete(&group.handle()).await, &pool);
     assert_eq!(world.taken(CutKind::Group, "others", &[&x]).await.members.len(), 1, "others go on");
     // The disk is put into node c.
     pki::agent(world.dir.path(), &node("c")).unwrap();
@@ -68,8 +70,8 @@ async fn a_pool_that_comes_to_another_node_is_found_there_with_all_that_it_has()
     let swept = world.cuts.sweep(Duration::ZERO).await;
     assert_eq!((swept.rolled_forward, swept.voided, swept.left), (vec![], vec![], vec![]));
     assert_eq!(world.taken(CutKind::Group, "nightly", &[&x, &y]).await, group, "a retry");
-    for cut in [&group.id, &single.id] {
-        world.cuts.delete(cut).await.unwrap();
+    for cut in [group.handle(), single.handle()] {
+        world.cuts.delete(&cut).await.unwrap();
     }
     for end in [node("a"), node("c")] {
         let agent = world.fleet.agent(&end).unwrap();
@@ -111,7 +113,7 @@ async fn lose(is_home: bool) {
             world.cuts.find(CutKind::Group, "nightly").await.unwrap().is_some(),
             "its other members are there"
         );
-        world.cuts.delete(&group.id).await.unwrap();
+        world.cuts.delete(&group.handle()).await.unwrap();
     }
     assert_eq!(other.cut(&group.id).await.unwrap(), None);
     assert_eq!(world.cuts.list().await.unwrap(), []);
@@ -140,7 +142,7 @@ async fn a_silent_node_is_never_taken_for_one_that_has_nothing() {
     world.b.end().await;
     unavailable(world.cuts.find(CutKind::Group, "nightly").await, "host b");
     unavailable(world.cuts.find(CutKind::Single, "nightly").await, "host b");
-    unavailable(world.cuts.delete(&group.id).await, "host b");
+    unavailable(world.cuts.delete(&group.handle()).await, "host b");
     unavailable(world.volumes.delete(&y).await, "host b");
     world.a.end().await;
 }
@@ -169,19 +171,54 @@ async fn a_name_does_not_give_the_snapshot_of_an_earlier_volume_of_that_name() {
     let daily = world.taken(CutKind::Single, "daily", &[&x]).await;
     world.volumes.delete(&x).await.unwrap();
     assert_eq!(world.taken(CutKind::Single, "daily", &[&x]).await, daily, "it outlives its volume");
-    assert_eq!(world.raw("x", "a").await, x);
+    let remade = world.raw("x", "a").await;
+    assert_ne!(remade, x);
     let order = CutOrder {
         kind: CutKind::Single,
         name: "daily".into(),
-        volumes: vec![x.clone()],
+        volumes: vec![remade.clone()],
         barrier: Barrier::Up,
     };
     let fault = world.cuts.take(order).await.unwrap_err();
     assert_eq!(fault.code, Code::AlreadyExists, "{fault}");
     assert!(fault.message.contains("earlier volume x"), "{fault}");
-    assert!(world.cuts.get(&daily.id).await.unwrap().is_some(), "the old one is untouched");
-    world.cuts.delete(&daily.id).await.unwrap();
-    assert_eq!(world.taken(CutKind::Single, "daily", &[&x]).await.members.len(), 1);
+    assert!(world.cuts.get(&daily.handle()).await.unwrap().is_some(), "the old one is untouched");
+    world.cuts.delete(&daily.handle()).await.unwrap();
+    assert_eq!(world.taken(CutKind::Single, "daily", &[&remade]).await.members.len(), 1);
+    world.a.end().await;
+    world.b.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_keeps_the_id_of_something_deleted_never_reaches_what_has_its_name_now() {
+    let mut world = World::new().await;
+    let old = world.raw("x", "a").await;
+    let old_group = world.taken(CutKind::Group, "nightly", &[&old]).await;
+    let restore =
+        |group: &CutRecord| order("restored", Some(Source::Snapshot(group.members[0].snapshot.clone())), "a");
+    let restored = world.volumes.make_or_find(&restore(&old_group)).await.unwrap();
+    assert_eq!(restored.1, Origin::Made);
+    let again = world.volumes.make_or_find(&restore(&old_group)).await.unwrap();
+    assert_eq!((&again.0, again.1), (&restored.0, Origin::Found));
+    world.cuts.delete(&old_group.handle()).await.unwrap();
+    world.volumes.delete(&old).await.unwrap();
+    let new = world.raw("x", "a").await;
+    let new_group = world.taken(CutKind::Group, "nightly", &[&new]).await;
+
+    let larger = SizeRange { required: Bytes::gib(1), limit: None };
+    assert_eq!(world.volumes.get(&old).await.unwrap_err().code, Code::NotFound);
+    assert_eq!(world.volumes.expand(&old, larger).await.unwrap_err().code, Code::NotFound);
+    world.volumes.delete(&old).await.unwrap();
+    assert_eq!(world.cuts.get(&old_group.handle()).await.unwrap(), None);
+    world.cuts.delete(&old_group.handle()).await.unwrap();
+    assert_eq!(world.cuts.of_snapshot(&old_group.members[0].snapshot).await.unwrap(), None);
+    // What was restored from the old one is not given for the new one.
+    let fault = world.volumes.make_or_find(&restore(&new_group)).await.unwrap_err();
+    assert_eq!(fault.code, Code::AlreadyExists, "{fault}");
+    assert!(fault.message.contains(&old_group.members[0].snapshot.to_string()), "{fault}");
+
+    assert_eq!(world.volumes.get(&new).await.unwrap().id(), &new);
+    assert_eq!(world.cuts.get(&new_group.handle()).await.unwrap(), Some(new_group));
     world.a.end().await;
     world.b.end().await;
 }

@@ -10,7 +10,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::domain::{Bytes, Code, CutKind, NameHash, PoolInfo, VolumeId};
+use crate::domain::{Bytes, Code, CutKind, Incarnation, NameHash, PoolInfo, VolumeId};
 use crate::identity::tls::{Callers, TlsFiles, only_the_controller};
 use crate::identity::{acceptor, pki};
 use crate::proto::agent as proto;
@@ -159,7 +159,7 @@ async fn a_pool_that_moved_is_found_again_after_its_old_host_failed() {
     let agent = fleet.agent_of_pool(&pool(1)).await.unwrap();
     a.stop().await;
     b.has(&[pool(1)]);
-    let fault = agent.volume(&VolumeId::new(pool(1), "data")).await.unwrap_err();
+    let fault = agent.volume(&VolumeId::new(pool(1), "data", Incarnation(1))).await.unwrap_err();
     assert_eq!(fault.code, Code::Unavailable, "{fault}");
     assert_eq!(fleet.agent_of_pool(&pool(1)).await.unwrap().host(), &host("b"));
 }
@@ -248,7 +248,10 @@ async fn a_pool_on_two_hosts_is_refused() {
 async fn faults_of_an_agent_name_its_host_and_keep_their_code() {
     let (fleet, _a, _b) = stage().await;
     let agent = fleet.agent(&host("b")).unwrap();
-    let fault = agent.expand_volume(&VolumeId::new(pool(1), "data"), Bytes::gib(1)).await.unwrap_err();
+    let fault = agent
+        .expand_volume(&VolumeId::new(pool(1), "data", Incarnation(1)), Bytes::gib(1))
+        .await
+        .unwrap_err();
     assert_eq!(fault, Fault::not_found("host b: expand_volume"));
     assert_eq!(agent.find_volume(&NameHash::of("data")).await, Ok(None));
     assert_eq!(agent.find_cut(CutKind::Group, &NameHash::of("nightly")).await, Ok(None));

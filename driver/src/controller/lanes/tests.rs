@@ -1,14 +1,13 @@
 use super::*;
-use crate::domain::{Bytes, CutId, CutKind, PoolId, SnapshotId, VolumeId};
+use crate::domain::{Bytes, CutId, CutKind, Incarnation, PoolId, SnapshotId, VolumeId};
 
 fn member(name: &str) -> CutMember {
-    let volume = VolumeId::new(PoolId::from_random([7; 6]), name);
+    let volume = VolumeId::new(PoolId::from_random([7; 6]), name, Incarnation(1));
     let cut = CutId::new(CutKind::Group, "c", [&volume]).unwrap();
     CutMember {
         known_as: None,
-        snapshot: SnapshotId::of(&volume, &cut),
+        snapshot: SnapshotId::of(&volume, &cut, Incarnation(1)),
         volume,
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: name.into(),
         host: "a".parse().unwrap(),
         capacity: Bytes::gib(1),

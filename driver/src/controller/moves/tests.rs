@@ -117,7 +117,7 @@ async fn a_volume_moves_with_its_data_and_everything_finds_it_under_its_old_id()
     // What it left is deleted as ever.
     for name in ["nightly", "after"] {
         let cut = world.cuts.find(CutKind::Single, name).await.unwrap().unwrap();
-        world.cuts.delete(&cut.id).await.unwrap();
+        world.cuts.delete(&cut.handle()).await.unwrap();
     }
 }
 
@@ -177,7 +177,7 @@ async fn whatever_step_a_controller_dies_after_the_next_one_finds_the_volume_and
             let (source, target) =
                 (world.fleet.agent(&host("a")).unwrap(), world.fleet.agent(&host("b")).unwrap());
             let pool = target.describe().await.unwrap().pools[0].id.clone();
-            let goal = VolumeId { pool, hash: id.hash.clone() };
+            let goal = VolumeId { pool, ..id.clone() };
             let begun = source.begin_move(&id, &goal).await.unwrap();
             if died_after != "begin" {
                 let (volume, moved) = arriving(&begun.volume.record, goal.clone());
@@ -235,7 +235,7 @@ async fn a_committed_move_whose_target_is_silent_is_unavailable_and_never_made_a
     let mut world = World::new().await;
     let id = world.volume().await;
     let (source, target) = (world.fleet.agent(&host("a")).unwrap(), world.fleet.agent(&host("b")).unwrap());
-    let goal = VolumeId { pool: target.describe().await.unwrap().pools[0].id.clone(), hash: id.hash.clone() };
+    let goal = VolumeId { pool: target.describe().await.unwrap().pools[0].id.clone(), ..id.clone() };
     let begun = source.begin_move(&id, &goal).await.unwrap();
     let (volume, moved) = arriving(&begun.volume.record, goal.clone());
     let what = Granting::Leaving(id.clone());

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::world::{SIZE, World, files};
 use crate::domain::transfer::{CHUNK, Chain, hash};
-use crate::domain::{Code, Fault, NewVolume, VolumeId};
+use crate::domain::{Code, Fault, Incarnation, NewVolume, VolumeId};
 use crate::identity::acceptor;
 use crate::identity::tls::{Callers, Credentials};
 use crate::proto::agent::peer_server::{Peer, PeerServer};
@@ -81,7 +81,7 @@ async fn receive(world: &World, script: Script) -> (Fault, usize) {
 
     let target = world.fleet.agent(&"b".parse().unwrap()).unwrap();
     let pool = target.describe().await.unwrap().pools[0].id.clone();
-    let id = VolumeId::new(pool, "stolen");
+    let id = VolumeId::new(pool, "stolen", Incarnation(1));
     let volume =
         NewVolume { id: id.clone(), name: "stolen".into(), capacity: SIZE, filesystem: None, source: None };
     let granted = GrantResponse { content: "c".into(), size_bytes: SIZE.0, allocated_bytes: CHUNK };
@@ -105,7 +105,7 @@ async fn receive(world: &World, script: Script) -> (Fault, usize) {
     let outcome: Result<(), Fault> = tokio::time::timeout(Duration::from_mins(2), ending).await.unwrap();
     serving.abort();
     assert_eq!(target.find_volume(&id.hash).await.unwrap(), None);
-    target.abandon(&id, None).await.unwrap();
+    target.abandon(&id.pool, &id.hash, None).await.unwrap();
     (outcome.unwrap_err(), calls.load(Ordering::SeqCst))
 }
 

@@ -14,14 +14,20 @@ use crate::controller::fleet::AgentAddress;
 use crate::controller::orders::VolumeOrder;
 use crate::controller::placement::Policy;
 use crate::controller::volumes::Volumes;
-use crate::domain::CutId;
 use crate::domain::record::Source;
+use crate::domain::{CutHandle, CutId, Incarnation};
 use crate::host::fake::When;
 use crate::identity::tls::Credentials;
 use crate::proto::agent::ExportRequest;
 use crate::proto::agent::peer_client::PeerClient;
 
 const BLOCK: u64 = world::BLOCK;
+
+/// The cut of a snapshot that was taken alone.
+fn handle_of(snapshot: &SnapshotId) -> CutHandle {
+    let cut = CutId { home: snapshot.volume.pool.clone(), kind: snapshot.kind, hash: snapshot.hash.clone() };
+    CutHandle { cut, attempt: snapshot.attempt }
+}
 
 fn restored(from: &SnapshotId) -> VolumeOrder {
     order("restored", Some(Source::Snapshot(from.clone())), "b")
@@ -44,7 +50,7 @@ async fn a_snapshot_is_restored_on_another_host_with_all_of_its_data() {
     assert_eq!(world.volumes.create(&restored(&snapshot)).await.unwrap(), made, "a retry finds it");
     let figures = world.fleet.transfers().figures();
     assert_eq!((figures.running, figures.arrived, figures.failures()), (0, 1, 0));
-    world.cuts.delete(&CutId::new(CutKind::Single, "nightly", [&volume]).unwrap()).await.unwrap();
+    world.cuts.delete(&handle_of(&snapshot)).await.unwrap();
     assert_eq!(world.b.parts(), 0);
 }
 
@@ -133,7 +139,7 @@ async fn a_source_cannot_be_deleted_while_it_is_copied_and_a_cancelled_copy_goes
     .map(drop)
     .unwrap();
     let running = world.fleet.transfers().running();
-    let cut = CutId::new(CutKind::Single, "nightly", [&volume]).unwrap();
+    let cut = handle_of(&snapshot);
     if !running.is_empty() {
         // It may have come to its end since the call was let go.
         assert_eq!((running[0].from.as_str(), running[0].to.as_str()), ("a", "b"));
@@ -168,7 +174,7 @@ async fn a_snapshot_that_is_granted_stays_until_the_grant_is_taken_back() {
         .grant(&ticket, &"b".parse().unwrap(), &Granting::Snapshot(snapshot.clone()), &volume)
         .await
         .unwrap();
-    let cut = CutId::new(CutKind::Single, "nightly", [&volume]).unwrap();
+    let cut = handle_of(&snapshot);
     assert_eq!(world.cuts.delete(&cut).await.unwrap_err().code, Code::Aborted);
     // What is sealed may be sealed again while it is read: the next controller does so before it grants.
     let sealed = world.cuts.get(&cut).await.unwrap().unwrap();
@@ -179,7 +185,7 @@ async fn a_snapshot_that_is_granted_stays_until_the_grant_is_taken_back() {
     source.grant(&again, &peer, &granting, &volume).await.unwrap();
     source.withdraw(&again).await.unwrap();
     source.grant(&ticket, &peer, &granting, &volume).await.unwrap();
-    let elsewhere = VolumeId::new(volume.pool.clone(), "other");
+    let elsewhere = VolumeId::new(volume.pool.clone(), "other", Incarnation(1));
     source.grant(&other, &peer, &granting, &elsewhere).await.unwrap();
     source.withdraw(&other).await.unwrap();
     assert_eq!(world.cuts.delete(&cut).await.unwrap_err().code, Code::Aborted);
@@ -256,7 +262,7 @@ async fn another_snapshot_of_the_same_name_is_not_mixed_with_what_arrived_of_the
     world.b.kernel.fail(When::NthOf("pwrite", 300), libc::EIO);
     assert!(world.volumes.create(&restored(&snapshot)).await.is_err());
     assert_eq!(world.b.parts(), 1, "to be gone on with");
-    let cut = CutId::new(CutKind::Single, "nightly", [&volume]).unwrap();
+    let cut = handle_of(&snapshot);
     let mut deleted = world.cuts.delete(&cut).await;
     while deleted.as_ref().is_err_and(|fault| fault.code == Code::Aborted) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -267,7 +273,21 @@ async fn another_snapshot_of_the_same_name_is_not_mixed_with_what_arrived_of_the
         world.a.kernel.write_block(&world.a.image(&volume), block, 77).unwrap();
     }
     let again = world.snapshot(&volume).await;
-    assert_eq!(again, snapshot, "the same id");
+    assert_ne!(again, snapshot, "of the same name, and another one");
     let made = world.volumes.create(&restored(&again)).await.unwrap();
     assert_eq!(world.b.read(made.id()), world.a.read(&volume));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_goes_on_with_the_volume_that_has_arrived_in_part_and_keeps_its_id() {
+    let world = World::new().await;
+    let volume = world.volume().await;
+    let snapshot = world.snapshot(&volume).await;
+    world.b.kernel.fail(When::NthOf("pwrite", 300), libc::EIO);
+    assert!(world.volumes.create(&restored(&snapshot)).await.is_err());
+    let parts = world.b.part_ids();
+    let made = world.volumes.create(&restored(&snapshot)).await.unwrap();
+    assert_eq!(parts, [made.id().to_string()]);
+    assert_eq!(world.b.read(made.id()), world.a.read(&volume));
+    assert_eq!(world.b.parts(), 0);
 }

@@ -88,9 +88,14 @@ impl Host {
     }
 
     pub fn parts(&self) -> usize {
+        self.part_ids().len()
+    }
+
+    /// Ids of volumes that have arrived in part.
+    pub fn part_ids(&self) -> Vec<String> {
         use crate::host::Files;
         let volumes = self.kernel.list(&self.pool.join("volumes")).unwrap();
-        volumes.iter().filter(|(name, _)| name.starts_with(".part-")).count()
+        volumes.iter().filter_map(|(name, _)| name.strip_prefix(".part-")).map(str::to_owned).collect()
     }
 }
 

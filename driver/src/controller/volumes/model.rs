@@ -13,8 +13,8 @@ use crate::domain::health::Ailment;
 use crate::domain::listing::{Piece, Slice};
 use crate::domain::record::{CutMember, VolumeRecord};
 use crate::domain::{
-    Bytes, CutId, CutKind, Fault, HostName, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId, VolumeId,
-    VolumeInfo,
+    Bytes, CutId, CutKind, Fault, HostName, Incarnation, NameHash, NewVolume, PoolId, PoolInfo, SnapshotId,
+    VolumeId, VolumeInfo,
 };
 
 /// What happens to the next creation on a host.
@@ -172,6 +172,12 @@ impl Hosts for Model {
         if let Some(Trouble::Refused(fault)) = trouble {
             return Err(fault);
         }
+        let is_there = |info: &&VolumeInfo| {
+            (&info.record.id.pool, &info.record.id.hash) == (&volume.id.pool, &volume.id.hash)
+        };
+        if let Some(there) = host.volumes.values().find(is_there) {
+            return Ok(there.clone());
+        }
         let pool = host.pools.iter_mut().find(|pool| pool.id == volume.id.pool).unwrap();
         pool.available = pool.available.saturating_sub(volume.capacity);
         let record = VolumeRecord {
@@ -241,9 +247,8 @@ impl Snapshots for Model {
         let member = CutMember {
             known_as: None,
             volume: volume.clone(),
-            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: placed.info.record.name,
-            snapshot: SnapshotId::of(volume, &cut),
+            snapshot: SnapshotId::of(volume, &cut, Incarnation(1)),
             host: placed.host,
             capacity: placed.info.record.capacity,
             filesystem: placed.info.record.filesystem,

@@ -2,7 +2,7 @@ use super::model::{Model, Trouble, host, pool_id};
 use super::*;
 use crate::backend::BackendKind;
 use crate::controller::orders::{Content, Copies, Places, SMALLEST_DEVICE};
-use crate::domain::{CutId, CutKind};
+use crate::domain::{CutId, CutKind, Incarnation};
 
 type Change = fn(&mut VolumeOrder);
 
@@ -37,9 +37,8 @@ fn snapshot_of(placed: &Placed) -> CutMember {
     CutMember {
         known_as: None,
         volume: record.id.clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: record.name.clone(),
-        snapshot: SnapshotId::of(&record.id, &cut),
+        snapshot: SnapshotId::of(&record.id, &cut, Incarnation(1)),
         host: placed.host.clone(),
         capacity: record.capacity,
         filesystem: record.filesystem,
@@ -73,7 +72,10 @@ async fn the_same_name_with_other_properties_already_exists_and_says_what_differ
         (|order| order.content = Content::Filesystem(Some(Filesystem::Ext4)), "it carries xfs"),
         (|order| order.backend = Some(BackendKind::Xfs), "on a btrfs pool"),
         (|order| order.places = only("a"), "on host c"),
-        (|order| order.source = Some(Source::Volume(VolumeId::new(pool_id(1), "x"))), "something else"),
+        (
+            |order| order.source = Some(Source::Volume(VolumeId::new(pool_id(1), "x", Incarnation(1)))),
+            "made empty",
+        ),
     ];
     for (change, names) in table {
         let fault = volumes.create(&other(change)).await.unwrap_err();
@@ -279,7 +281,7 @@ async fn lists_are_whole_or_unavailable() {
 #[tokio::test]
 async fn a_volume_of_an_unknown_pool_is_not_found_and_deleting_it_is_fine() {
     let volumes = over(&Arc::new(Model::three()));
-    let id = VolumeId::new(pool_id(99), "v");
+    let id = VolumeId::new(pool_id(99), "v", Incarnation(1));
     assert_eq!(volumes.get(&id).await.unwrap_err().code, Code::NotFound);
     assert_eq!(volumes.expand(&id, range(1, 0)).await.unwrap_err().code, Code::NotFound);
     assert_eq!(volumes.delete(&id).await, Ok(()));

@@ -3,7 +3,7 @@
 use super::{Placed, SourceFacts};
 use crate::backend::BackendKind;
 use crate::controller::orders::{Content, DEFAULT_SIZE, SMALLEST_DEVICE, VolumeOrder};
-use crate::domain::record::VolumeRecord;
+use crate::domain::record::{Source, VolumeRecord};
 use crate::domain::{Bytes, Fault, Filesystem};
 
 /// What the volume will carry. A copy carries what its source carries; as a raw device anything can be read.
@@ -46,7 +46,11 @@ pub(super) fn differences(order: &VolumeOrder, found: &Placed) -> Result<(), Fau
     let difference = if !order.size.admits(record.capacity) {
         format!("it is {} bytes large", record.capacity.0)
     } else if order.source != record.source {
-        "it was made from something else".to_owned()
+        match &record.source {
+            None => "it was made empty, not from the source that is asked for".to_owned(),
+            Some(Source::Snapshot(id)) => format!("it was made from something else: snapshot {id}"),
+            Some(Source::Volume(id)) => format!("it was made from something else: volume {id}"),
+        }
     } else if !carries(order, record) {
         format!("it carries {}", record.filesystem.map_or("no filesystem", Filesystem::as_str))
     } else if order.backend.map(BackendKind::as_str).is_some_and(|asked| asked != found.info.backend) {

@@ -19,10 +19,10 @@ use crate::csi::group::Group;
 use crate::csi::ports::Asked;
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
-use crate::domain::{CutId, SnapshotId, VolumeId};
+use crate::domain::{CutHandle, SnapshotId, VolumeId};
 
-const VOLUME: &str = "3f9a0c11d2e4-v00000000000000000000000000000001";
-const OTHER: &str = "3f9a0c11d2e4-v00000000000000000000000000000002";
+const VOLUME: &str = "3f9a0c11d2e4-v00000000000000000000000000000001-00000001";
+const OTHER: &str = "3f9a0c11d2e4-v00000000000000000000000000000002-00000001";
 const TEN_MINUTES: Duration = Duration::from_mins(10);
 
 /// Nothing can be cut; counts the attempts. Its circumstances are a number.
@@ -59,7 +59,7 @@ impl Cutting for Hopeless {
     async fn find(&self, _: CutKind, _: &str) -> Result<Option<CutRecord>, Fault> {
         Ok(None)
     }
-    async fn get(&self, _: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn get(&self, _: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         Ok(None)
     }
     async fn of_snapshot(&self, _: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
@@ -68,7 +68,7 @@ impl Cutting for Hopeless {
     async fn snapshots(&self, _: Option<&VolumeId>, _: &PageRequest) -> Result<Page<SnapshotEntry>, Fault> {
         Ok(Page::empty())
     }
-    async fn delete(&self, _: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, _: &CutHandle) -> Result<(), Fault> {
         Ok(())
     }
     async fn circumstances(&self, _: CutKind, _: &SnapshotObject, _: DependsOn) -> Option<Circumstances> {
@@ -141,7 +141,7 @@ async fn answers<F: Future<Output = Result<(), tonic::Status>>>(call: impl Fn() 
 #[tokio::test(start_paused = true)]
 async fn whatever_makes_a_snapshot_fail_for_good_a_caller_that_repeats_at_once_is_slowed_down() {
     let long = "x".repeat(200);
-    let many: Vec<String> = (0..2000).map(|number| format!("3f9a0c11d2e4-v{number:032x}")).collect();
+    let many: Vec<String> = (0..2000).map(|number| format!("3f9a0c11d2e4-v{number:032x}-00000001")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let groups = [
         group(&[VOLUME], &[("unknown", "parameter")]),

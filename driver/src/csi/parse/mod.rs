@@ -23,7 +23,7 @@ pub use volumes::{capacity_query, volume_order, volume_size};
 use std::fmt::Display;
 use std::str::FromStr;
 
-use crate::domain::{CutId, Fault, SnapshotId, VolumeId};
+use crate::domain::{CutHandle, Fault, SnapshotId, VolumeId};
 
 /// Longest name and id, in bytes (the specification's limit for texts).
 const NAME_LIMIT: usize = 128;
@@ -88,7 +88,7 @@ pub fn snapshot(text: &str) -> Result<SnapshotId, Fault> {
 }
 
 /// A group that must exist.
-pub fn group(text: &str) -> Result<CutId, Fault> {
+pub fn group(text: &str) -> Result<CutHandle, Fault> {
     lookup("group_snapshot_id", text)
 }
 

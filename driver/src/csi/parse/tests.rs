@@ -16,9 +16,10 @@ use crate::domain::node::Access;
 use crate::domain::record::Source;
 use crate::domain::{Bytes, Code, CutKind, Filesystem, HostName};
 
-const VOLUME: &str = "3f9a0c11d2e4-v00000000000000000000000000000001";
-const OTHER: &str = "3f9a0c11d2e4-v00000000000000000000000000000002";
-const SNAPSHOT: &str = "3f9a0c11d2e4-v00000000000000000000000000000001-s0000000000000000000000000000000a";
+const VOLUME: &str = "3f9a0c11d2e4-v00000000000000000000000000000001-00000001";
+const OTHER: &str = "3f9a0c11d2e4-v00000000000000000000000000000002-00000001";
+const SNAPSHOT: &str =
+    "3f9a0c11d2e4-v00000000000000000000000000000001-00000001-s0000000000000000000000000000000a-00000001";
 
 fn mount(fs_type: &str) -> AccessType {
     AccessType::Mount(MountVolume { fs_type: fs_type.into(), ..Default::default() })

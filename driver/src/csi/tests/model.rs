@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ use crate::domain::health::{Ailment, Condition};
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::node::{GrowRequest, PublishRequest, StageRequest, Usage};
 use crate::domain::record::{CutMember, CutRecord, CutState};
-use crate::domain::{Bytes, Code, CutId, CutKind, Fault, Level, SnapshotId, VolumeId};
+use crate::domain::{
+    Bytes, Code, CutHandle, CutId, CutKind, Fault, Incarnation, Level, SnapshotId, VolumeId,
+};
 
 /// Cuts in memory.
 #[derive(Default)]
@@ -37,6 +39,7 @@ pub struct ModelCuts {
     pub delay: Mutex<Duration>,
     /// How many cuts were begun.
     pub begun: AtomicUsize,
+    attempts: AtomicU32,
 }
 
 impl ModelCuts {
@@ -48,7 +51,12 @@ impl ModelCuts {
         self.table().values().find(|cut| cut.id.kind == kind && cut.name == name).cloned()
     }
 
-    async fn members(&self, id: &CutId, volumes: &[VolumeId]) -> Result<Vec<CutMember>, Fault> {
+    async fn members(
+        &self,
+        id: &CutId,
+        attempt: Incarnation,
+        volumes: &[VolumeId],
+    ) -> Result<Vec<CutMember>, Fault> {
         let mut members = Vec::new();
         for volume in volumes {
             let placed = self.hosts.volume(volume).await?;
@@ -56,9 +64,8 @@ impl ModelCuts {
             members.push(CutMember {
                 known_as: None,
                 volume: volume.clone(),
-                volume_made_at: jiff::Timestamp::UNIX_EPOCH,
                 volume_name: placed.info.record.name,
-                snapshot: SnapshotId::of(volume, id),
+                snapshot: SnapshotId::of(volume, id, attempt),
                 host: placed.host,
                 capacity: placed.info.record.capacity,
                 filesystem: placed.info.record.filesystem,
@@ -78,8 +85,9 @@ impl Cutting for ModelCuts {
         _: &Asked,
     ) -> Result<CutRecord, Fault> {
         let id = CutId::new(kind, name, &volumes).unwrap();
+        let attempt = Incarnation(self.attempts.fetch_add(1, Ordering::SeqCst));
         // As the real one: members are looked at before the name is.
-        let members = self.members(&id, &volumes).await?;
+        let members = self.members(&id, attempt, &volumes).await?;
         if let Some(cut) = self.named(kind, name) {
             let same = cut.members.len() == members.len()
                 && members.iter().all(|member| cut.members.iter().any(|other| other.volume == member.volume));
@@ -92,7 +100,7 @@ impl Cutting for ModelCuts {
             id: id.clone(),
             name: name.into(),
             state: CutState::Sealed,
-            attempt: "1".into(),
+            attempt,
             members,
             cut_at: Timestamp::now(),
             level: Level::Group,
@@ -110,8 +118,8 @@ impl Cutting for ModelCuts {
         Ok(self.named(kind, name))
     }
 
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
-        Ok(self.table().get(id).cloned())
+    async fn get(&self, handle: &CutHandle) -> Result<Option<CutRecord>, Fault> {
+        Ok(self.table().get(&handle.cut).filter(|cut| cut.attempt == handle.attempt).cloned())
     }
 
     async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
@@ -133,8 +141,11 @@ impl Cutting for ModelCuts {
         page(vec![Listed::on("a", entries)], request, |_| true).await
     }
 
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
-        let gone = self.table().remove(id);
+    async fn delete(&self, handle: &CutHandle) -> Result<(), Fault> {
+        if self.get(handle).await?.is_none() {
+            return Ok(());
+        }
+        let gone = self.table().remove(&handle.cut);
         for member in gone.iter().flat_map(|cut| &cut.members) {
             self.hosts.remove_snapshot(&member.snapshot);
         }

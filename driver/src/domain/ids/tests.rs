@@ -7,9 +7,9 @@ fn pool() -> PoolId {
 
 #[test]
 fn ids_survive_a_round_trip_through_text_and_stay_below_the_csi_limit() {
-    let volume = VolumeId::new(pool(), "pvc-1");
+    let volume = VolumeId::new(pool(), "pvc-1", Incarnation(1));
     let cut = CutId::new(CutKind::Group, "nightly", [&volume]).unwrap();
-    let snapshot = SnapshotId::of(&volume, &cut);
+    let snapshot = SnapshotId::of(&volume, &cut, Incarnation(1));
     assert_eq!(volume.to_string().parse(), Ok(volume.clone()));
     assert_eq!(cut.to_string().parse(), Ok(cut));
     assert_eq!(snapshot.to_string().parse(), Ok(snapshot.clone()));
@@ -18,15 +18,15 @@ fn ids_survive_a_round_trip_through_text_and_stay_below_the_csi_limit() {
 
 #[test]
 fn the_home_pool_is_the_lowest_member_pool() {
-    let low = VolumeId::new(PoolId::from_random([0; 6]), "b");
-    let high = VolumeId::new(pool(), "a");
+    let low = VolumeId::new(PoolId::from_random([0; 6]), "b", Incarnation(1));
+    let high = VolumeId::new(pool(), "a", Incarnation(1));
     assert_eq!(CutId::new(CutKind::Group, "n", [&high, &low]).unwrap().home, low.pool);
     assert_eq!(CutId::new(CutKind::Group, "n", []), None);
 }
 
 #[test]
 fn a_single_cut_and_a_group_of_the_same_name_are_different_cuts() {
-    let volume = VolumeId::new(pool(), "a");
+    let volume = VolumeId::new(pool(), "a", Incarnation(1));
     let single = CutId::new(CutKind::Single, "n", [&volume]).unwrap();
     let group = CutId::new(CutKind::Group, "n", [&volume]).unwrap();
     assert_ne!(single.to_string(), group.to_string());

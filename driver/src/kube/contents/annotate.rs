@@ -26,7 +26,7 @@ use tokio_stream::StreamExt;
 use super::{Content, contents, each, snapshots};
 use crate::csi::ports::Cutting;
 use crate::domain::record::CutRecord;
-use crate::domain::{CutId, CutKind, Fault, SnapshotId};
+use crate::domain::{CutHandle, CutKind, Fault, SnapshotId};
 use crate::kube::api::{api_fault, is_absent, is_conflict};
 
 /// Who writes these fields.
@@ -63,7 +63,7 @@ pub fn annotations(record: &CutRecord) -> BTreeMap<&'static str, Option<String>>
         (REASON, (!reason.is_empty()).then_some(reason)),
         (INSTANT, Some(record.cut_at.to_string())),
         (PAUSE, record.timeline.as_ref().map(|timeline| timeline.window_us.to_string())),
-        (GROUP_ID, of_group(record.id.to_string())),
+        (GROUP_ID, of_group(record.handle().to_string())),
         (GROUP_NAME, of_group(record.name.clone())),
     ])
 }
@@ -210,7 +210,7 @@ impl Annotator {
                 Ok(id) => self.cuts.of_snapshot(&id).await,
                 Err(_) => Ok(None),
             },
-            CutKind::Group => match handle.parse::<CutId>() {
+            CutKind::Group => match handle.parse::<CutHandle>() {
                 Ok(id) => self.cuts.get(&id).await,
                 Err(_) => Ok(None),
             },

@@ -27,7 +27,7 @@ use super::{Content, each};
 use crate::controller::paging::PageRequest;
 use crate::csi::DRIVER_NAME;
 use crate::csi::ports::Cutting;
-use crate::domain::{CutId, CutKind, Fault, NameHash, SnapshotId};
+use crate::domain::{CutHandle, CutKind, Fault, NameHash, SnapshotId};
 use crate::observe::metrics::orphans as metrics;
 
 /// Snapshots in one page of the driver's list.
@@ -39,7 +39,7 @@ const SHOWN: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unclaimed {
     /// Its id.
-    pub cut: CutId,
+    pub cut: CutHandle,
     /// The name by which it was asked for.
     pub name: String,
     /// When it was taken.
@@ -93,7 +93,7 @@ impl Unclaimed {
         let metadata = json!({ "name": name });
         let own = json!({ "name": name, "namespace": namespace });
         let content = |source: Value, reference: &str| json!({ "driver": DRIVER_NAME, "deletionPolicy": "Delete", "source": source, reference: own });
-        let items = match self.cut.kind {
+        let items = match self.cut.cut.kind {
             CutKind::Single => {
                 let api = "snapshot.storage.k8s.io/v1";
                 let source = json!({ "snapshotHandle": self.members.first().map(ToString::to_string) });
@@ -127,7 +127,7 @@ impl Unclaimed {
 
     /// The command that deletes it, once it is known.
     pub fn delete(&self, namespace: &str) -> String {
-        let kind = match self.cut.kind {
+        let kind = match self.cut.cut.kind {
             CutKind::Single => "volumesnapshot",
             CutKind::Group => "volumegroupsnapshot",
         };
@@ -137,7 +137,7 @@ impl Unclaimed {
 
 impl fmt::Display for Unclaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.cut.kind {
+        let what = match self.cut.cut.kind {
             CutKind::Single => "snapshot",
             CutKind::Group => "group snapshot",
         };
@@ -290,7 +290,7 @@ impl Orphans {
                 Ok(id) => Ok(self.cuts.of_snapshot(&id).await?.is_some()),
                 Err(_) => Ok(false),
             },
-            CutKind::Group => match handle.parse::<CutId>() {
+            CutKind::Group => match handle.parse::<CutHandle>() {
                 Ok(id) => Ok(self.cuts.get(&id).await?.is_some()),
                 Err(_) => Ok(false),
             },

@@ -19,7 +19,7 @@ use crate::csi::ports::{Asked, Cutting};
 use crate::domain::listing::SnapshotEntry;
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::timeline::Timeline;
-use crate::domain::{CutId, Level, SnapshotId, VolumeId};
+use crate::domain::{CutHandle, Level, SnapshotId, VolumeId};
 use crate::standalone::fixtures::{record, volumes};
 
 const SINGLES: &str = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents";
@@ -41,7 +41,7 @@ impl Records {
     }
 
     fn add(&self, record: CutRecord) {
-        self.cuts.lock().unwrap().insert(record.id.to_string(), record);
+        self.cuts.lock().unwrap().insert(record.handle().to_string(), record);
     }
 }
 
@@ -53,7 +53,7 @@ impl Cutting for Records {
     async fn find(&self, _: CutKind, _: &str) -> Result<Option<CutRecord>, Fault> {
         Err(Fault::unimplemented("not here"))
     }
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn get(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         self.answer(self.cuts.lock().unwrap().get(&id.to_string()).cloned())
     }
     async fn of_snapshot(&self, snapshot: &SnapshotId) -> Result<Option<CutRecord>, Fault> {
@@ -74,7 +74,7 @@ impl Cutting for Records {
         let list = crate::controller::paging::model::Listed::on("a", entries);
         crate::controller::paging::page(vec![list], request, |_| true).await
     }
-    async fn delete(&self, _: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, _: &CutHandle) -> Result<(), Fault> {
         Err(Fault::unimplemented("nothing is deleted here"))
     }
 }
@@ -184,7 +184,7 @@ async fn what_was_reached_is_written_to_all_four_objects_once_and_a_copied_claim
     // A tool has copied the object from another cluster.
     let foreign = json!({ "stillpoint.dev/consistency": "application", "stillpoint.dev/instant": "then", "own": "kept" });
     world.member("data", &record.members[0].snapshot.to_string(), foreign);
-    world.group("all", &record.id.to_string());
+    world.group("all", &record.handle().to_string());
     let content = format!("{SINGLES}/content-data");
     let group_content = format!("{GROUPS}/content-all");
     let all = [SNAPSHOT, &content, GROUP, &group_content];
@@ -195,7 +195,7 @@ async fn what_was_reached_is_written_to_all_four_objects_once_and_a_copied_claim
             (REASON, "no Rule was asked for".to_owned()),
             (INSTANT, record.cut_at.to_string()),
             (PAUSE, "87168".to_owned()),
-            (GROUP_ID, record.id.to_string()),
+            (GROUP_ID, record.handle().to_string()),
             (GROUP_NAME, "groupsnapshot-1".to_owned()),
         ];
         for (key, value) in expected {
@@ -216,7 +216,7 @@ async fn a_content_that_becomes_ready_while_it_is_watched_is_annotated_and_forei
     let world = World::start().await;
     let record = group();
     world.records.add(record.clone());
-    world.group("all", &record.id.to_string());
+    world.group("all", &record.handle().to_string());
     let foreign = json!({ "spec": { "driver": "other.example" }, "status": { "snapshotHandle": "x", "readyToUse": true } });
     world.cluster.put(&format!("{SINGLES}/foreign"), foreign);
     let changing = async {
@@ -261,7 +261,7 @@ async fn a_group_without_its_content_and_contents_without_their_snapshot_are_fou
     let world = World::start().await;
     let record = group();
     world.records.add(record.clone());
-    world.group("all", &record.id.to_string());
+    world.group("all", &record.handle().to_string());
     world.member("data", &record.members[0].snapshot.to_string(), json!({}));
     let orphans = world.orphans();
     let later = later().max(record.cut_at + SignedDuration::from_hours(1));
@@ -270,11 +270,11 @@ async fn a_group_without_its_content_and_contents_without_their_snapshot_are_fou
     // Members' contents do not keep a group: it goes only as a whole.
     world.cluster.remove(&format!("{GROUPS}/content-all"));
     let found = orphans.check(later).await.unwrap();
-    let unclaimed = &found.unclaimed[&record.id.to_string()];
+    let unclaimed = &found.unclaimed[&record.handle().to_string()];
     assert_eq!((unclaimed.members.len(), found.dangling.len()), (2, 0));
     let adopt = unclaimed.adopt("stillpoint-system");
     for part in [
-        record.id.to_string(),
+        record.handle().to_string(),
         record.members[0].snapshot.to_string(),
         record.members[1].snapshot.to_string(),
     ] {
@@ -282,7 +282,7 @@ async fn a_group_without_its_content_and_contents_without_their_snapshot_are_fou
     }
 
     world.records.cuts.lock().unwrap().clear();
-    world.group("all", &record.id.to_string());
+    world.group("all", &record.handle().to_string());
     world.group("garbage", "no id of ours");
     let found = orphans.check(later).await.unwrap();
     let names: Vec<&str> = found.dangling.values().map(|content| content.name.as_str()).collect();
@@ -299,7 +299,7 @@ async fn a_group_without_its_content_and_contents_without_their_snapshot_are_fou
 async fn nothing_is_concluded_from_silence_nor_about_what_is_young() {
     let world = World::start().await;
     let record = group();
-    world.group("all", &record.id.to_string());
+    world.group("all", &record.handle().to_string());
     world.records.is_silent.store(true, Ordering::SeqCst);
     let orphans = world.orphans();
     assert_eq!(orphans.check(later()).await.unwrap_err().code, crate::domain::Code::Unavailable);
@@ -326,7 +326,7 @@ async fn a_young_snapshot_without_a_content_is_left_alone() {
 #[tokio::test]
 async fn an_orphan_is_told_after_two_checks_and_only_once() {
     let world = World::start().await;
-    world.group("gone", &group().id.to_string());
+    world.group("gone", &group().handle().to_string());
     let (orphans, mut checks) = (world.orphans(), Checks::default());
     let events = || world.cluster.below("/api/v1/namespaces/default/events").len();
     for told in [0, 1, 1, 1] {
@@ -336,7 +336,7 @@ async fn an_orphan_is_told_after_two_checks_and_only_once() {
     // It is gone and comes back: two checks again.
     world.cluster.remove(&format!("{GROUPS}/content-gone"));
     orphans.check_again(&mut checks, later()).await.unwrap();
-    world.group("gone", &group().id.to_string());
+    world.group("gone", &group().handle().to_string());
     for told in [1, 2, 2] {
         orphans.check_again(&mut checks, later()).await.unwrap();
         assert_eq!(events(), told);

@@ -105,7 +105,7 @@ impl Picture {
     /// The picture of a record, without pods.
     pub fn of(record: &CutRecord) -> Self {
         Self {
-            id: record.id.to_string(),
+            id: record.handle().to_string(),
             name: record.name.clone(),
             level: record.level,
             reasons: record.reasons.clone(),

@@ -2,7 +2,7 @@
 //! command after.
 
 use crate::domain::timeline::{HostLane, Phase, Span, Timeline, VolumeLane};
-use crate::domain::{HostName, Level, PoolId, VolumeId};
+use crate::domain::{HostName, Incarnation, Level, PoolId, VolumeId};
 
 use super::{Moment, Picture, PodCommand, PodLane};
 
@@ -12,7 +12,7 @@ fn host_name(text: &str) -> HostName {
 
 pub(crate) fn lane(name: &str, spans: &[(Phase, i64, i64)]) -> VolumeLane {
     VolumeLane {
-        volume: VolumeId::new(PoolId::from_random([1; 6]), name),
+        volume: VolumeId::new(PoolId::from_random([1; 6]), name, Incarnation(1)),
         name: name.into(),
         spans: spans
             .iter()
@@ -124,7 +124,7 @@ pub(crate) fn picture() -> Picture {
         ],
     });
     Picture {
-        id: "010101010101-g00000000000000000000000000000000".into(),
+        id: "010101010101-g00000000000000000000000000000000-00000001".into(),
         name: "nightly-2026-11-20".into(),
         level: Level::Application,
         reasons: Vec::new(),

@@ -1,6 +1,6 @@
 //! What is asked for, in the words of people, and what the engine is asked for then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -112,16 +112,8 @@ pub(crate) fn read_rule(text: &str) -> Result<Option<Rule>, Fault> {
     }
 }
 
+/// Refuses a cut of the name that is asked for, where it is of other volumes.
 pub(super) fn same_members(request: &RunRequest, record: &CutRecord) -> Result<(), Fault> {
-    let wanted: BTreeSet<_> = request.volumes.iter().map(|volume| volume.id.clone()).collect();
-    let has: BTreeSet<_> = record.members.iter().map(|member| member.known_as().to_string()).collect();
-    if wanted == has {
-        return Ok(());
-    }
-    Err(Fault::already_exists(format!(
-        "a cut called {} exists with other volumes ({}, taken {}); choose another name, or delete it first",
-        record.name,
-        record.members.iter().map(|member| member.volume_name.as_str()).collect::<Vec<_>>().join(", "),
-        record.cut_at
-    )))
+    let wanted = request.volumes.iter().map(|volume| volume.id.parse()).collect::<Result<_, _>>();
+    record.check_members(&wanted.map_err(|error| Fault::internal(format!("{error}; this is a bug")))?)
 }

@@ -2,13 +2,28 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use crate::domain::record::{CutMember, CutRecord};
 use crate::domain::{Fault, HostName};
 use crate::observe::plain::shortened;
 
-use super::Operator;
+use super::{Operator, Origin};
 use crate::standalone::selection::check_name;
 use crate::standalone::storage::PlacedVolume;
+
+/// A volume that has what a member had.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// The member.
+    pub member: CutMember,
+    /// When its cut was taken.
+    pub taken_at: Timestamp,
+    /// The volume.
+    pub volume: PlacedVolume,
+    /// Whether an earlier call made it, of this very snapshot; somebody may have written to it since.
+    pub origin: Origin,
+}
 
 impl Operator {
     /// Makes volumes from a cut's members, each in its member's pool or all on one host, called `<prefix><volume name>`. Idempotent;
@@ -19,7 +34,7 @@ impl Operator {
         prefix: &str,
         only: &[String],
         to: Option<&HostName>,
-    ) -> Result<Vec<(CutMember, PlacedVolume)>, Fault> {
+    ) -> Result<Vec<Restored>, Fault> {
         let record = self.record(id_or_name).await?;
         check_name("the prefix", prefix)?;
         let members = chosen_members(&record, only)?;
@@ -32,7 +47,7 @@ impl Operator {
         let mut restored = Vec::new();
         for member in members {
             let name = format!("{prefix}{}", member.volume_name);
-            let volume = self.storage.restore(member, &name, to).await.map_err(|fault| {
+            let (volume, origin) = self.storage.restore(member, &name, to).await.map_err(|fault| {
                 fault.context(format_args!(
                     "cannot restore {} ({} of its {} volumes are restored; the same command goes on from there)",
                     member.volume_name,
@@ -40,7 +55,7 @@ impl Operator {
                     record.members.len()
                 ))
             })?;
-            restored.push((member.clone(), volume));
+            restored.push(Restored { member: member.clone(), taken_at: record.cut_at, volume, origin });
         }
         Ok(restored)
     }

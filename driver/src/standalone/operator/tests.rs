@@ -15,6 +15,7 @@ use super::*;
 use crate::domain::record::CutMember;
 use crate::domain::{Code, CutKind, HostName, Level};
 use crate::standalone::fixtures::{pod, record, volume, volumes};
+use crate::standalone::operator::restore::Restored;
 use crate::standalone::selection::Wanted;
 use crate::standalone::storage::PlacedVolume;
 
@@ -30,7 +31,7 @@ value: flush-it
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) log: Mutex<Vec<String>>,
-    pub(crate) cuts: Mutex<BTreeMap<CutId, CutRecord>>,
+    pub(crate) cuts: Mutex<BTreeMap<CutHandle, CutRecord>>,
     pub(crate) restored: Mutex<Vec<String>>,
     pub(crate) exit_code: i32,
     /// By which cuts are dated; the first second of 1970 without one.
@@ -86,7 +87,7 @@ impl Storage for World {
         self.answers()?;
         Ok(self.cuts.lock().unwrap().values().cloned().collect())
     }
-    async fn cut(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn cut(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         Ok(self.cuts.lock().unwrap().get(id).cloned())
     }
     async fn find_cut(&self, name: &str) -> Result<Option<CutRecord>, Fault> {
@@ -101,10 +102,7 @@ impl Storage for World {
         }
         Ok(named)
     }
-    async fn check_same_volumes(&self, _: &CutRecord) -> Result<(), Fault> {
-        Ok(())
-    }
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault> {
         if self.claimed.load(Ordering::SeqCst) {
             return Err(Fault::aborted("a copy reads it"));
         }
@@ -119,9 +117,9 @@ impl Storage for World {
         member: &CutMember,
         name: &str,
         _: Option<&HostName>,
-    ) -> Result<PlacedVolume, Fault> {
+    ) -> Result<(PlacedVolume, Origin), Fault> {
         self.restored.lock().unwrap().push(format!("{} from {}", name, member.snapshot));
-        Ok(volume(name, 1))
+        Ok((volume(name, 1), Origin::Made))
     }
 }
 
@@ -184,7 +182,7 @@ impl OpenCut for FakeCut {
     async fn cut(&mut self) -> Result<CutReport, CutError> {
         self.world.note("cut");
         Ok(CutReport {
-            cut_id: self.record.id.to_string(),
+            cut_id: self.record.handle().to_string(),
             level: self.level,
             reasons: vec![],
             hold_requested_at: Timestamp::now(),
@@ -195,7 +193,7 @@ impl OpenCut for FakeCut {
     async fn seal(mut self: Box<Self>, request: SealRequest) -> Result<(), CutError> {
         self.world.note("seal");
         self.record.level = if request.application { Level::Application } else { Level::Filesystem };
-        self.world.cuts.lock().unwrap().insert(self.record.id.clone(), self.record);
+        self.world.cuts.lock().unwrap().insert(self.record.handle(), self.record);
         Ok(())
     }
 }
@@ -248,7 +246,7 @@ async fn commands_run_before_the_cut_and_the_run_is_kept_with_it() {
     let shown = operator.cut("nightly").await.unwrap();
     assert_eq!(shown.run, made.run);
     assert_eq!(shown.run.unwrap().attempts.len(), 1);
-    assert_eq!(operator.cut(&made.record.id.to_string()).await.unwrap().record, made.record);
+    assert_eq!(operator.cut(&made.record.handle().to_string()).await.unwrap().record, made.record);
 }
 
 #[tokio::test]
@@ -322,9 +320,8 @@ async fn a_restore_makes_one_volume_per_member_or_only_those_named() {
     let world = Arc::new(World::default());
     let (operator, _directory) = operator(&world);
     snapshot(&operator, order("nightly", "app=pg", "")).await.unwrap();
-    let names = |list: &[(CutMember, PlacedVolume)]| {
-        list.iter().map(|(_, v)| v.name().to_owned()).collect::<Vec<_>>()
-    };
+    let names =
+        |list: &[Restored]| list.iter().map(|restored| restored.volume.name().to_owned()).collect::<Vec<_>>();
     assert_eq!(
         names(&operator.restore("nightly", "r-", &[], None).await.unwrap()),
         ["r-pg-data", "r-pg-wal"]
@@ -346,7 +343,7 @@ async fn a_restore_makes_one_volume_per_member_or_only_those_named() {
 async fn a_deleted_cut_is_gone() {
     let world = Arc::new(World::default());
     let (operator, _directory) = operator(&world);
-    let id = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap().record.id;
+    let id = snapshot(&operator, order("nightly", "app=pg", RULE)).await.unwrap().record.handle();
     assert_eq!(operator.delete("nightly").await.unwrap(), id);
     assert_eq!(operator.delete(&id.to_string()).await.unwrap(), id);
     assert_eq!(operator.delete("nightly").await.unwrap_err().code, Code::NotFound);

@@ -10,7 +10,7 @@ use stillpoint_rules::executor::{Book, Job, MadeCut, anchor, deletable};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::domain::{Code, CutId, Fault};
+use crate::domain::{Code, CutHandle, Fault};
 use crate::observe::metrics;
 use crate::standalone::operator::Operator;
 
@@ -205,7 +205,7 @@ impl Chores {
     }
 }
 
-fn id_of(cut: &MadeCut) -> Result<CutId, Fault> {
+fn id_of(cut: &MadeCut) -> Result<CutHandle, Fault> {
     let id = cut.id.as_deref().unwrap_or_default();
     id.parse().map_err(|error| Fault::internal(format!("{error}; this is a bug")))
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::domain::{Code, CutId};
+use crate::domain::{Code, CutHandle};
 use crate::standalone::fixtures::{record, volumes};
 use crate::standalone::operator::tests::{World, operator};
 
@@ -110,7 +110,7 @@ fn successes(book: &Book) -> usize {
 async fn cuts_are_taken_kept_and_deleted_and_those_of_others_are_left() {
     let stage = Stage::new("- {name: s, every: 1m, cut: {selectors: [app=pg]}, retention: {last: 2}}");
     let other = record("by-hand", &volumes().all[..1], 1_000);
-    stage.world.cuts.lock().unwrap().insert(other.id.clone(), other);
+    stage.world.cuts.lock().unwrap().insert(other.handle(), other);
     minutes(10).await;
     let book = stage.book("s");
     assert_eq!((successes(&book), book.made.len()), (10, 2), "{:?}", book.history);
@@ -197,7 +197,7 @@ async fn a_cut_of_somebody_else_is_not_adopted_for_its_name() {
         Stage::new("- {name: s, every: 1m, cut: {volumes: [ring]}, retention: {last: 1, failed: 0}}");
     let ring: Vec<_> = volumes().all.into_iter().filter(|volume| volume.name() == "ring").collect();
     let foreign = record("s-20260101T000100Z", &ring, 1_000);
-    let id: CutId = foreign.id.clone();
+    let id: CutHandle = foreign.handle();
     stage.world.cuts.lock().unwrap().insert(id.clone(), foreign);
     minutes(1).await;
     assert!(failures(&stage.book("s"))[0].contains("did not make"), "{:?}", stage.book("s").history);
@@ -285,7 +285,7 @@ async fn what_cannot_be_deleted_yet_is_told_and_tried_again() {
 async fn a_cut_that_was_deleted_by_hand_protects_nothing_and_costs_no_other() {
     let stage = Stage::new("- {name: s, every: 10m, cut: {volumes: [ring]}, retention: {last: 2}}");
     minutes(20).await;
-    let ids: Vec<CutId> = stage.world.cuts.lock().unwrap().keys().cloned().collect();
+    let ids: Vec<CutHandle> = stage.world.cuts.lock().unwrap().keys().cloned().collect();
     assert_eq!(ids.len(), 2);
     stage.schedules.suspend("s").await.unwrap();
     let newest = stage.book("s").last_good().unwrap().id.clone().unwrap();

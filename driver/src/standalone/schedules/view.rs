@@ -9,7 +9,7 @@ use stillpoint_rules::schedule::{Activity, Schedule, Span, When};
 
 use super::desk::Seen;
 use super::report::{DueReport, FateReport, Overview, PlanReport, ScheduleReport, Suspension, VolumeReport};
-use crate::domain::{CutId, Fault, VolumeId};
+use crate::domain::{CutHandle, Fault, VolumeId};
 use crate::standalone::operator::Operator;
 use crate::standalone::selection::Wanted;
 use crate::standalone::storage::PlacedVolume;
@@ -58,7 +58,7 @@ impl Goods {
         good.sort_by(|a, b| (b.at, &b.name).cmp(&(a.at, &a.name)));
         let mut found = Self::default();
         for made in good.into_iter().take(LOOKED_AT) {
-            let Some(id) = made.id.as_ref().and_then(|id| id.parse::<CutId>().ok()) else { continue };
+            let Some(id) = made.id.as_ref().and_then(|id| id.parse::<CutHandle>().ok()) else { continue };
             match operator.by_id(&id).await {
                 // Somebody has deleted it by hand.
                 Ok(None) => continue,

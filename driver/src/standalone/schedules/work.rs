@@ -221,7 +221,7 @@ pub(super) fn found_cut(cut: &CutAndRun, with_rule: bool) -> FoundCut {
         }
     };
     FoundCut {
-        id: record.id.to_string(),
+        id: record.handle().to_string(),
         at: record.cut_at,
         level: record.level.to_string(),
         verdict,

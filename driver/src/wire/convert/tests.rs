@@ -3,7 +3,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::domain::health::{Ailment, Condition};
 use crate::domain::record::CutMember;
-use crate::domain::{Level, PoolId, SnapshotId};
+use crate::domain::{Incarnation, Level, PoolId, SnapshotId};
 
 fn pool() -> PoolId {
     PoolId::from_random([1, 2, 3, 4, 5, 6])
@@ -14,7 +14,7 @@ fn volume(source: Option<Source>) -> VolumeInfo {
         moved: None,
         record: VolumeRecord {
             known_as: None,
-            id: VolumeId::new(pool(), "data"),
+            id: VolumeId::new(pool(), "data", Incarnation(1)),
             name: "data".into(),
             capacity: Bytes::gib(1),
             filesystem: Some(Filesystem::Ext4),
@@ -29,14 +29,13 @@ fn volume(source: Option<Source>) -> VolumeInfo {
 }
 
 fn cut() -> CutRecord {
-    let volume = VolumeId::new(pool(), "data");
+    let volume = VolumeId::new(pool(), "data", Incarnation(1));
     let id = CutId::new(CutKind::Group, "nightly", [&volume]).unwrap();
     CutRecord {
         members: vec![CutMember {
             known_as: None,
-            snapshot: SnapshotId::of(&volume, &id),
+            snapshot: SnapshotId::of(&volume, &id, Incarnation(1)),
             volume,
-            volume_made_at: jiff::Timestamp::UNIX_EPOCH,
             volume_name: "data".into(),
             host: "node-1".parse().unwrap(),
             capacity: Bytes::gib(1),
@@ -45,7 +44,7 @@ fn cut() -> CutRecord {
         id,
         name: "nightly".into(),
         state: CutState::Sealed,
-        attempt: "a1".into(),
+        attempt: Incarnation(1),
         cut_at: Timestamp::from_second(1_700_000_000).unwrap(),
         level: Level::Group,
         reasons: vec!["member data is a raw block volume".into()],
@@ -55,7 +54,7 @@ fn cut() -> CutRecord {
 
 #[test]
 fn volumes_survive_the_way_there_and_back() {
-    let volume_source = Source::Volume(VolumeId::new(pool(), "other"));
+    let volume_source = Source::Volume(VolumeId::new(pool(), "other", Incarnation(1)));
     let snapshot_source = Source::Snapshot(cut().members[0].snapshot.clone());
     for source in [None, Some(volume_source), Some(snapshot_source)] {
         let before = volume(source.clone());
@@ -94,7 +93,7 @@ fn hosts_and_cuts_survive_the_way_there_and_back() {
 #[test]
 fn a_request_that_does_not_parse_is_invalid_and_names_the_field() {
     let good = new_volume_to_proto(&NewVolume {
-        id: VolumeId::new(pool(), "data"),
+        id: VolumeId::new(pool(), "data", Incarnation(1)),
         name: "data".into(),
         capacity: Bytes::gib(1),
         filesystem: None,

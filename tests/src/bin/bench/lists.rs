@@ -20,7 +20,9 @@ use stillpoint::agent::service::Service;
 use stillpoint::agent::volumes::NodeVolumes;
 use stillpoint::backend::BackendKind;
 use stillpoint::domain::record::{CutMember, CutRecord, CutState};
-use stillpoint::domain::{Bytes, CutId, CutKind, HostName, Level, NewVolume, SnapshotId, VolumeId};
+use stillpoint::domain::{
+    Bytes, CutId, CutKind, HostName, Incarnation, Level, NewVolume, SnapshotId, VolumeId,
+};
 use stillpoint::host::Host;
 use stillpoint::host::fake::FakeHost;
 use stillpoint::identity::tls::{Callers, Credentials, TlsFiles, only_the_controller};
@@ -173,7 +175,7 @@ impl Crowd {
     fn fill(&mut self, volumes: usize, snapshots: usize) -> Result<()> {
         while self.volumes.len() < volumes {
             let name = format!("volume-{}", self.volumes.len());
-            let id = VolumeId::new(self.pool.id().clone(), &name);
+            let id = VolumeId::new(self.pool.id().clone(), &name, Incarnation(1));
             self.pool.create_volume(&NewVolume {
                 id: id.clone(),
                 name,
@@ -201,9 +203,8 @@ fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
     let member = CutMember {
         known_as: None,
         volume: volume.clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: format!("pvc-{}", volume.hash),
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
         host: host.clone(),
         capacity: Bytes::mib(1),
         filesystem: None,
@@ -212,7 +213,7 @@ fn record(volume: &VolumeId, host: &HostName, name: &str) -> Result<CutRecord> {
         id,
         name: name.to_owned(),
         state: CutState::Round,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members: vec![member],
         cut_at: Timestamp::now(),
         level: Level::Filesystem,

@@ -23,7 +23,7 @@ use stillpoint::controller::cuts::{Barrier, CutOrder, Cuts, Opened};
 use stillpoint::controller::fleet::{AgentAddress, Dial, Fleet, FleetError, with_limits};
 use stillpoint::domain::round::Limits;
 use stillpoint::domain::timeline::Timeline;
-use stillpoint::domain::{Bytes, CutKind, Filesystem, HostName, NewVolume, VolumeId};
+use stillpoint::domain::{Bytes, CutKind, Filesystem, HostName, Incarnation, NewVolume, VolumeId};
 use stillpoint::host::fake::FakeHost;
 use stillpoint::host::{Host, Loops, MountRequest, Mounts};
 use stillpoint::proto::agent::agent_server::AgentServer;
@@ -106,7 +106,7 @@ async fn cut(cuts: &Cuts, name: &str, volumes: &[VolumeId]) -> Result<(Duration,
     let taken = open.cut().await?;
     let time = begin.elapsed();
     let record = open.seal(taken.level, taken.reasons).await?;
-    cuts.delete(&record.id).await?;
+    cuts.delete(&record.handle()).await?;
     Ok((time, taken.timeline))
 }
 
@@ -136,7 +136,7 @@ fn agent(name: &HostName) -> Result<(Service, VolumeId)> {
 fn volume(host: &FakeHost, name: &HostName) -> Result<VolumeId> {
     let (pool, _) = Pool::open(Arc::new(host.clone()), Path::new(POOL))?;
     let filesystem = Filesystem::Ext4;
-    let id = VolumeId::new(pool.id().clone(), name.as_str());
+    let id = VolumeId::new(pool.id().clone(), name.as_str(), Incarnation(1));
     pool.create_volume(&NewVolume {
         id: id.clone(),
         name: name.to_string(),

@@ -65,13 +65,13 @@ impl Serialize for Phases {
 #[cfg(test)]
 mod tests {
     use stillpoint::domain::timeline::{HostLane, Span, VolumeLane};
-    use stillpoint::domain::{PoolId, VolumeId};
+    use stillpoint::domain::{Incarnation, PoolId, VolumeId};
 
     use super::*;
 
     fn timeline(members: &[[(i64, i64); 3]]) -> Timeline {
         let lane = |spans: &[(i64, i64); 3]| VolumeLane {
-            volume: VolumeId::new(PoolId::from_random([1; 6]), "v"),
+            volume: VolumeId::new(PoolId::from_random([1; 6]), "v", Incarnation(1)),
             name: "v".into(),
             spans: [Phase::Freeze, Phase::Cut, Phase::Thaw]
                 .into_iter()

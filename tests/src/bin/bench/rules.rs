@@ -168,7 +168,7 @@ async fn crowds(stack: &Stack) -> Result<Vec<Row>> {
         let taken = stack.operator().snapshot_and_run(&name, "group=three", Some(&rule), Barrier::Together);
         let (record, run) = taken.await?;
         whole.push(begin.elapsed());
-        stack.operator().delete(&record.id.to_string()).await?;
+        stack.operator().delete(&record.handle().to_string()).await?;
         let run = run.context("a cut with a rule has no run")?;
         ensure!(run.attempts.len() == CROWD, "{} pods instead of {CROWD}", run.attempts.len());
         let longest = run.attempts.iter().map(|attempt| attempt.duration_us).max().unwrap_or(0);

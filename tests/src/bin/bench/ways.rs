@@ -181,7 +181,7 @@ async fn group_of_eight(field: &Field, rounds: u32) -> Result<Comparison> {
         ready(field, host)?;
         let record = field.stack.operator().snapshot(&name, "group=eight", None, Barrier::Together).await?;
         times.own.extend(record.timeline.as_ref().map(|timeline| Duration::from_micros(timeline.window_us)));
-        field.stack.operator().delete(&record.id.to_string()).await?;
+        field.stack.operator().delete(&record.handle().to_string()).await?;
         ready(field, host)?;
         times.subvolume.push(scripts::serial(&target, &name)?);
         target.delete_copies()?;

@@ -99,7 +99,7 @@ pub async fn write_timelines(scene: &Scene, taken: &[Taken]) -> Result<PathBuf> 
     let hardest = &hardest(taken)?.record.name;
     let mut shown = PathBuf::new();
     for cut in taken {
-        let id = cut.record.id.to_string();
+        let id = cut.record.handle().to_string();
         let args = ["timeline", &id, "--socket", &socket, "-o", "html"];
         let html = process::succeed(None, &stillpoint, args, COMMAND_LIMIT).await?;
         let path = directory.join(format!("{}.html", cut.record.name));

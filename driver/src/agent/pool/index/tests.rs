@@ -9,7 +9,7 @@ fn pool(number: u8) -> PoolId {
 }
 
 fn volume(number: u8) -> VolumeId {
-    VolumeId::new(pool(number % 3 + 1), &format!("volume-{number}"))
+    VolumeId::new(pool(number % 3 + 1), &format!("volume-{number}"), Incarnation(1))
 }
 
 /// Volumes 4 and 5 are what 1 and 2 were before they moved; 6 came from where no cut of it was taken.
@@ -25,9 +25,8 @@ fn record(name: u8, volumes: &BTreeSet<u8>, state: CutState) -> CutRecord {
     let member = |volume: &VolumeId| CutMember {
         known_as: known_as(volume),
         volume: volume.clone(),
-        volume_made_at: jiff::Timestamp::UNIX_EPOCH,
         volume_name: "v".into(),
-        snapshot: SnapshotId::of(volume, &id),
+        snapshot: SnapshotId::of(volume, &id, Incarnation(1)),
         host: "a".parse().unwrap(),
         capacity: Bytes::gib(u64::from(name)),
         filesystem: None,
@@ -35,7 +34,7 @@ fn record(name: u8, volumes: &BTreeSet<u8>, state: CutState) -> CutRecord {
     CutRecord {
         name: name.to_string(),
         state,
-        attempt: "1".into(),
+        attempt: Incarnation(1),
         members: volumes.iter().map(member).collect(),
         cut_at: Timestamp::UNIX_EPOCH,
         level: Level::Crash,
@@ -175,7 +174,7 @@ fn a_volume_shares_with_its_snapshots_its_copies_and_what_it_was_copied_from() {
     alone(&index, &[3, 6]);
     // A clone of 3, and two restores of one snapshot that stay alike when it is gone.
     put(&mut index, 9, Some(Source::Volume(volume(3))));
-    let snapshot = SnapshotId::of(&volume(0), &cut.id);
+    let snapshot = SnapshotId::of(&volume(0), &cut.id, Incarnation(1));
     put(&mut index, 12, Some(Source::Snapshot(snapshot.clone())));
     put(&mut index, 15, Some(Source::Snapshot(snapshot)));
     alone(&index, &[6]);
@@ -186,7 +185,7 @@ fn a_volume_shares_with_its_snapshots_its_copies_and_what_it_was_copied_from() {
     index.drop_volume(&volume(3));
     alone(&index, &[0, 6, 9, 15]);
     // What came from another pool shares nothing here.
-    let elsewhere = SnapshotId::of(&volume(1), &cut.id);
+    let elsewhere = SnapshotId::of(&volume(1), &cut.id, Incarnation(1));
     put(&mut index, 18, Some(Source::Snapshot(elsewhere)));
     alone(&index, &[0, 6, 9, 15, 18]);
 }

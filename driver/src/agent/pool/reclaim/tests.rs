@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::fixtures::round_record;
 use crate::backend::{BackendKind, IMAGE};
 use crate::domain::record::{CutState, Source};
-use crate::domain::{Code, NewVolume};
+use crate::domain::{Code, Incarnation, NewVolume};
 use crate::host::fake::FakeHost;
 
 const DIR: &str = "/pool";
@@ -20,7 +20,7 @@ fn pool() -> (FakeHost, Pool) {
 }
 
 fn create(pool: &Pool, name: &str, capacity: Bytes, source: Option<Source>) -> Result<VolumeId> {
-    let id = VolumeId::new(pool.id().clone(), name);
+    let id = VolumeId::new(pool.id().clone(), name, Incarnation(1));
     let new = NewVolume { id: id.clone(), name: name.into(), capacity, filesystem: None, source };
     pool.create_volume(&new).map(|_| id)
 }

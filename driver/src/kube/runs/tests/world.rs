@@ -220,7 +220,7 @@ fn pod() -> Value {
 #[derive(Default)]
 pub(super) struct MemoryStorage {
     deeds: Arc<Mutex<Vec<String>>>,
-    sealed: Arc<Mutex<BTreeMap<CutId, CutRecord>>>,
+    sealed: Arc<Mutex<BTreeMap<CutHandle, CutRecord>>>,
     /// Cuts are not found by name: a host does not answer.
     pub(super) hides_names: AtomicBool,
     /// Nobody answers.
@@ -286,13 +286,13 @@ impl Cutting for MemoryStorage {
     async fn take(&self, _: CutKind, name: &str, _: Vec<VolumeId>, _: &Asked) -> Result<CutRecord, Fault> {
         self.deeds.lock().unwrap().push("plain cut".into());
         let record = made(name, Level::Filesystem);
-        self.sealed.lock().unwrap().insert(record.id.clone(), record.clone());
+        self.sealed.lock().unwrap().insert(record.handle(), record.clone());
         Ok(record)
     }
     async fn find(&self, _: CutKind, name: &str) -> Result<Option<CutRecord>, Fault> {
         if self.hides_names.load(Ordering::SeqCst) { Ok(None) } else { Ok(self.named(name)) }
     }
-    async fn get(&self, id: &CutId) -> Result<Option<CutRecord>, Fault> {
+    async fn get(&self, id: &CutHandle) -> Result<Option<CutRecord>, Fault> {
         self.answers()?;
         Ok(self.sealed.lock().unwrap().get(id).cloned())
     }
@@ -302,7 +302,7 @@ impl Cutting for MemoryStorage {
     async fn snapshots(&self, _: Option<&VolumeId>, _: &PageRequest) -> Result<Page<SnapshotEntry>, Fault> {
         Ok(Page::empty())
     }
-    async fn delete(&self, id: &CutId) -> Result<(), Fault> {
+    async fn delete(&self, id: &CutHandle) -> Result<(), Fault> {
         self.sealed.lock().unwrap().remove(id);
         Ok(())
     }
@@ -318,7 +318,7 @@ impl Snapshots for MemoryStorage {
 #[derive(Clone)]
 struct MemoryCutter {
     deeds: Arc<Mutex<Vec<String>>>,
-    sealed: Arc<Mutex<BTreeMap<CutId, CutRecord>>>,
+    sealed: Arc<Mutex<BTreeMap<CutHandle, CutRecord>>>,
     fails: Arc<AtomicBool>,
     watched: Arc<Mutex<Option<std::path::PathBuf>>>,
 }
@@ -355,7 +355,7 @@ impl OpenCut for MemoryCut {
             Some(_) => self.cutter.note("cut without lock"),
         }
         Ok(CutReport {
-            cut_id: self.record.id.to_string(),
+            cut_id: self.record.handle().to_string(),
             level: StorageLevel::Filesystem,
             reasons: vec![],
             hold_requested_at: jiff::Timestamp::now(),
@@ -369,7 +369,7 @@ impl OpenCut for MemoryCut {
         if request.application {
             self.record.level = Level::Application;
         }
-        self.cutter.sealed.lock().unwrap().insert(self.record.id.clone(), self.record);
+        self.cutter.sealed.lock().unwrap().insert(self.record.handle(), self.record);
         Ok(())
     }
 }
