@@ -24,7 +24,7 @@ mod wrap;
 
 pub use error::{Forbidden, KubeError};
 pub use events::{EventKind, Events, ObjectRef};
-pub use inventory::{KubePods, claims_of_volumes};
+pub use inventory::KubePods;
 pub use journal::{Begun, KubeJournal, LEASE, RunOrder, run_object_name};
 
 #[cfg(test)]

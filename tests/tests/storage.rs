@@ -1,5 +1,6 @@
 //! Pools whose disk is lost, full or large, on real btrfs and XFS.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use stillpoint::agent::pool::{Pool, PoolError};
-use stillpoint::agent::pools::{OpenError, Pools};
+use stillpoint::agent::pools::Pools;
 use stillpoint::backend::{BackendKind, IMAGE};
 use stillpoint::domain::record::{CutMember, CutRecord, CutState, Source};
 use stillpoint::domain::{
@@ -370,16 +371,24 @@ fn a_pool_is_opened_by_one_process_at_a_time() -> Result<()> {
     // Another process holds the lock, as another agent would.
     let mut other = Command::new("flock").arg("--no-fork").arg(&dir).args(["sleep", "600"]).spawn()?;
     let host: Arc<dyn Host> = Arc::new(LinuxHost);
-    let refused = loop {
-        match Pools::open(&host, std::slice::from_ref(&dir)) {
-            // It has not started yet.
-            Ok(_) => std::thread::sleep(Duration::from_millis(10)),
-            Err(refused) => break refused,
+    let pools = loop {
+        let pools = Pools::open(&host, std::slice::from_ref(&dir), &BTreeMap::new());
+        // The other one may not have started yet.
+        if pools.iter().next().is_none() {
+            break pools;
         }
+        drop(pools);
+        std::thread::sleep(Duration::from_millis(10));
     };
+    let (_, refused) = pools.closed().pop().context("it is neither open nor closed")?;
+    ensure!(refused.message.contains("is open in another process"), "{}", refused.message);
+    ensure!(pools.open_closed(&host).is_empty());
     other.kill()?;
     other.wait()?;
-    ensure!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    ensure!(
+        pools.open_closed(&host).len() == 1 && pools.closed().is_empty(),
+        "it is taken up without a restart"
+    );
     Ok(())
 }
 

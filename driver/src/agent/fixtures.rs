@@ -1,5 +1,6 @@
 //! An agent's insides on a host in memory, for tests.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ impl Bench {
     /// The agent started (again) on this host.
     pub fn on(host: FakeHost) -> Self {
         let kernel: Arc<dyn Host> = Arc::new(host.clone());
-        let (pools, _) = Pools::open(&kernel, &[PathBuf::from("/pool")]).unwrap();
+        let pools = Pools::open(&kernel, &[PathBuf::from("/pool")], &BTreeMap::new());
         let locks = VolumeLocks::default();
         let catalogue = Arc::new(pools.clone());
         let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), catalogue, locks.clone()));

@@ -274,7 +274,7 @@ mod tests {
         let pool = bench.pools.iter().next().unwrap();
         let at = |free: Bytes| {
             bench.host.leave_free(Path::new("/pool"), free);
-            conditions(&of_pool(pool).1)
+            conditions(&of_pool(&pool).1)
         };
         // The reserve of 64 GiB is 3.2 GiB; a sixth is 10.7 GiB.
         assert_eq!(at(Bytes::gib(14)), []);

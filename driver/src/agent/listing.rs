@@ -21,8 +21,11 @@ impl LocalHost {
         let ask = one_more(&slice);
         let mut records = BTreeMap::new();
         for pool in self.pools().iter() {
-            records
-                .extend(pool.volumes_in(&ask).into_iter().map(|record| (record.id.clone(), (pool, record))));
+            records.extend(
+                pool.volumes_in(&ask)
+                    .into_iter()
+                    .map(|record| (record.id.clone(), (Arc::clone(&pool), record))),
+            );
         }
         let records = Piece::of(records.into_values().collect(), slice.limit);
         Ok(Piece { entries: self.infos(records.entries)?, more: records.more })
@@ -31,22 +34,24 @@ impl LocalHost {
     /// All volumes, sorted by id.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>, Fault> {
         let pools = self.pools().iter();
-        self.infos(pools.flat_map(|pool| pool.volumes().into_iter().map(move |record| (pool, record))))
+        self.infos(
+            pools.flat_map(|pool| pool.volumes().into_iter().map(move |record| (Arc::clone(&pool), record))),
+        )
     }
 
-    fn infos<'a>(
+    fn infos(
         &self,
-        records: impl IntoIterator<Item = (&'a Arc<Pool>, VolumeRecord)>,
+        records: impl IntoIterator<Item = (Arc<Pool>, VolumeRecord)>,
     ) -> Result<Vec<VolumeInfo>, Fault> {
         let mounts = self.mounts()?;
         let mut volumes = Vec::new();
         for (pool, record) in records {
-            match self.info(pool, record.clone(), &mounts) {
+            match self.info(&pool, record.clone(), &mounts) {
                 Ok(volume) => volumes.push(volume),
                 // Deleted while the list was made.
                 Err(fault) if fault.code == Code::NotFound => {}
                 // One sick volume must not hide the others.
-                Err(fault) => volumes.push(failed(pool, record, &fault)),
+                Err(fault) => volumes.push(failed(&pool, record, &fault)),
             }
         }
         Ok(volumes)
@@ -116,7 +121,7 @@ impl LocalHost {
     fn best_known(&self, id: &CutId) -> Option<(Standing, CutRecord)> {
         let known = self.pools().iter().filter_map(|pool| {
             let record = pool.known_cut(id)?;
-            Some((Standing::of(pool, &record), record))
+            Some((Standing::of(&pool, &record), record))
         });
         let (standing, record) = known.max_by_key(|(standing, _)| *standing)?;
         Some((standing, CutRecord::clone(&record)))
@@ -124,8 +129,7 @@ impl LocalHost {
 
     /// Whether a cut has a member that is not on this host.
     fn is_spread(&self, record: &CutRecord) -> bool {
-        let pools = self.pools().by_id();
-        record.members.iter().any(|member| !pools.contains_key(&member.volume.pool))
+        record.members.iter().any(|member| !self.pools().has(&member.volume.pool))
     }
 }
 

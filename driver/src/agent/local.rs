@@ -53,9 +53,9 @@ impl LocalHost {
 
     /// Who this is and what it has.
     pub fn describe(&self) -> Result<HostInfo, Fault> {
-        let describe = |pool: &Arc<Pool>| {
+        let describe = |pool: Arc<Pool>| {
             // A pool that has failed takes nothing new, and its host still tells of the others.
-            let (space, conditions) = health::of_pool(pool);
+            let (space, conditions) = health::of_pool(&pool);
             PoolInfo {
                 id: pool.id().clone(),
                 backend: pool.kind().to_string(),
@@ -78,7 +78,7 @@ impl LocalHost {
         let pool = self.pools.get(&volume.id.pool)?;
         let _guard = self.locks.try_lock(&volume.id, Purpose::Create)?;
         let record = pool.create_volume(&volume)?;
-        self.info(pool, record, &self.mounts()?)
+        self.info(&pool, record, &self.mounts()?)
     }
 
     /// Removes a volume; one that is not there is fine, one in use is refused.
@@ -94,14 +94,15 @@ impl LocalHost {
     pub fn volume(&self, id: &VolumeId) -> Result<VolumeInfo, Fault> {
         let pool = self.pools.get(&id.pool)?;
         match pool.volume(id) {
-            Ok(record) => self.info(pool, record, &self.mounts()?),
+            Ok(record) => self.info(&pool, record, &self.mounts()?),
             Err(error) => self.departed(id).ok_or_else(|| error.into()),
         }
     }
 
     /// The volume whose name has this hash.
     pub fn find_volume(&self, name: &NameHash) -> Result<VolumeInfo, Fault> {
-        let found = self.pools.iter().find_map(|pool| Some((pool, pool.find_volume_by_hash(name)?)));
+        let of_this_name = |pool: Arc<Pool>| pool.find_volume_by_hash(name).map(|record| (pool, record));
+        let found = self.pools.iter().find_map(of_this_name);
         let Some((pool, record)) = found else {
             // One that has left and is not settled may not exist anywhere else yet.
             let mut left = self.pools.iter().flat_map(|pool| pool.moves());
@@ -110,7 +111,7 @@ impl LocalHost {
                 Fault::not_found(format!("no volume on this host has a name with hash {name}"))
             });
         };
-        self.info(pool, record, &self.mounts()?)
+        self.info(&pool, record, &self.mounts()?)
     }
 
     /// Makes a volume at least this large; its filesystem follows when it is staged or grown on its host.
@@ -118,7 +119,7 @@ impl LocalHost {
         let pool = self.pools.get(&id.pool)?;
         let _guard = self.locks.try_lock(id, Purpose::Expand)?;
         let record = pool.expand_volume(id, capacity)?;
-        self.info(pool, record, &self.mounts()?)
+        self.info(&pool, record, &self.mounts()?)
     }
 
     /// Makes a cut exist on the member pools of this host, its home first.
@@ -159,7 +160,7 @@ impl LocalHost {
         let mut best: Option<(Standing, CutRecord)> = None;
         for pool in self.pools.iter() {
             match pool.cut(id) {
-                Ok(record) => keep_better(&mut best, Standing::of(pool, &record), record),
+                Ok(record) => keep_better(&mut best, Standing::of(&pool, &record), record),
                 // Who asks for it next makes sure that it is gone for good, and gone from lists.
                 Err(error) if error.code() == Code::NotFound => pool.finish_broken_removal(id)?,
                 Err(error) => return Err(error.into()),
@@ -188,7 +189,7 @@ impl LocalHost {
 
     /// Begins to tell the blocks of a snapshot.
     pub fn walk(&self, order: WalkOrder) -> Result<WalkStream, Fault> {
-        let pool = Arc::clone(self.pools.get(&order.target.volume.pool)?);
+        let pool = self.pools.get(&order.target.volume.pool)?;
         Ok(blocks::walk(pool, Arc::clone(&self.host), order))
     }
 
@@ -233,7 +234,7 @@ impl LocalHost {
     pub fn ailments(&self) -> Result<Vec<(String, Ailment)>, Fault> {
         let mut found = Vec::new();
         for pool in self.pools.iter() {
-            let conditions = health::of_pool(pool).1;
+            let conditions = health::of_pool(&pool).1;
             found.extend(conditions.into_iter().map(|ailment| (format!("pool {}", pool.id()), ailment)));
             // They cannot be in the list of volumes.
             for (id, why) in pool.unreadable_volumes() {
@@ -242,6 +243,8 @@ impl LocalHost {
                 found.extend(conditions.into_iter().map(|ailment| (format!("volume {id}"), ailment)));
             }
         }
+        let closed = self.pools.closed().into_iter();
+        found.extend(closed.map(|(dir, ailment)| (format!("pool {}", dir.display()), ailment)));
         for volume in self.volumes()? {
             let object = format!("volume {}", volume.record.id);
             found.extend(volume.conditions.into_iter().map(|ailment| (object.clone(), ailment)));

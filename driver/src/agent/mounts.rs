@@ -17,7 +17,7 @@ use crate::host::{FileKind, Host, HostError, LoopDevice, Mounted};
 /// Name of the bound device node in the staging directory of a raw block volume.
 pub const STAGED_DEVICE: &str = "device";
 /// The kernel's own filesystem of device nodes. Only who may change the host's `/dev` can make a node in it.
-const DEVTMPFS: &str = "devtmpfs";
+pub(super) const DEVTMPFS: &str = "devtmpfs";
 /// Longest path that the kernel takes.
 const PATH_LIMIT: usize = 4095;
 

@@ -83,7 +83,7 @@ impl LocalHost {
             for orphan in orphans {
                 let name = orphan.path.display().to_string();
                 if suspects.is_orphan(&name, orphan.size, now, grace) {
-                    match self.collect(pool, &orphan) {
+                    match self.collect(&pool, &orphan) {
                         Ok(true) => {
                             tracing::warn!(path = name, kind = ?orphan.kind, "collected what a call had left behind");
                         }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::health;
 use super::local::{LocalHost, kernel};
 use super::locks::Purpose;
+use super::pool::Pool;
 use crate::domain::health::Condition;
 use crate::domain::{Code, Fault, VolumeId};
 
@@ -26,12 +27,13 @@ pub struct Recovered {
 impl LocalHost {
     /// Undoes what an earlier agent has left. Called before anything is served, so no round is under way.
     pub fn recover(&self) -> Recovered {
-        let volumes = self.pools().iter().flat_map(|pool| {
-            let readable = pool.volumes().into_iter().map(|record| record.id);
-            let unreadable = pool.unreadable_volumes().into_iter().map(|(id, _)| id);
-            readable.chain(unreadable)
-        });
-        self.recover_these(volumes.collect())
+        self.recover_these(self.pools().iter().flat_map(|pool| volumes_of(&pool)).collect())
+    }
+
+    /// Opens pools that could not be opened until now, and does the same for their volumes.
+    pub fn open_closed_pools(&self) -> Recovered {
+        let opened = self.pools().open_closed(&self.host);
+        self.recover_these(opened.iter().flat_map(|pool| volumes_of(pool)).collect())
     }
 
     /// As [`LocalHost::recover`], for those volumes for which it has failed until now. Volumes that are busy are left
@@ -108,6 +110,11 @@ impl LocalHost {
             Err(fault) => found.failed.extend(kept.into_iter().map(|(volume, _)| (volume, fault.clone()))),
         }
     }
+}
+
+fn volumes_of(pool: &Pool) -> Vec<VolumeId> {
+    let readable = pool.volumes().into_iter().map(|record| record.id);
+    readable.chain(pool.unreadable_volumes().into_iter().map(|(id, _)| id)).collect()
 }
 
 /// What an earlier agent may have left of one volume.

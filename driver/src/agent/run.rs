@@ -228,13 +228,7 @@ impl Agent {
     /// Steps 1 and 2 of the flow. Blocks.
     pub fn open(config: &AgentConfig, host: Arc<dyn Host>) -> Result<Self, RunError> {
         private_directory("stateDir", &config.state_dir)?;
-        let (pools, reports) = Pools::open(&host, &config.pools)?;
-        for (pool, report) in reports {
-            tracing::info!(%pool, ?report, "pool opened");
-        }
-        for pool in pools.iter() {
-            pool.set_overcommit(config.overcommit.get(pool.dir()).copied().unwrap_or_default());
-        }
+        let pools = Pools::open(&host, &config.pools, &config.overcommit);
         let locks = VolumeLocks::default();
         let catalogue = Arc::new(pools.clone());
         let node = Arc::new(NodeVolumes::new(Arc::clone(&host), catalogue, locks.clone()));
@@ -243,7 +237,7 @@ impl Agent {
             LocalHost::new(name.clone(), Arc::clone(&host), pools.clone(), locks.clone(), Arc::clone(&node));
         tell_recovered(&local.recover());
         let rounds = RoundContext {
-            pools: pools.by_id().clone(),
+            pools: pools.clone(),
             locks,
             watchdog: watchdog(config.guard_socket.as_deref()),
             expedite: expedite(config, &*host),
@@ -366,7 +360,7 @@ async fn empty_trash(pools: Pools, stop: impl Future<Output = ()>) -> Result<(),
             () = tokio::time::sleep(TRASH_EVERY) => {}
         }
         for pool in pools.iter().filter(|pool| pool.trash_len() > 0) {
-            let emptied = Arc::clone(pool);
+            let emptied = Arc::clone(&pool);
             let outcome = tokio::task::spawn_blocking(move || emptied.empty_trash(TRASH_AT_ONCE)).await;
             match outcome {
                 Ok(Ok(_)) => {}
@@ -388,7 +382,7 @@ async fn compact(pools: Pools, stop: impl Future<Output = ()>) -> Result<(), Run
         }
         pause = COMPACT_EVERY;
         for pool in pools.iter().filter(|pool| pool.access() == Access::Writable) {
-            let compacted = Arc::clone(pool);
+            let compacted = Arc::clone(&pool);
             match tokio::task::spawn_blocking(move || compacted.compact()).await {
                 Ok(Ok(true)) => pause = TRASH_EVERY,
                 Ok(Ok(false)) => {}
@@ -413,6 +407,7 @@ async fn look_around(local: Arc<LocalHost>, stop: impl Future<Output = ()>) -> R
         until_nothing_is_held().await;
         let local = Arc::clone(&local);
         let look = move || {
+            tell_recovered(&local.open_closed_pools());
             tell_recovered(&local.recover_again());
             health::report(&local, &mut watch);
             if let Err(fault) = local.collect_orphans(&mut suspects, Instant::now(), orphans::GRACE) {

@@ -17,6 +17,7 @@
 mod faults;
 mod measure;
 mod mounting;
+mod poolless;
 mod publish;
 
 use std::path::{Path, PathBuf};
@@ -143,7 +144,16 @@ impl NodeVolumes {
     pub fn unstage(&self, volume: &VolumeId, staging: &Path) -> Result<(), Fault> {
         check_path("staging_target_path", staging)?;
         let _guard = self.locks.try_lock(volume, Purpose::Use)?;
-        let Some(image) = self.known(volume, staging)? else { return Ok(()) };
+        let image = match self.known(volume, staging) {
+            Err(fault) if fault.code == Code::Unavailable => {
+                let device = staging.join(STAGED_DEVICE);
+                self.unmount_without_pool(volume, &device, &fault)?;
+                self.unmount_without_pool(volume, staging, &fault)?;
+                return self.host.remove_file(&device).map_err(machine);
+            }
+            known => known?,
+        };
+        let Some(image) = image else { return Ok(()) };
         let place = staging_place(staging, &image);
         let sight = self.sight(&image)?;
         if let At::Volume(staged) = sight.at(&place) {

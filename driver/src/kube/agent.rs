@@ -4,6 +4,7 @@
 //! # Flow
 //! 1. Mount the pool that is there. Where there is none, a controller is asked which pools this node had: a new one is
 //!    made only if it had none. A state directory or a disk that is not mounted must not look like a new node.
+//!    One that is there and cannot be used is tried again while the agent runs without it: pods can still end.
 //! 2. Start the agent; pods of this node can use their volumes from here on, whether or not there is a controller.
 //! 3. Register with the kubelet; enrol with a controller and stay enrolled.
 //! 4. At the end (SIGTERM) the kubelet is told first; volumes stay mounted.
@@ -32,6 +33,9 @@ use crate::identity::tls::Credentials;
 
 /// Between two questions to a controller that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Between two tries to mount a pool that is there and cannot be used.
+const BRING_UP_AGAIN: Duration = Duration::from_secs(30);
 
 /// What `stillpoint node-agent` is told. Every option can be given by its environment variable, so by a ConfigMap.
 #[derive(Debug, Clone, Args)]
@@ -215,17 +219,48 @@ pub async fn run(args: NodeAgentArgs) -> Result<(), Fault> {
             allowed = may_make(&order, &renewal) => allowed?,
             () = until(stopped.clone()) => return Ok(()),
         }
-        tracing::info!("{}", on_own_thread(move || create_pool(&order)).await?);
-        serve(&args, config, stopped).await
+        match bring_up(&order).await {
+            Ok(()) => serve(&args, config, stopped).await,
+            // There is nothing yet that anybody could use.
+            Err(fault) if is_new(&order).await? => Err(fault),
+            Err(fault) => {
+                tracing::error!(%fault, "the pool of this node cannot be used: its volumes can only be given back");
+                tokio::select! {
+                    ended = serve(&args, config, stopped) => ended,
+                    () = keep_bringing_up(&order) => Ok(()),
+                }
+            }
+        }
     })
     .await
+}
+
+async fn is_new(order: &PoolOrder) -> Result<bool, Fault> {
+    let order = order.clone();
+    on_own_thread(move || would_make(&order)).await
+}
+
+async fn bring_up(order: &PoolOrder) -> Result<(), Fault> {
+    let order = order.clone();
+    tracing::info!("{}", on_own_thread(move || create_pool(&order)).await?);
+    Ok(())
+}
+
+/// Tries again until the pool is mounted, which the agent then finds; never ends.
+async fn keep_bringing_up(order: &PoolOrder) {
+    loop {
+        tokio::time::sleep(BRING_UP_AGAIN).await;
+        match bring_up(order).await {
+            Ok(()) => return std::future::pending().await,
+            Err(fault) => tracing::warn!(%fault, "the pool of this node still cannot be used"),
+        }
+    }
 }
 
 /// Makes sure that no new pool is made where this node had one. Waits for a controller where there is no pool: only it
 /// knows.
 pub async fn may_make(order: &PoolOrder, renewal: &Renewal) -> Result<(), Fault> {
-    let looked_at = order.clone();
-    if !on_own_thread(move || would_make(&looked_at)).await? {
+    if !is_new(order).await? {
         return Ok(());
     }
     loop {

@@ -1,5 +1,6 @@
 //! One simulated host: a kernel in memory with a pool and volumes in use, a guard, and the agent's process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -179,8 +180,11 @@ impl Machine {
     /// What the agent's process does from its start on.
     fn start(&self) -> Result<(Service, Pools), Fault> {
         let kernel: Arc<dyn Host> = Arc::new(self.host.clone());
-        let (pools, _) = Pools::open(&kernel, &[PathBuf::from(POOL)])
-            .map_err(|error| Fault::internal(error.to_string()))?;
+        let pools = Pools::open(&kernel, &[PathBuf::from(POOL)], &BTreeMap::new());
+        // Likewise.
+        if let Some((_, ailment)) = pools.closed().into_iter().next() {
+            return Err(Fault::internal(ailment.message));
+        }
         let locks = VolumeLocks::default();
         let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), Arc::new(pools.clone()), locks.clone()));
         let local =
@@ -191,7 +195,7 @@ impl Machine {
         }
         let rounds = RoundContext {
             host: kernel,
-            pools: pools.by_id().clone(),
+            pools: pools.clone(),
             locks,
             watchdog: Arc::new(self.guard.clone()),
             expedite: None,

@@ -41,8 +41,10 @@ impl KubePods {
 
     /// The claim (`namespace`, `name`) of every volume of the driver, by volume id.
     pub async fn claims(&self) -> Result<BTreeMap<String, (String, String)>, KubeError> {
-        let volumes = list(&Api::<PersistentVolume>::all(self.client.clone()), "persistent volumes").await?;
-        Ok(claims_of_volumes(&volumes, &self.driver))
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let claims =
+            list(&api, "persistent volumes", |volume| claim_of_volume(&volume, &self.driver)).await?;
+        Ok(claims.into_iter().collect())
     }
 
     /// The claims of these volumes, each with the name that it was made by. A provisioner calls the object of a volume so,
@@ -78,22 +80,29 @@ impl KubePods {
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let what = format!("persistent volume {name}");
         match api.get_opt(name).await {
-            Ok(found) => Ok(claims_of_volumes(found.as_slice(), &self.driver).remove(volume)),
+            Ok(found) => Ok(found
+                .and_then(|found| claim_of_volume(&found, &self.driver))
+                .and_then(|(handle, claim)| (handle == volume).then_some(claim))),
             // A volume may have a name that no object can have.
             Err(kube::Error::Api(status)) if status.code == 400 || status.code == 404 => Ok(None),
             Err(error) => Err(KubeError::of(what, error)),
         }
     }
 
-    async fn listed(&self, namespaces: &[String]) -> Result<Vec<ApiPod>, KubeError> {
-        if namespaces.is_empty() {
-            return list(&Api::all(self.client.clone()), "pods").await;
-        }
+    /// Pods with their volumes, sorted by namespace and name.
+    async fn listed(&self, namespaces: &[String]) -> Result<Vec<Pod>, KubeError> {
+        let claims = self.claims().await?.into_iter();
+        let volumes: BTreeMap<_, _> = claims.map(|(volume, claim)| (claim, volume)).collect();
+        let keep = |pod: ApiPod| seen(pod, &volumes);
         let mut pods = Vec::new();
+        if namespaces.is_empty() {
+            pods = list(&Api::all(self.client.clone()), "pods", keep).await?;
+        }
         for namespace in namespaces {
             let api = Api::namespaced(self.client.clone(), namespace);
-            pods.extend(list(&api, &format!("pods of {namespace}")).await?);
+            pods.extend(list(&api, &format!("pods of {namespace}"), keep).await?);
         }
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         Ok(pods)
     }
 }
@@ -101,18 +110,13 @@ impl KubePods {
 #[async_trait]
 impl Inventory for KubePods {
     async fn pods(&self, namespaces: &[String]) -> Result<Vec<Pod>, InventoryError> {
-        let fail = |error: KubeError| InventoryError(error.to_string());
-        let (pods, claims) = tokio::try_join!(self.listed(namespaces), self.claims()).map_err(fail)?;
-        let volumes: BTreeMap<(String, String), String> =
-            claims.into_iter().map(|(volume, claim)| (claim, volume)).collect();
-        let mut pods: Vec<Pod> = pods.into_iter().filter_map(|pod| seen(pod, &volumes)).collect();
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        Ok(pods)
+        self.listed(namespaces).await.map_err(|error| InventoryError(error.to_string()))
     }
 }
 
-/// Everything that an API lists, page by page.
-async fn list<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, KubeError>
+/// What is to be kept of everything that an API lists. Whole objects are in memory for one page at a time: a cluster may
+/// have tens of thousands.
+async fn list<K, T>(api: &Api<K>, what: &str, keep: impl Fn(K) -> Option<T>) -> Result<Vec<T>, KubeError>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -120,7 +124,7 @@ where
     let mut page = ListParams::default().limit(PAGE);
     for _ in 0..PAGES {
         let found = api.list(&page).await.map_err(|error| KubeError::of(what, error))?;
-        all.extend(found.items);
+        all.extend(found.items.into_iter().filter_map(&keep));
         match found.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => return Ok(all),
@@ -132,16 +136,13 @@ where
     })
 }
 
-/// The claim of each volume of this driver that is bound, by volume id.
-pub fn claims_of_volumes(volumes: &[PersistentVolume], driver: &str) -> BTreeMap<String, (String, String)> {
-    let claim = |volume: &PersistentVolume| {
-        let spec = volume.spec.as_ref()?;
-        let csi = spec.csi.as_ref().filter(|csi| csi.driver == driver)?;
-        let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
-        let claim = spec.claim_ref.as_ref().filter(|_| phase == Some("Bound"))?;
-        Some((csi.volume_handle.clone(), (claim.namespace.clone()?, claim.name.clone()?)))
-    };
-    volumes.iter().filter_map(claim).collect()
+/// The id of a volume of this driver that is bound, and its claim.
+fn claim_of_volume(volume: &PersistentVolume, driver: &str) -> Option<(String, (String, String))> {
+    let spec = volume.spec.as_ref()?;
+    let csi = spec.csi.as_ref().filter(|csi| csi.driver == driver)?;
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    let claim = spec.claim_ref.as_ref().filter(|_| phase == Some("Bound"))?;
+    Some((csi.volume_handle.clone(), (claim.namespace.clone()?, claim.name.clone()?)))
 }
 
 /// A pod as the engine sees it; one without a name or identity was not written by an API server.

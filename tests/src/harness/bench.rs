@@ -1,7 +1,6 @@
 //! One host inside this process, on the real kernel: a btrfs pool in a sparse file, a guard process, and mounted
 //! volumes. For tests of one part of the driver; [`super::stack`] starts the product's own processes instead.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use stillpoint::agent::locks::VolumeLocks;
 use stillpoint::agent::pool::{Overcommit, Pool};
+use stillpoint::agent::pools::Pools;
 use stillpoint::agent::round::RoundContext;
 use stillpoint::agent::round::crew::Threads;
 use stillpoint::agent::round::watchdog::GuardProcess;
@@ -74,7 +74,7 @@ impl Bench {
         let guard = spawn_guard(&socket)?;
         let context = RoundContext {
             host,
-            pools: BTreeMap::from([(pool.id().clone(), Arc::clone(&pool))]),
+            pools: Pools::of([Arc::clone(&pool)]),
             locks: VolumeLocks::default(),
             watchdog: Arc::new(GuardProcess { socket: socket.clone() }),
             expedite: None,

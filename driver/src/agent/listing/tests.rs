@@ -21,7 +21,7 @@ fn two_pools() -> LocalHost {
         Pool::make(&host, BackendKind::Memory, dir).unwrap();
     }
     let kernel: Arc<dyn Host> = Arc::new(host);
-    let (pools, _) = Pools::open(&kernel, &dirs.map(PathBuf::from)).unwrap();
+    let pools = Pools::open(&kernel, &dirs.map(PathBuf::from), &BTreeMap::new());
     let locks = VolumeLocks::default();
     let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), Arc::new(pools.clone()), locks.clone()));
     LocalHost::new("node-1".parse().unwrap(), kernel, pools, locks, node)
@@ -50,7 +50,7 @@ fn named(name: &str, kind: CutKind, volumes: &[VolumeId]) -> CutRecord {
 
 fn cut(host: &LocalHost, name: &str, kind: CutKind, volumes: &[VolumeId], is_sealed: bool) -> CutId {
     let record = named(name, kind, volumes);
-    let of = |pool: &&Arc<Pool>| record.members.iter().any(|member| member.volume.pool == *pool.id());
+    let of = |pool: &Arc<Pool>| record.members.iter().any(|member| member.volume.pool == *pool.id());
     for pool in host.pools().iter().filter(of) {
         for paths in pool.prepare_cut(&record).unwrap() {
             pool.copy_member(&paths).unwrap();
@@ -169,7 +169,7 @@ fn a_piece_of_cuts_is_bounded_by_their_members() {
 fn lists_are_right_while_cuts_come_and_go() {
     let bench = Bench::new();
     let host = &*bench.local;
-    let pool = Arc::clone(bench.pools.iter().next().unwrap());
+    let pool = bench.pools.iter().next().unwrap();
     let [kept, busy] = ["kept", "busy"].map(|name| bench.volume(name, None));
     let always: BTreeSet<SnapshotId> = (0..40)
         .map(|n| cut(host, &format!("kept-{n}"), CutKind::Single, std::slice::from_ref(&kept), true))

@@ -26,7 +26,6 @@ pub mod prepare;
 pub mod raw;
 pub mod watchdog;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_stream::StreamExt;
@@ -34,8 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::agent::locks::VolumeLocks;
-use crate::agent::pool::Pool;
-use crate::domain::PoolId;
+use crate::agent::pools::Pools;
 use crate::host::Host;
 use crate::proto::agent::{RoundOrder, RoundReport};
 use conductor::{Conductor, Input};
@@ -51,7 +49,7 @@ pub struct RoundContext {
     /// The kernel.
     pub host: Arc<dyn Host>,
     /// The pools of this host.
-    pub pools: BTreeMap<PoolId, Arc<Pool>>,
+    pub pools: Pools,
     /// Which volumes are busy.
     pub locks: VolumeLocks,
     /// Who thaws when this process cannot.

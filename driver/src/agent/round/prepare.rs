@@ -100,20 +100,17 @@ pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Prepara
     let mounts = context.host.mounts().map_err(|error| Fault::internal(error.to_string()))?;
     let mut found = Vec::new();
     for (id, volumes) in by_pool(&request.volumes) {
-        let pool = context
-            .pools
-            .get(id)
-            .ok_or_else(|| Fault::not_found(format!("pool {id} is not on this host")))?;
+        let pool = context.pools.get(id)?;
         into.pauses.push(pool.pause_trash());
         let members: Vec<Found> =
-            volumes.iter().map(|volume| find(context, pool, volume, &mounts)).collect::<Result<_, _>>()?;
+            volumes.iter().map(|volume| find(context, &pool, volume, &mounts)).collect::<Result<_, _>>()?;
         found.push((pool, members));
     }
     if request.record.members.len() > 1 {
         hold_raw_devices(context, found.iter_mut().flat_map(|(_, members)| members))?;
     }
     for (pool, found) in found {
-        into.pools.push(Arc::clone(pool));
+        into.pools.push(Arc::clone(&pool));
         let paths = pool.prepare_cut(&request.record)?;
         point("agent.cut.recorded");
         for found in found {
@@ -121,7 +118,7 @@ pub fn prepare(context: &RoundContext, request: &OpenRequest, into: &mut Prepara
             // The record has the same members on this pool as the request, or it was refused.
             let own =
                 own.ok_or_else(|| Fault::internal(format!("volume {} was not prepared", found.volume)))?;
-            into.members.push(found.into_member(pool, own.clone()));
+            into.members.push(found.into_member(&pool, own.clone()));
         }
     }
     flush(context, &mut into.members);

@@ -50,7 +50,7 @@ impl Stage {
             .unwrap();
         let context = RoundContext {
             host: Arc::new(bench.host.clone()),
-            pools: bench.pools.by_id().clone(),
+            pools: bench.pools.clone(),
             locks: bench.locks.clone(),
             watchdog: Arc::new(NothingOutlivesUs),
             expedite: None,
@@ -64,7 +64,7 @@ impl Stage {
         &self.bench.host
     }
 
-    fn pool(&self) -> &Arc<Pool> {
+    fn pool(&self) -> Arc<crate::agent::pool::Pool> {
         self.bench.pools.iter().next().unwrap()
     }
 

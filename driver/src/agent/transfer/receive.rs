@@ -126,8 +126,7 @@ impl Transfers {
             ));
         };
         if order.moved.is_none() {
-            let (pool, name) =
-                (Arc::clone(self.pools.get(&order.volume.id.pool)?), order.volume.id.hash.clone());
+            let (pool, name) = (self.pools.get(&order.volume.id.pool)?, order.volume.id.hash.clone());
             if let Some(known) = blocking(move || Ok(pool.part_named(&name)?)).await? {
                 order.volume.id = known;
             }
@@ -141,8 +140,7 @@ impl Transfers {
                 self.counters.broken_off(fault.code);
                 if fault.code == Code::Exhausted {
                     // It will not fit, and the room is needed.
-                    let (pool, id) =
-                        (Arc::clone(self.pools.get(&order.volume.id.pool)?), order.volume.id.clone());
+                    let (pool, id) = (self.pools.get(&order.volume.id.pool)?, order.volume.id.clone());
                     blocking(move || Ok(pool.drop_arrival(&id)?)).await?;
                 }
             }
@@ -169,7 +167,7 @@ impl Transfers {
         progress: &Progress,
         stop: watch::Receiver<bool>,
     ) -> Result<Outcome, Fault> {
-        let pool = Arc::clone(self.pools.get(&order.volume.id.pool)?);
+        let pool = self.pools.get(&order.volume.id.pool)?;
         let mut may_differ = true;
         loop {
             let mut part = match self.open(&pool, order).await? {

@@ -43,11 +43,11 @@ impl Transfers {
         let makes = Side::Caller.parse("for_volume_id", &request.for_volume_id)?;
         let image = if request.leaving_volume_id.is_empty() {
             let snapshot: SnapshotId = Side::Caller.parse("snapshot_id", &request.snapshot_id)?;
-            let pool = Arc::clone(self.pools.get(&snapshot.volume.pool)?);
+            let pool = self.pools.get(&snapshot.volume.pool)?;
             blocking(move || Ok(GrantedImage::Snapshot(Box::new(pool.open_snapshot(&snapshot)?)))).await?
         } else {
             let volume: VolumeId = Side::Caller.parse("leaving_volume_id", &request.leaving_volume_id)?;
-            let pool = Arc::clone(self.pools.get(&volume.pool)?);
+            let pool = self.pools.get(&volume.pool)?;
             blocking(move || Ok(GrantedImage::Leaving(pool.open_leaving(&volume)?))).await?
         };
         let Content { id, size, allocated } = image.content().clone();

@@ -7,7 +7,7 @@ use super::{NodeVolumes, VolumeImage, Writing, staging_place};
 use crate::agent::locks::Purpose;
 use crate::agent::mounts::{At, PlaceKind, Sight, check_path};
 use crate::domain::node::PublishRequest;
-use crate::domain::{Bytes, Fault, VolumeId};
+use crate::domain::{Bytes, Code, Fault, VolumeId};
 use crate::host::FileKind;
 
 impl NodeVolumes {
@@ -75,7 +75,14 @@ impl NodeVolumes {
     pub fn unpublish(&self, volume: &VolumeId, target: &Path) -> Result<(), Fault> {
         check_path("target_path", target)?;
         let _guard = self.locks.try_lock(volume, Purpose::Use)?;
-        let Some(image) = self.known(volume, target)? else { return Ok(()) };
+        let image = match self.known(volume, target) {
+            Err(fault) if fault.code == Code::Unavailable => {
+                self.unmount_without_pool(volume, target, &fault)?;
+                return self.remove_target(target);
+            }
+            known => known?,
+        };
+        let Some(image) = image else { return Ok(()) };
         if self.sight(&image)?.staged().is_some_and(|place| place.target == target) {
             return Err(Fault::precondition(format!(
                 "{} is where volume {volume} is staged, not where it is published; unstage it instead",

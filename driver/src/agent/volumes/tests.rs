@@ -227,6 +227,32 @@ fn a_volume_is_used_as_what_it_was_made_as() {
 }
 
 #[test]
+fn a_volume_whose_pool_cannot_be_opened_is_given_back_all_the_same() {
+    let bench = Bench::new();
+    let (xfs, raw) = (bench.volume("xfs", XFS), bench.volume("raw", None));
+    for (volume, access) in [(&xfs, Access::mount()), (&raw, Access::Block)] {
+        bench.node.stage(&stage(volume, access.clone())).unwrap();
+        bench.node.publish(&publish(volume, access)).unwrap();
+        let record = path("/pool/stillpoint.json");
+        let good = bench.host.read(record).unwrap();
+        bench.host.write_synced(record, b"torn").unwrap();
+        let dead = bench.restarted();
+        refused(dead.node.stage(&stage(volume, Access::mount())), Code::Unavailable, "stillpoint.json");
+        for _ in 0..2 {
+            dead.node.unpublish(volume, path(TARGET)).unwrap();
+        }
+        for _ in 0..2 {
+            dead.node.unstage(volume, path(STAGING)).unwrap();
+        }
+        assert_eq!(bench.host.mounts().unwrap().len(), 2, "only the disks");
+        bench.host.write_synced(record, &good).unwrap();
+    }
+    let again = bench.restarted();
+    again.local.recover();
+    assert!(again.is_idle(&xfs) && again.is_idle(&raw), "no loop device is left");
+}
+
+#[test]
 fn an_unknown_volume_is_not_found_and_giving_it_back_is_fine() {
     let bench = Bench::new();
     let here = VolumeId::new(bench.pool_id(), "never made", crate::domain::Incarnation(1));

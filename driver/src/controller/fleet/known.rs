@@ -164,8 +164,8 @@ impl KnownPools {
 /// Why nothing can be said of what is in this pool, and what to do.
 pub fn missing(pool: &PoolId, node: &HostName) -> Fault {
     Fault::unavailable(format!(
-        "pool {pool}, last seen on node {node}, is on no node now; attach its disk to a node and add it to that agent's \
-         pools, or, if it is lost for good, run `stillpoint pool dismiss {pool}` (in Kubernetes: write `dismissed` into its line of \
+        "pool {pool}, last seen on node {node}, is open on no node now; where its disk is attached, the agent's log says why \
+         it cannot be opened, else attach it to a node and add it to that agent's pools, or, if it is lost for good, run `stillpoint pool dismiss {pool}` (in Kubernetes: write `dismissed` into its line of \
          ConfigMap stillpoint-pools)"
     ))
 }

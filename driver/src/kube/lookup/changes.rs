@@ -16,8 +16,10 @@ use crate::csi::backoff::DependsOn;
 use crate::csi::ports::{Circumstances, SnapshotObject};
 use crate::domain::CutKind;
 
-/// Rules of a namespace that are looked at.
-const RULES: u32 = 500;
+/// Rules that one answer of the API server brings.
+const PAGE: u32 = 500;
+/// Pages that are read: more Rules than that in one namespace are not looked through.
+const PAGES: usize = 20;
 /// Between two looks where the API server answers no watch, and the longest that one takes.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -94,15 +96,33 @@ impl Lookup {
             rules_version: None,
         };
         if depends_on == DependsOn::Rules {
-            let rules = self.rules(object).list_metadata(&ListParams::default().limit(RULES)).await.ok()?;
+            self.look_at_rules(object, &mut look).await?;
+        }
+        Some(look)
+    }
+
+    async fn look_at_rules(&self, object: &SnapshotObject, look: &mut Look) -> Option<()> {
+        let mut page = ListParams::default().limit(PAGE);
+        for _ in 0..PAGES {
+            let rules = self.rules(object).list_metadata(&page).await.ok()?;
+            // All pages show the moment of the first.
             look.rules_version = rules.metadata.resource_version;
             let versions = rules
                 .items
                 .into_iter()
                 .filter_map(|rule| Some((rule.metadata.name?, rule.metadata.resource_version?)));
-            look.circumstances.rules = versions.collect();
+            look.circumstances.rules.extend(versions);
+            match rules.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Some(()),
+            }
         }
-        Some(look)
+        tracing::warn!(
+            namespace = object.namespace,
+            limit = PAGE as usize * PAGES,
+            "too many Rules: a change of one does not make a failed snapshot be tried again at once"
+        );
+        None
     }
 
     /// Waits for an event that may matter; false: there is no more watch.

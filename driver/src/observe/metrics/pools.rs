@@ -1,6 +1,7 @@
 //! The pools of a host, looked at when somebody asks.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -61,7 +62,8 @@ const COUNTS: [CountOf; 4] = [
 impl Collector for Look {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // A pool whose filesystem does not answer is left out, and so missed by whoever watches it.
-        let spaces: Vec<_> = self.pools.iter().filter_map(|pool| Some((pool, pool.space().ok()?))).collect();
+        let with_space = |pool: Arc<Pool>| pool.space().ok().map(|space| (pool, space));
+        let spaces: Vec<_> = self.pools.iter().filter_map(with_space).collect();
         for (name, help, read) in SPACE {
             let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
             for (pool, space) in &spaces {
@@ -71,7 +73,7 @@ impl Collector for Look {
         for (name, help, read) in COUNTS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for pool in self.pools.iter() {
-                gauge(&mut family, pool, read(pool) as u64)?;
+                gauge(&mut family, &pool, read(&pool) as u64)?;
             }
         }
         Ok(())

@@ -114,3 +114,14 @@ async fn an_api_server_that_does_not_answer_is_asked_again() {
     cluster.relent();
     timeout(SOON, changed).await.unwrap();
 }
+
+#[tokio::test]
+async fn every_rule_of_the_namespace_is_looked_at_however_many_pages_they_fill() {
+    let (cluster, lookup) = cluster().await;
+    let many = 2 * usize::try_from(PAGE).unwrap() + 1;
+    for number in 1..many {
+        cluster.put(&format!("{RULES_OF_SHOP}/rule-{number:05}"), json!({ "spec": {} }));
+    }
+    let found = lookup.circumstances(CutKind::Group, &nightly(), DependsOn::Rules).await.unwrap();
+    assert_eq!(found.rules.len(), many);
+}
