@@ -215,21 +215,23 @@ pub async fn run(args: NodeAgentArgs) -> Result<(), Fault> {
     let config = args.config()?;
     process::until_signal(|stopped| async move {
         let (order, renewal) = (args.order(), args.renewal());
-        tokio::select! {
-            allowed = may_make(&order, &renewal) => allowed?,
+        let allowed = tokio::select! {
+            allowed = may_make(&order, &renewal) => allowed,
             () = until(stopped.clone()) => return Ok(()),
-        }
-        match bring_up(&order).await {
-            Ok(()) => serve(&args, config, stopped).await,
-            // There is nothing yet that anybody could use.
-            Err(fault) if is_new(&order).await? => Err(fault),
-            Err(fault) => {
-                tracing::error!(%fault, "the pool of this node cannot be used: its volumes can only be given back");
-                tokio::select! {
-                    ended = serve(&args, config, stopped) => ended,
-                    () = keep_bringing_up(&order) => Ok(()),
-                }
-            }
+        };
+        let ready = match allowed {
+            Ok(()) => match bring_up(&order).await {
+                // There is nothing yet that anybody could use.
+                Err(fault) if is_new(&order).await? => return Err(fault),
+                ready => ready,
+            },
+            Err(missing) => Err(missing),
+        };
+        let Err(fault) = ready else { return serve(&args, config, stopped).await };
+        tracing::error!(%fault, "the pool of this node cannot be used: its volumes can only be unmounted");
+        tokio::select! {
+            ended = serve(&args, config, stopped) => ended,
+            () = keep_bringing_up(&order, &renewal) => Ok(()),
         }
     })
     .await
@@ -247,10 +249,14 @@ async fn bring_up(order: &PoolOrder) -> Result<(), Fault> {
 }
 
 /// Tries again until the pool is mounted, which the agent then finds; never ends.
-async fn keep_bringing_up(order: &PoolOrder) {
+async fn keep_bringing_up(order: &PoolOrder, renewal: &Renewal) {
     loop {
         tokio::time::sleep(BRING_UP_AGAIN).await;
-        match bring_up(order).await {
+        let ready = match may_make(order, renewal).await {
+            Ok(()) => bring_up(order).await,
+            Err(missing) => Err(missing),
+        };
+        match ready {
             Ok(()) => return std::future::pending().await,
             Err(fault) => tracing::warn!(%fault, "the pool of this node still cannot be used"),
         }

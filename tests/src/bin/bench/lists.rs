@@ -1,6 +1,7 @@
 //! Lists of a large fleet: agents of this process with pools in memory, asked by a real controller in a process of its
 //! own, over TLS. Asked of it are pages of snapshots, over its CSI socket; measured are their times and its memory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -227,14 +228,14 @@ async fn serve(name: HostName, pki: &Path, servers: &mut JoinSet<()>) -> Result<
     let host = FakeHost::with_disk("memory", Bytes::gib(1 << 20), &dir);
     Pool::make(&host, BackendKind::Memory, &dir)?;
     let kernel: Arc<dyn Host> = Arc::new(host);
-    let (pools, _) = Pools::open(&kernel, &[dir])?;
-    let pool = Arc::clone(pools.iter().next().context("a pool")?);
+    let pools = Pools::open(&kernel, &[dir], &BTreeMap::new());
+    let pool = pools.iter().next().context("a pool")?;
     let locks = VolumeLocks::default();
     let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), Arc::new(pools.clone()), locks.clone()));
     let local = LocalHost::new(name.clone(), Arc::clone(&kernel), pools.clone(), locks.clone(), node);
     let rounds = RoundContext {
         host: kernel,
-        pools: pools.by_id().clone(),
+        pools: pools.clone(),
         locks,
         watchdog: Arc::new(NothingOutlivesUs),
         expedite: None,

@@ -117,13 +117,13 @@ fn agent(name: &HostName) -> Result<(Service, VolumeId)> {
     Pool::make(&host, BackendKind::Memory, Path::new(POOL))?;
     let volume = volume(&host, name)?;
     let kernel: Arc<dyn Host> = Arc::new(host);
-    let (pools, _) = Pools::open(&kernel, &[PathBuf::from(POOL)])?;
+    let pools = Pools::open(&kernel, &[PathBuf::from(POOL)], &BTreeMap::new());
     let locks = VolumeLocks::default();
     let node = Arc::new(NodeVolumes::new(Arc::clone(&kernel), Arc::new(pools.clone()), locks.clone()));
     let local = LocalHost::new(name.clone(), Arc::clone(&kernel), pools.clone(), locks.clone(), node);
     let rounds = RoundContext {
         host: kernel,
-        pools: pools.by_id().clone(),
+        pools: pools.clone(),
         locks,
         watchdog: Arc::new(NothingOutlivesUs),
         expedite: None,
