@@ -76,11 +76,13 @@ impl Installation {
             None => Ok(Mark::Absent),
             Some(uid) if *uid == self.uid => Ok(Mark::Own),
             Some(uid) => Err(Fault::precondition(format!(
-                "{kind} {name} was made in another installation (namespace UID {uid}, this one is {}), as a restored backup \
-                 contains it: it is not used; delete it: kubectl -n {} delete {}/{name}; {then}",
-                self.uid,
-                self.namespace,
-                kind.to_lowercase()
+                "{kind} {name} was made in another installation (namespace UID {uid}, this one is {own}), as a restored \
+                 backup contains it: it is not used; delete it and let the agents enrol again: kubectl -n {namespace} delete \
+                 {object}/{name} && kubectl -n {namespace} rollout restart deployment/stillpoint-controller \
+                 daemonset/stillpoint-agent; {then}",
+                own = self.uid,
+                namespace = self.namespace,
+                object = kind.to_lowercase()
             ))),
         }
     }

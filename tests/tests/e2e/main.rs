@@ -25,6 +25,7 @@ mod permissions;
 mod printed;
 mod raw;
 mod restore_together;
+mod restored_namespace;
 mod rude;
 mod rules;
 mod three;
