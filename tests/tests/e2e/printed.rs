@@ -7,6 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use stillpoint_tests::cluster::workspace::Workspace;
 
+/// Seconds: `kubectl delete` waits for an object that never goes.
+const LIMIT: &str = "60";
+
 /// Runs a command exactly as it is printed, in a shell whose kubectl asks this cluster.
 pub fn run(space: &Workspace, command: &str) -> Result<String> {
     let tools = tempfile::tempdir()?;
@@ -20,7 +23,7 @@ pub fn run(space: &Workspace, command: &str) -> Result<String> {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let path = std::env::var("PATH").context("there is a PATH")?;
     let path = format!("{}:{path}", tools.path().display());
-    let output = Command::new("sh").args(["-c", command]).env("PATH", path).output()?;
+    let output = Command::new("timeout").args([LIMIT, "sh", "-c", command]).env("PATH", path).output()?;
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{command}: {}\n{said}", output.status);
