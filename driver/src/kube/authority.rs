@@ -155,15 +155,14 @@ impl TrustMap {
                 Some(mut map) => {
                     let mark = self.installation.check("ConfigMap", TRUST, &map.metadata, "");
                     let before = map.data.take().unwrap_or_default();
-                    let after = match &mark {
-                        Ok(_) => trust(&before, ca, own),
-                        Err(_) => {
-                            tracing::warn!(
-                                "ConfigMap {TRUST} was made in another installation, as a restored backup contains it; it is \
-                                 written anew"
-                            );
-                            trust(&BTreeMap::new(), ca, own)
-                        }
+                    let after = if mark.is_ok() {
+                        trust(&before, ca, own)
+                    } else {
+                        tracing::warn!(
+                            "ConfigMap {TRUST} was made in another installation, as a restored backup contains it; it is \
+                             written anew"
+                        );
+                        trust(&BTreeMap::new(), ca, own)
                     };
                     if before == after && mark.is_ok_and(|mark| mark == Mark::Own) {
                         return Ok(());

@@ -38,7 +38,7 @@ impl FileJournal {
         let mut journal = Self { directory, id: String::new(), open: OpenRuns::default() };
         let identity = journal.sweep().and_then(|()| identity::open(&journal.directory));
         let identity = identity.map_err(|error| journal.fail("opened", &error))?;
-        journal.id = identity.id.clone();
+        journal.id.clone_from(&identity.id);
         journal.take_over(&identity)?;
         journal.visit(|run| journal.remember(&run))?;
         Ok(journal)
@@ -61,12 +61,9 @@ impl FileJournal {
 
     fn mark_all(&self) -> Result<(), JournalError> {
         for path in self.names().map_err(|error| self.fail("listed", &error))? {
-            match parse(&path) {
-                Ok(Filed { journal: None, run }) => {
-                    self.write(&run).map_err(|error| self.fail("written", &error))?;
-                }
-                // Whoever looks at the records says what is wrong with this one.
-                Ok(Filed { journal: Some(_), .. }) | Err(_) => {}
+            // One that cannot be read is told by whoever looks through the records.
+            if let Ok(Filed { journal: None, run }) = parse(&path) {
+                self.write(&run).map_err(|error| self.fail("written", &error))?;
             }
         }
         Ok(())
