@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, PostParams};
 
 use super::api::{api_fault, is_absent, is_conflict};
+use super::ownership::{Installation, MADE_IN, Mark};
 use crate::domain::{Code, Fault};
 use crate::identity::authority::{Authority, Pair};
 
@@ -26,6 +27,8 @@ pub const TRUST: &str = "stillpoint-trust";
 pub const CA_FILE: &str = "ca.crt";
 /// Where to enrol, one `ip:port` per line; also a file.
 pub const CONTROLLERS_FILE: &str = "controllers";
+const AFTER_DELETION: &str = "the controller makes another authority, and agents enrol again; whoever has the backup has \
+                              the key of the restored one";
 /// Addresses that are kept; an agent tries them in turn.
 const ADDRESSES_MAX: usize = 4;
 /// How often a ConfigMap that somebody else changes at the same time is written again.
@@ -64,12 +67,14 @@ pub async fn load_or_make(keeper: &dyn Keeper) -> Result<Authority, Fault> {
 /// The Secret.
 pub struct ClusterSecret {
     secrets: Api<Secret>,
+    installation: Installation,
 }
 
 impl ClusterSecret {
-    /// The one in this namespace.
-    pub fn new(client: kube::Client, namespace: &str) -> Self {
-        Self { secrets: Api::namespaced(client, namespace) }
+    /// The one in this installation's namespace.
+    pub fn new(client: kube::Client, installation: &Installation) -> Self {
+        let secrets = Api::namespaced(client, &installation.namespace);
+        Self { secrets, installation: installation.clone() }
     }
 }
 
@@ -78,7 +83,17 @@ impl Keeper for ClusterSecret {
     async fn read(&self) -> Result<Option<Pair>, Fault> {
         let found = self.secrets.get_opt(SECRET).await;
         let found = found.map_err(|error| api_fault("cannot read Secret stillpoint-ca", &error))?;
-        let Some(data) = found.map(|secret| secret.data.unwrap_or_default()) else { return Ok(None) };
+        let Some(secret) = found else { return Ok(None) };
+        match self.installation.check("Secret", SECRET, &secret.metadata, AFTER_DELETION)? {
+            Mark::Own => {}
+            Mark::Absent => tracing::warn!(
+                "Secret {SECRET} does not say in which installation it was made; where it is of this one, say so: kubectl -n \
+                 {namespace} annotate secret/{SECRET} {MADE_IN}={uid}",
+                namespace = self.installation.namespace,
+                uid = self.installation.uid
+            ),
+        }
+        let data = secret.data.unwrap_or_default();
         let text = |key: &str| {
             let bytes = data.get(key).map(|bytes| bytes.0.clone()).unwrap_or_default();
             String::from_utf8(bytes).map_err(|_| {
@@ -96,7 +111,7 @@ impl Keeper for ClusterSecret {
             ("tls.crt".to_owned(), bytes(&pair.certificate)),
             ("tls.key".to_owned(), bytes(&pair.key)),
         ]);
-        let metadata = ObjectMeta { name: Some(SECRET.into()), ..ObjectMeta::default() };
+        let metadata = self.installation.metadata(SECRET);
         let secret = Secret {
             metadata,
             data: Some(data),
@@ -114,32 +129,45 @@ impl Keeper for ClusterSecret {
 /// The ConfigMap for agents.
 pub struct TrustMap {
     maps: Api<ConfigMap>,
+    installation: Installation,
 }
 
 impl TrustMap {
-    /// The one in this namespace.
-    pub fn new(client: kube::Client, namespace: &str) -> Self {
-        Self { maps: Api::namespaced(client, namespace) }
+    /// The one in this installation's namespace.
+    pub fn new(client: kube::Client, installation: &Installation) -> Self {
+        let maps = Api::namespaced(client, &installation.namespace);
+        Self { maps, installation: installation.clone() }
     }
 
-    /// Writes the authority's certificate and this controller's address, unless both are there.
+    /// Writes the authority's certificate and this controller's address, unless both are there. Of a map that was made in
+    /// another installation nothing is kept: agents would show their tokens to controllers of that one.
     pub async fn publish(&self, ca: &str, own: &str) -> Result<(), Fault> {
         let failed = |error: kube::Error| api_fault("cannot write ConfigMap stillpoint-trust", &error);
         for _ in 0..WRITES_MAX {
             let found = self.maps.get_opt(TRUST).await.map_err(failed)?;
             let written = match found {
                 None => {
-                    let metadata = ObjectMeta { name: Some(TRUST.into()), ..ObjectMeta::default() };
+                    let metadata = self.installation.metadata(TRUST);
                     let data = Some(trust(&BTreeMap::new(), ca, own));
                     let map = ConfigMap { metadata, data, ..ConfigMap::default() };
                     self.maps.create(&PostParams::default(), &map).await
                 }
                 Some(mut map) => {
+                    let mark = self.installation.check("ConfigMap", TRUST, &map.metadata, "");
                     let before = map.data.take().unwrap_or_default();
-                    let after = trust(&before, ca, own);
-                    if before == after {
+                    let after = if mark.is_ok() {
+                        trust(&before, ca, own)
+                    } else {
+                        tracing::warn!(
+                            "ConfigMap {TRUST} was made in another installation, as a restored backup contains it; it is \
+                             written anew"
+                        );
+                        trust(&BTreeMap::new(), ca, own)
+                    };
+                    if before == after && mark.is_ok_and(|mark| mark == Mark::Own) {
                         return Ok(());
                     }
+                    self.installation.mark(&mut map.metadata);
                     map.data = Some(after);
                     self.maps.replace(TRUST, &PostParams::default(), &map).await
                 }

@@ -1,9 +1,10 @@
 //! VolumeSnapshotContents and VolumeGroupSnapshotContents: what the cluster knows of snapshots.
 //!
 //! [`annotate`] writes what was reached onto them and onto their VolumeSnapshots; [`orphans`] finds snapshots without a
-//! content and contents without a snapshot.
+//! content and contents without a snapshot, and [`commands`] are what to do about those.
 
 pub mod annotate;
+pub mod commands;
 pub mod orphans;
 
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ pub struct Content {
     pub created_at: Option<Timestamp>,
     /// The VolumeSnapshot or VolumeGroupSnapshot that it is bound to.
     pub bound_to: Bound,
+    /// The driver's id of the group that its snapshot is a member of.
+    pub group: Option<String>,
 }
 
 /// What a content says about the object that it is bound to.
@@ -80,6 +83,10 @@ impl Content {
                 namespace: text(&reference["namespace"]),
                 name: text(&reference["name"]),
                 uid: text(&reference["uid"]),
+            },
+            group: match kind {
+                CutKind::Single => status["volumeGroupSnapshotHandle"].as_str().map(str::to_owned),
+                CutKind::Group => None,
             },
         })
     }

@@ -25,6 +25,7 @@ use super::contents::orphans::Orphans;
 use super::enrol::Enrolment;
 use super::health::{self, Readiness};
 use super::hosts::{ClusterLines, HOSTS, Lines, Roll};
+use super::ownership::Installation;
 use super::pool_events::PoolEvents;
 use super::pools::{POOLS, PoolBook};
 use super::runs::RuledCuts;
@@ -234,15 +235,17 @@ pub struct Controller {
     volumes: Arc<Volumes>,
     pool_events: PoolEvents,
     pools: PoolBook,
+    installation: Installation,
 }
 
 impl Controller {
     /// Steps 1 and 2 of the flow. Waits for an API server that does not answer.
     pub async fn open(args: &ControllerArgs, limits: Limits, client: &kube::Client) -> Result<Self, Fault> {
-        let keeper = ClusterSecret::new(client.clone(), &args.namespace);
+        let installation = patiently(|| Installation::read(client, &args.namespace)).await?;
+        let keeper = ClusterSecret::new(client.clone(), &installation);
         let authority = Arc::new(patiently(|| load_or_make(&keeper)).await?);
         let credentials = authority.controller(args.lifetime())?;
-        let lines = |name| Arc::new(ClusterLines::new(client.clone(), &args.namespace, name));
+        let lines = |name| Arc::new(ClusterLines::new(client.clone(), &installation, name));
         let pools = PoolBook::new(lines(POOLS));
         let remembered = patiently(|| pools.read()).await?;
         let known = KnownPools::stored(remembered, Arc::new(pools.clone()));
@@ -257,7 +260,19 @@ impl Controller {
         let holder = holder(&args.pod)?;
         let ruled = Arc::new(RuledCuts::new(client.clone(), &holder, cuts.clone(), Arc::clone(&volumes)));
         let pool_events = PoolEvents::new(client.clone(), &holder, Arc::new(fleet.clone()));
-        Ok(Self { authority, credentials, fleet, roll, seen, cuts, ruled, volumes, pool_events, pools })
+        Ok(Self {
+            authority,
+            credentials,
+            fleet,
+            roll,
+            seen,
+            cuts,
+            ruled,
+            volumes,
+            pool_events,
+            pools,
+            installation,
+        })
     }
 
     /// Steps 3 to 5. A part that ends by itself is an error.
@@ -271,7 +286,7 @@ impl Controller {
         let enrolments = listen(args.enrol_listen).await?;
         let probes = listen(args.health_listen).await?;
         let scrapes = metrics::serve::listen(args.metrics_listen).await?;
-        let trust = TrustMap::new(client.clone(), &args.namespace);
+        let trust = TrustMap::new(client.clone(), &self.installation);
         let (ca, own) = (self.authority.certificate().to_owned(), args.enrol_address());
         let account = AgentAccount { namespace: args.namespace.clone(), name: args.agent_account.clone() };
         let tokens = Arc::new(ClusterTokens::new(client.clone()));

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::api::{api_fault, is_absent, is_conflict};
+use super::ownership::{Installation, Mark};
 use crate::controller::fleet::{AgentAddress, Fleet};
 use crate::domain::round::AGENTS_MAX;
 use crate::domain::{Fault, HostName};
@@ -24,6 +25,9 @@ use crate::domain::{Fault, HostName};
 pub const HOSTS: &str = "stillpoint-hosts";
 /// How often lines that people or other controllers have changed are looked for.
 const FOLLOW_EVERY: Duration = Duration::from_secs(30);
+
+const AFTER_DELETION: &str = "it is written anew from what the controller knows and what agents say when they enrol; a \
+                              node whose agent does not run is unknown until it does";
 
 /// Hosts and where their agents listen.
 pub type Lines = BTreeMap<String, String>;
@@ -41,33 +45,50 @@ pub trait LineBook: Send + Sync {
 pub struct ClusterLines {
     maps: Api<ConfigMap>,
     name: &'static str,
+    installation: Installation,
 }
 
 impl ClusterLines {
-    /// The ConfigMap of this name in this namespace.
-    pub fn new(client: kube::Client, namespace: &str, name: &'static str) -> Self {
-        Self { maps: Api::namespaced(client, namespace), name }
+    /// The ConfigMap of this name in this installation's namespace.
+    pub fn new(client: kube::Client, installation: &Installation, name: &'static str) -> Self {
+        let maps = Api::namespaced(client, &installation.namespace);
+        Self { maps, name, installation: installation.clone() }
+    }
+
+    /// The ConfigMap, if it is this installation's.
+    async fn own(&self) -> Result<Option<(Mark, ConfigMap)>, Fault> {
+        let found = self.maps.get_opt(self.name).await;
+        let found =
+            found.map_err(|error| api_fault(&format!("cannot read ConfigMap {}", self.name), &error))?;
+        let Some(map) = found else { return Ok(None) };
+        let mark = self.installation.check("ConfigMap", self.name, &map.metadata, AFTER_DELETION)?;
+        Ok(Some((mark, map)))
     }
 }
 
 #[async_trait]
 impl LineBook for ClusterLines {
     async fn read(&self) -> Result<Option<Lines>, Fault> {
-        match self.maps.get_opt(self.name).await {
-            Ok(found) => Ok(found.map(|map| map.data.unwrap_or_default())),
-            Err(error) => Err(api_fault(&format!("cannot read ConfigMap {}", self.name), &error)),
+        let Some((mark, map)) = self.own().await? else { return Ok(None) };
+        match mark {
+            Mark::Own => {}
+            // From then on it counts here only.
+            Mark::Absent => self.write(&Lines::new()).await?,
         }
+        Ok(Some(map.data.unwrap_or_default()))
     }
 
     async fn write(&self, lines: &Lines) -> Result<(), Fault> {
         let failed = |error: kube::Error| api_fault(&format!("cannot write ConfigMap {}", self.name), &error);
-        let patch = Patch::Merge(json!({ "data": lines }));
+        // Lines of this installation among those of another one could not be told apart.
+        self.own().await?;
+        let patch = Patch::Merge(json!({ "metadata": self.installation.patch(), "data": lines }));
         match self.maps.patch(self.name, &PatchParams::default(), &patch).await {
             Ok(_) => return Ok(()),
             Err(error) if is_absent(&error) => {}
             Err(error) => return Err(failed(error)),
         }
-        let metadata = ObjectMeta { name: Some(self.name.into()), ..ObjectMeta::default() };
+        let metadata = self.installation.metadata(self.name);
         let map = ConfigMap { metadata, data: Some(lines.clone()), ..ConfigMap::default() };
         match self.maps.create(&PostParams::default(), &map).await {
             Ok(_) => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! Controller: [`controller`] puts the parts together, [`authority`] keeps the certificate authority in a Secret and tells
 //! agents where to enrol, [`enrol`] lets agents in ([`tokens`] asks who they are), [`hosts`] remembers where they are, [`pools`] which pools they
-//! had.
+//! had; [`ownership`] tells objects of this installation from restored ones.
 //! [`runs`]: rules inside the CSI call, so that any tool that asks for a snapshot gets what the application needs;
 //! [`lookup`]: which rule that is, and whether it has changed. [`contents`]: what was reached, as annotations; orphans.
 //! [`consumers`]: which pods wait for a volume, and where they can run ([`fit`]). [`pool_events`]: claims are told when their
@@ -23,6 +23,7 @@ pub mod fit;
 pub mod health;
 pub mod hosts;
 pub mod lookup;
+pub mod ownership;
 pub mod pool_events;
 pub mod pools;
 pub mod registration;

@@ -1,12 +1,16 @@
 //! Runs as files: `<directory>/<run id>.json`, published by rename, so that a crash at any moment leaves either the
-//! old text or the new one.
+//! old text or the new one. What a record says is done only by the journal that wrote it ([`identity`]).
+
+mod identity;
 
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
+use self::identity::{Identity, Origin};
 use crate::ports::{Journal, JournalError};
 use crate::run::{FORMAT, Run};
 use crate::turns::{OpenRun, OpenRuns};
@@ -22,6 +26,8 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct FileJournal {
     directory: PathBuf,
+    /// What its records repeat.
+    id: String,
     /// Runs that have not ended: those of a dead process, too.
     open: OpenRuns,
 }
@@ -29,10 +35,38 @@ pub struct FileJournal {
 impl FileJournal {
     /// Opens or makes the directory, and removes what a crash left half-written.
     pub fn open(directory: PathBuf) -> Result<Self, JournalError> {
-        let journal = Self { directory, open: OpenRuns::default() };
-        journal.sweep().map_err(|error| journal.fail("opened", &error))?;
+        let mut journal = Self { directory, id: String::new(), open: OpenRuns::default() };
+        let identity = journal.sweep().and_then(|()| identity::open(&journal.directory));
+        let identity = identity.map_err(|error| journal.fail("opened", &error))?;
+        journal.id.clone_from(&identity.id);
+        journal.take_over(&identity)?;
         journal.visit(|run| journal.remember(&run))?;
         Ok(journal)
+    }
+
+    /// Records of a version that knew no identities are this journal's, once: from then on each has one.
+    fn take_over(&self, identity: &Identity) -> Result<(), JournalError> {
+        match identity.origin {
+            Origin::Kept => return Ok(()),
+            Origin::Copied => {
+                tracing::warn!(
+                    directory = %self.directory.display(),
+                    "it is a copy of another directory: runs that had not ended when it was copied are not continued"
+                );
+            }
+            Origin::First => self.mark_all()?,
+        }
+        identity::finish(&self.directory).map_err(|error| self.fail("opened", &error))
+    }
+
+    fn mark_all(&self) -> Result<(), JournalError> {
+        for path in self.names().map_err(|error| self.fail("listed", &error))? {
+            // One that cannot be read is told by whoever looks through the records.
+            if let Ok(Filed { journal: None, run }) = parse(&path) {
+                self.write(&run).map_err(|error| self.fail("written", &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// All runs, the newest first.
@@ -46,7 +80,7 @@ impl FileJournal {
     /// Shows all runs, one at a time and in any order: a thousand with what they printed need not fit into memory.
     pub fn visit(&self, mut see: impl FnMut(Run)) -> Result<(), JournalError> {
         for path in self.names().map_err(|error| self.fail("listed", &error))? {
-            match read(&path) {
+            match self.read(&path) {
                 Ok(run) => see(run),
                 // One damaged record must not hide the others, nor pass in silence.
                 Err(error) => tracing::error!(path = %path.display(), error, "a run's record cannot be read"),
@@ -102,11 +136,24 @@ impl FileJournal {
     fn write(&self, run: &Run) -> std::io::Result<()> {
         let (new, path) = (self.path(run, "new"), self.path(run, "json"));
         let mut file = BufWriter::with_capacity(CHUNK, fs::File::create(&new)?);
-        serde_json::to_writer(&mut file, run)?;
+        serde_json::to_writer(&mut file, &Filed { journal: Some(self.id.clone()), run })?;
         file.flush()?;
         file.get_ref().sync_all()?;
         fs::rename(&new, &path)?;
         fs::File::open(&self.directory)?.sync_all()
+    }
+
+    /// A run that has ended has nothing left to do, so it may come from anywhere.
+    fn read(&self, path: &Path) -> Result<Run, String> {
+        let Filed { journal, run } = parse(path)?;
+        if journal.as_ref() == Some(&self.id) || run.phase.is_final() {
+            return Ok(run);
+        }
+        Err(format!(
+            "another journal wrote it, so the run of {} is not continued and none of its commands are run; look at the \
+             application, undo by hand what the record says is still owed, then remove it",
+            run.name
+        ))
     }
 
     fn path(&self, run: &Run, extension: &str) -> PathBuf {
@@ -129,22 +176,33 @@ impl FileJournal {
     }
 }
 
+/// A record as it is in its file.
+#[derive(Serialize, Deserialize)]
+struct Filed<R> {
+    /// [`Identity::id`] of the journal that wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<String>,
+    #[serde(flatten)]
+    run: R,
+}
+
 /// A record counts only under the name that it was written by: one that was copied is nobody's run, and its commands must
 /// not be run again.
-fn read(path: &Path) -> Result<Run, String> {
+fn parse(path: &Path) -> Result<Filed<Run>, String> {
     let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes are more than a run has"));
     }
     let text = fs::read(path).map_err(|error| error.to_string())?;
-    let run: Run = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let filed: Filed<Run> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let run = &filed.run;
     if run.format != FORMAT {
         return Err(format!("it is of format {}, this program reads {FORMAT}", run.format));
     }
     if path.file_stem().and_then(|stem| stem.to_str()) != Some(run.id.as_str()) {
         return Err(format!("it is a copy of the record {}; remove it", run.id));
     }
-    Ok(run)
+    Ok(filed)
 }
 
 #[async_trait]

@@ -4,11 +4,13 @@
 // Helpers of tests may unwrap like tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod annotations;
 mod capacity;
 mod client;
 mod containers;
 mod databases;
 mod deaths;
+mod device_nodes;
 mod enrolment;
 mod figures;
 mod fsgroup;
@@ -17,10 +19,13 @@ mod hopeless;
 mod journal;
 mod ledger;
 mod manifests;
+mod orphans;
 mod overlap;
 mod permissions;
+mod printed;
 mod raw;
 mod restore_together;
+mod restored_namespace;
 mod rude;
 mod rules;
 mod three;

@@ -20,14 +20,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use serde_json::{Value, json};
 use stillpoint_rules::kube::{EventKind, Events, ObjectRef};
 
+use super::commands::{delete_dangling, kind_of};
 use super::{Content, each};
 use crate::controller::paging::PageRequest;
-use crate::csi::DRIVER_NAME;
 use crate::csi::ports::Cutting;
-use crate::domain::{CutHandle, CutKind, Fault, NameHash, SnapshotId};
+use crate::domain::{CutHandle, CutKind, Fault, SnapshotId};
 use crate::observe::metrics::orphans as metrics;
 
 /// Snapshots in one page of the driver's list.
@@ -85,56 +84,6 @@ struct Named {
     contents: Vec<Content>,
 }
 
-impl Unclaimed {
-    /// The objects that make the cluster know it; deleting the second of them deletes it.
-    pub fn objects(&self, namespace: &str) -> Value {
-        let handle = self.cut.to_string();
-        let name = format!("adopted-{}", NameHash::of(&handle));
-        let metadata = json!({ "name": name });
-        let own = json!({ "name": name, "namespace": namespace });
-        let content = |source: Value, reference: &str| json!({ "driver": DRIVER_NAME, "deletionPolicy": "Delete", "source": source, reference: own });
-        let items = match self.cut.cut.kind {
-            CutKind::Single => {
-                let api = "snapshot.storage.k8s.io/v1";
-                let source = json!({ "snapshotHandle": self.members.first().map(ToString::to_string) });
-                json!([
-                    { "apiVersion": api, "kind": "VolumeSnapshotContent", "metadata": metadata,
-                      "spec": content(source, "volumeSnapshotRef") },
-                    { "apiVersion": api, "kind": "VolumeSnapshot", "metadata": own,
-                      "spec": { "source": { "volumeSnapshotContentName": name } } },
-                ])
-            }
-            CutKind::Group => {
-                let api = "groupsnapshot.storage.k8s.io/v1";
-                let members: Vec<String> = self.members.iter().map(ToString::to_string).collect();
-                let handles =
-                    json!({ "volumeGroupSnapshotHandle": handle, "volumeSnapshotHandles": members });
-                json!([
-                    { "apiVersion": api, "kind": "VolumeGroupSnapshotContent", "metadata": metadata,
-                      "spec": content(json!({ "groupSnapshotHandles": handles }), "volumeGroupSnapshotRef") },
-                    { "apiVersion": api, "kind": "VolumeGroupSnapshot", "metadata": own,
-                      "spec": { "source": { "volumeGroupSnapshotContentName": name } } },
-                ])
-            }
-        };
-        json!({ "apiVersion": "v1", "kind": "List", "items": items })
-    }
-
-    /// The command that makes the cluster know it.
-    pub fn adopt(&self, namespace: &str) -> String {
-        format!("echo '{}' | kubectl apply -f -", self.objects(namespace))
-    }
-
-    /// The command that deletes it, once it is known.
-    pub fn delete(&self, namespace: &str) -> String {
-        let kind = match self.cut.cut.kind {
-            CutKind::Single => "volumesnapshot",
-            CutKind::Group => "volumegroupsnapshot",
-        };
-        format!("kubectl -n {namespace} delete {kind}/adopted-{}", NameHash::of(&self.cut.to_string()))
-    }
-}
-
 impl fmt::Display for Unclaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.cut.cut.kind {
@@ -143,27 +92,6 @@ impl fmt::Display for Unclaimed {
         };
         write!(f, "{what} {} of {} ({} volumes)", self.cut, self.taken_at, self.members.len())
     }
-}
-
-fn kind_of(content: &Content) -> (&'static str, &'static str) {
-    match content.kind {
-        CutKind::Single => ("volumesnapshotcontent", "volumesnapshot"),
-        CutKind::Group => ("volumegroupsnapshotcontent", "volumegroupsnapshot"),
-    }
-}
-
-/// The command that deletes a content without a snapshot, with the VolumeSnapshot that is bound to it.
-pub fn delete_dangling(content: &Dangling) -> String {
-    let (kind, snapshot) = kind_of(content);
-    let bound = &content.bound_to;
-    let mut command = format!("kubectl delete {kind}/{}", content.name);
-    if !bound.uid.is_empty() {
-        command = format!(
-            "kubectl -n {} delete {snapshot}/{} && {command} --ignore-not-found",
-            bound.namespace, bound.name
-        );
-    }
-    command
 }
 
 /// Looks for orphans now and then.
@@ -310,7 +238,7 @@ impl Orphans {
         let new = orphans.dangling.iter().filter(|(key, _)| !known.dangling.contains_key(*key));
         for (_, content) in new.take(SHOWN) {
             let (kind, _) = kind_of(content);
-            let command = delete_dangling(content);
+            let command = delete_dangling(content, orphans.dangling.values());
             let handle = content.handle.as_deref().unwrap_or_default();
             let text = format!(
                 "its snapshot {handle} does not exist, so nothing can be restored from it; delete it: {command}"

@@ -121,13 +121,11 @@ impl State {
             watch::options(&request.query).get("fieldManager").copied().unwrap_or("unknown").to_owned();
         let mut fields = serde_json::Map::new();
         for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
-            if value.is_null() {
-                object["metadata"]["annotations"].as_object_mut().map(|all| all.remove(key));
-            } else {
-                object["metadata"]["annotations"][key] = value.clone();
+            if !value.is_null() {
                 fields.insert(format!("f:{key}"), json!({}));
             }
         }
+        merge(&mut object, &given);
         object["metadata"]["managedFields"] = json!([{
             "manager": manager, "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
             "fieldsV1": { "f:metadata": { "f:annotations": fields } }
@@ -204,6 +202,24 @@ fn has_labels(object: &Value, wanted: Option<&str>) -> bool {
 /// One value of a query.
 fn query(request: &Request, key: &str) -> Option<String> {
     exec::arguments(&request.query, key).into_iter().next()
+}
+
+/// A merge patch: null removes, objects are merged, anything else replaces.
+fn merge(object: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *object = patch.clone();
+        return;
+    };
+    if !object.is_object() {
+        *object = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            object.as_object_mut().map(|all| all.remove(key));
+        } else {
+            merge(&mut object[key], value);
+        }
+    }
 }
 
 /// The parts of a path after group and version, and those before.

@@ -60,6 +60,18 @@ async fn a_process_that_is_told_to_end_leaves_no_command_behind_and_the_next_one
     dies(pid).await;
     assert!(dir.path().join("locked").exists());
     std::fs::write(dir.path().join("put-right"), "").unwrap();
+
+    // Somebody else's journal with this record, as a restored backup has it, runs nothing of it.
+    let copied = dir.path().join("copied");
+    std::fs::create_dir(&copied).unwrap();
+    for entry in std::fs::read_dir(dir.path().join("runs")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copied.join(path.file_name().unwrap())).unwrap();
+    }
+    let copy = FileJournal::open(copied).unwrap();
+    assert!(engine(definition.clone(), &copy).recover().await.unwrap().is_empty());
+    assert!(dir.path().join("locked").exists(), "the command of a copied record was run");
+
     let settled = engine(definition, &journal).recover().await.unwrap();
     assert_eq!(
         (settled.len(), settled[0].phase, settled[0].debts[0].state),
