@@ -393,6 +393,38 @@ fn a_pool_is_opened_by_one_process_at_a_time() -> Result<()> {
 }
 
 #[test]
+fn a_pool_whose_filesystem_has_shut_down_keeps_no_other_from_being_opened() -> Result<()> {
+    if !can_run("storage-dead", BackendKind::Btrfs) || !can_run("storage-dead", BackendKind::Xfs) {
+        return Ok(());
+    }
+    let scratch = Scratch::new("storage-dead")?;
+    let dirs = [
+        scratch.filesystem("alive", BackendKind::Btrfs, Bytes::gib(1))?,
+        scratch.filesystem("dead", BackendKind::Xfs, Bytes::gib(1))?,
+    ];
+    let [alive, dead] = [
+        Pool::make(&LinuxHost, BackendKind::Btrfs, &dirs[0])?.id,
+        Pool::make(&LinuxHost, BackendKind::Xfs, &dirs[1])?.id,
+    ];
+    command(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&dirs[1]))?;
+    let host: Arc<dyn Host> = Arc::new(LinuxHost);
+    let pools = Pools::open(&host, &dirs, &BTreeMap::new());
+    ensure!(pools.has(&alive), "{:?}", pools.closed());
+    let fault = pools.get(&dead).err().context("a pool that has shut down was opened")?;
+    ensure!(fault.code == Code::Unavailable && fault.message.contains("dead"), "{fault}");
+    ensure!(pools.open_closed(&host).is_empty());
+
+    // Somebody mounts it anew.
+    let image = dirs[1].with_extension("img");
+    let device = LinuxHost.attached(&image)?.into_iter().next().context("its loop device")?;
+    command(Command::new("umount").arg(&dirs[1]))?;
+    ensure!(pools.open_closed(&host).is_empty(), "an empty directory is no pool");
+    command(Command::new("mount").arg(&device.path).arg(&dirs[1]))?;
+    ensure!(pools.open_closed(&host).len() == 1 && pools.has(&dead) && pools.closed().is_empty());
+    Ok(())
+}
+
+#[test]
 fn a_real_pool_with_two_thousand_snapshots_opens() -> Result<()> {
     const VOLUMES: usize = 20;
     const CUTS: usize = 100;

@@ -126,9 +126,7 @@ impl Pool {
             let reason = "a copy of its source".to_owned();
             return Err(PoolError::TooSmall { want: new.capacity, minimum: content.size, reason });
         }
-        if let Some(other) = self.part_named(&new.id.hash)?.filter(|other| *other != new.id) {
-            self.discard_part(&other)?;
-        }
+        self.make_way(&new.id, moved)?;
         let tree = self.layout.part(&new.id);
         let found = self.read_part(&tree)?.filter(|record| {
             record.content == content.id
@@ -146,6 +144,18 @@ impl Pool {
         };
         self.check_free(content.allocated.saturating_sub(record.data))?;
         Ok(Begun::Part(Box::new(Arrival { record, tree, _claim: claim })))
+    }
+
+    /// Removes the part of an earlier volume of the same name. One that is whole and moves here is kept: its source may
+    /// have let go of it, and it is all that is left.
+    fn make_way(&self, id: &VolumeId, moved: Option<&Moved>) -> Result<()> {
+        let Some(there) = self.part_named(&id.hash)? else { return Ok(()) };
+        let is_other = there != *id;
+        let is_whole = self.read_part(&self.layout.part(&there))?.is_some_and(|part| part.is_whole);
+        if is_whole && (is_other || moved.is_none()) {
+            return Err(PoolError::Busy(there.to_string()));
+        }
+        if is_other { self.discard_part(&there) } else { Ok(()) }
     }
 
     fn new_part(

@@ -8,7 +8,7 @@ use super::*;
 use crate::agent::fixtures::round_record;
 use crate::backend::IMAGE;
 use crate::domain::record::{CutRecord, CutState, MoveState};
-use crate::domain::{Bytes, Incarnation, Moved, SnapshotId, VolumeId};
+use crate::domain::{Bytes, Code, Incarnation, Moved, SnapshotId, VolumeId};
 use crate::host::Files;
 use crate::host::blocks::{AlignedBuffer, BlockAccess, Blocks};
 use crate::host::fake::{Crash, FakeHost, Lie, When};
@@ -348,6 +348,13 @@ fn what_waits_for_a_move_is_kept_over_any_time_and_removed_only_by_name() {
     assert_eq!(waiting.len(), 1, "{waiting:?}");
     assert!(!world.target.pool.abandon(&world.goal(), None).unwrap(), "whatever it is, it is kept");
     assert!(!world.target.pool.abandon(&world.goal(), Some("other")).unwrap());
+    let content = Content { id: "a copy".into(), size: Bytes::mib(1), allocated: Bytes(0) };
+    for birth in [1, 2] {
+        let id = VolumeId { birth: Incarnation(birth), ..world.goal() };
+        let copy = NewVolume { id, name: "data".into(), capacity: SIZE, filesystem: None, source: None };
+        let fault = world.target.pool.begin_arrival(&copy, &content, None).unwrap_err();
+        assert_eq!(fault.code(), Code::Aborted, "{fault}");
+    }
     let part = world.target.pool.layout.part(&world.goal());
     let in_a_year = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 365);
     assert!(world.target.pool.is_awaited(&part, in_a_year).unwrap());
