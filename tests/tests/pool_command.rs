@@ -139,6 +139,10 @@ fn a_pool_whose_maker_was_killed_is_made_by_the_next_one() {
         fs::write(dir.join("notes"), "mine").unwrap();
         let refusal = make().unwrap_err();
         assert!(refusal.message.contains("notes"), "{refusal}");
+        assert_eq!(fs::read_to_string(dir.join("notes")).unwrap(), "mine", "what was mounted stays so");
+        LinuxHost.unmount(&dir).unwrap();
+        make().unwrap_err();
+        assert!(!dir.join("notes").exists(), "what was not mounted is not mounted by a failure");
         let other = scratch.dir().join("elsewhere");
         fs::create_dir(&other).unwrap();
         run_tool("mount", &["-o".as_ref(), "loop".as_ref(), file.as_ref(), other.as_ref()]);

@@ -25,7 +25,7 @@ use crate::backend::BackendKind;
 use crate::domain::{Bytes, Fault, PoolId};
 use crate::host::linux::LinuxHost;
 
-use carrier::Carrier;
+use carrier::{Carrier, Origin};
 
 /// So much of a device's start and end must be zeros for it to count as blank.
 const BLANK_BYTES: u64 = 4 << 20;
@@ -163,7 +163,7 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &mut Carrier) -> Result<Pool
             found.unwrap_or_default()
         )));
     }
-    mount(kind, &carrier.device, dir)?;
+    carrier.mount = mount(kind, &carrier.device, dir)?;
     if !is_new {
         match inspect(&LinuxHost, dir) {
             Ok(pool) => return Ok(PoolReady { id: pool.record.id, dir: dir.into(), deed: Deed::Mounted }),
@@ -183,16 +183,17 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &mut Carrier) -> Result<Pool
     Ok(PoolReady { id: record.id, dir: dir.into(), deed: made })
 }
 
-/// Mounts a device, unless somebody who died has done so already.
-fn mount(kind: &str, device: &Path, dir: &Path) -> Result<(), Fault> {
+/// Mounts a device, unless somebody has done so already.
+fn mount(kind: &str, device: &Path, dir: &Path) -> Result<Origin, Fault> {
     let source = printed("findmnt", &["--noheadings", "--output", "SOURCE", "--mountpoint"], dir)?;
     if source.as_deref().is_some_and(|source| Path::new(source) == device) {
-        return Ok(());
+        return Ok(Origin::Found);
     }
     command(
         "mount",
         &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "noatime".as_ref(), device.as_ref(), dir.as_ref()],
-    )
+    )?;
+    Ok(Origin::MadeNow)
 }
 
 /// Whether a device carries a filesystem that was made here.

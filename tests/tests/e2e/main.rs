@@ -28,6 +28,7 @@ mod restore_together;
 mod restored_namespace;
 mod rude;
 mod rules;
+mod sick_pool;
 mod three;
 mod upkeep;
 mod volumes;

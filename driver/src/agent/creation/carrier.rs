@@ -23,6 +23,8 @@ pub(super) struct Carrier {
     pub(super) device: PathBuf,
     /// The file behind it, if it is one.
     file: Option<BackingFile>,
+    /// Whether this command has mounted it.
+    pub(super) mount: Origin,
 }
 
 struct BackingFile {
@@ -33,9 +35,9 @@ struct BackingFile {
     origin: Origin,
 }
 
-/// Where a backing file comes from.
+/// Where a backing file or a mount comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     /// Made by this command, so removed when it fails.
     MadeNow,
     /// It was there before.
@@ -52,7 +54,10 @@ impl Carrier {
         let known = LinuxHost.attached(&file.path)?.into_iter().next();
         let attached = known.map_or_else(|| LinuxHost.attach(&file.path, false), Ok);
         match attached {
-            Ok(device) => Ok(Self { shown: path.clone(), device: device.path, file: Some(file) }),
+            Ok(device) => {
+                let mount = Origin::Found;
+                Ok(Self { shown: path.clone(), device: device.path, file: Some(file), mount })
+            }
             Err(error) => {
                 file.remove_if_new();
                 Err(Fault::precondition(format!(
@@ -72,7 +77,7 @@ impl Carrier {
                 device.display()
             )));
         }
-        Ok(Self { shown: device.into(), device: device.into(), file: None })
+        Ok(Self { shown: device.into(), device: device.into(), file: None, mount: Origin::Found })
     }
 
     /// Gives a new file its name, now that it has a filesystem.
@@ -101,7 +106,12 @@ impl Carrier {
 
     /// After a failure: what was there before is there again. What resists is named by the next attempt.
     pub(super) fn undo(&self, dir: &Path) {
-        let undone = LinuxHost.unmount(dir).and_then(|()| match &self.file {
+        let unmounted = match self.mount {
+            Origin::MadeNow => LinuxHost.unmount(dir),
+            Origin::Found => Ok(()),
+        };
+        // A device that is mounted still goes with its last mount.
+        let undone = unmounted.and_then(|()| match &self.file {
             Some(_) => LinuxHost.detach(&self.device),
             None => Ok(()),
         });
