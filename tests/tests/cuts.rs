@@ -57,7 +57,7 @@ async fn the_same_name_is_the_same_cut_and_other_members_are_refused() -> Result
     fewer.volumes.pop();
     let refused = cluster.cuts.take(fewer).await.expect_err("other members");
     assert_eq!(refused.code, Code::AlreadyExists, "{refused}");
-    assert!(refused.message.contains("choose another name or delete it"), "{refused}");
+    assert!(refused.message.contains("choose another name, or delete it first"), "{refused}");
     Ok(())
 }
 
