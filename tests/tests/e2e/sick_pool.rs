@@ -14,6 +14,23 @@ const KEPT: &str = "/var/lib/stillpoint/e2e-stillpoint.json";
 /// The agent tries to open the pool every 30 s, and the kubelet waits up to two minutes before it asks again.
 const TAKEN_UP: Duration = Duration::from_mins(4);
 
+/// The record of a node's pool is damaged until this is dropped.
+struct Torn<'a>(&'a Workspace, Place);
+
+impl<'a> Torn<'a> {
+    fn new(space: &'a Workspace, place: Place) -> Self {
+        space.on_node(place, &format!("cp {RECORD} {KEPT} && echo torn > {RECORD}")).unwrap();
+        Self(space, place)
+    }
+}
+
+impl Drop for Torn<'_> {
+    fn drop(&mut self) {
+        let restored = self.0.on_node(self.1, &format!("mv {KEPT} {RECORD}"));
+        assert!(restored.is_ok() || std::thread::panicking(), "{restored:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs a cluster; run by: make e2e"]
 fn pods_of_a_node_whose_pool_cannot_be_opened_can_end_and_the_pool_is_used_again() {
@@ -23,13 +40,14 @@ fn pods_of_a_node_whose_pool_cannot_be_opened_can_end_and_the_pool_is_used_again
     space.shell("sick", "echo kept > /data/file; sync").unwrap();
     let node = space.run(&["get", "pod", "sick", "-o", "jsonpath={.spec.nodeName}"]).unwrap();
     let place = Place::nodes().find(|place| place.to_string() == node).unwrap();
-    space.on_node(place, &format!("cp {RECORD} {KEPT} && echo torn > {RECORD}")).unwrap();
+    let torn = Torn::new(&space, place);
     let own = |args: &[&str]| space.kubectl.run(&[&["-n", NAMESPACE], args].concat()).unwrap();
-    let agent = || system::pod(&space.kubectl, "agent", Some(&node)).unwrap();
-    own(&["delete", "pod", &agent(), "--timeout=60s"]);
+    let agent = || system::pod(&space.kubectl, "agent", Some(&node));
+    own(&["delete", "pod", &agent().unwrap(), "--timeout=60s"]);
     space
         .eventually("the new agent says what is wrong", || {
-            let log = space.kubectl.run(&["-n", NAMESPACE, "logs", &agent(), "-c", "agent"])?;
+            let Ok(agent) = agent() else { return Ok(false) };
+            let log = space.kubectl.run(&["-n", NAMESPACE, "logs", &agent, "-c", "agent"])?;
             Ok(log.contains("stillpoint.json cannot be read")
                 && log.contains("its volumes can only be unmounted"))
         })
@@ -40,12 +58,12 @@ fn pods_of_a_node_whose_pool_cannot_be_opened_can_end_and_the_pool_is_used_again
     let mounts = space.on_node(place, "cat /proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&volume), "{volume} is still mounted:\n{mounts}");
 
-    space.on_node(place, &format!("mv {KEPT} {RECORD}")).unwrap();
+    drop(torn);
     space.apply(&pod("sick")).unwrap();
     space.wait_within(TAKEN_UP, "pod/sick", READY).unwrap();
     assert_eq!(space.shell("sick", "cat /data/file").unwrap(), "kept");
     let restarts =
-        own(&["get", "pod", &agent(), "-o", "jsonpath={.status.containerStatuses[*].restartCount}"]);
+        own(&["get", "pod", &agent().unwrap(), "-o", "jsonpath={.status.containerStatuses[*].restartCount}"]);
     assert!(restarts.split_whitespace().all(|count| count == "0"), "the agent was restarted: {restarts}");
     space.close().unwrap();
 }
