@@ -150,3 +150,41 @@ fn a_pool_whose_maker_was_killed_is_made_by_the_next_one() {
         LinuxHost.unmount(&other).unwrap();
     }
 }
+
+#[test]
+fn a_pool_file_that_a_container_which_is_gone_has_attached_is_not_attached_twice() {
+    const TEST: &str = "a_pool_file_that_a_container_which_is_gone_has_attached_is_not_attached_twice";
+    let kind = BackendKind::Btrfs;
+    if let Some(reason) = why_not(kind) {
+        return skip(TEST, &reason);
+    }
+    let scratch = Scratch::new("pool-attached").unwrap();
+    let (dir, file) = (scratch.dir().join("pool"), scratch.dir().join("pool.img"));
+    create(&scratch, kind, Some(Bytes::gib(1))).unwrap();
+    LinuxHost.unmount(&dir).unwrap();
+    // In a mount namespace that is gone afterwards, and through a mount of its own, as a container sees a host's directory.
+    let script = r#"mount --bind "$1" /mnt && losetup --find /mnt/pool.img"#;
+    let parent = scratch.dir();
+    run_tool(
+        "unshare",
+        &["--mount".as_ref(), "sh".as_ref(), "-c".as_ref(), script.as_ref(), "sh".as_ref(), parent.as_ref()],
+    );
+    let attached = || LinuxHost.attached(&file).unwrap();
+    let before = attached();
+    let backing = before[0].path.file_name().unwrap().to_string_lossy().into_owned();
+    let shown = fs::read_to_string(format!("/sys/block/{backing}/loop/backing_file")).unwrap();
+    assert_eq!(shown.trim(), "/pool.img", "the kernel knows no more of its place");
+    create(&scratch, kind, None).unwrap();
+    assert_eq!(
+        attached(),
+        before,
+        "two devices over one file would be two filesystems that overwrite each other"
+    );
+    // Something else at the directory is not mounted over.
+    let other = scratch.filesystem("other", kind, Bytes::gib(1)).unwrap();
+    run_tool("mount", &["--bind".as_ref(), other.as_ref(), dir.as_ref()]);
+    let refused = create(&scratch, kind, None).unwrap_err();
+    assert!(refused.message.contains("is mounted at"), "{refused}");
+    LinuxHost.unmount(&dir).unwrap();
+    assert!(inspect(&LinuxHost, &dir).is_ok());
+}

@@ -186,8 +186,18 @@ fn bring_up(order: &PoolOrder, dir: &Path, carrier: &mut Carrier) -> Result<Pool
 /// Mounts a device, unless somebody has done so already.
 fn mount(kind: &str, device: &Path, dir: &Path) -> Result<Origin, Fault> {
     let source = printed("findmnt", &["--noheadings", "--output", "SOURCE", "--mountpoint"], dir)?;
-    if source.as_deref().is_some_and(|source| Path::new(source) == device) {
-        return Ok(Origin::Found);
+    // A device may be named by a link, such as those in /dev/disk/by-id.
+    let real = device.canonicalize().unwrap_or_else(|_| device.to_owned());
+    match source.as_deref() {
+        Some(source) if [device, &real].contains(&Path::new(source)) => return Ok(Origin::Found),
+        Some(source) => {
+            return Err(Fault::precondition(format!(
+                "{source} is mounted at {}, not {}; unmount it, or name another directory",
+                dir.display(),
+                device.display()
+            )));
+        }
+        None => {}
     }
     command(
         "mount",

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -150,12 +150,17 @@ fn backing_file(sys: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(name)))
 }
 
-/// Whether a backing file can be this image. Only the last two names are compared: where the pool is mounted may
-/// look different from another mount namespace. What is the same is then told by inode.
+/// Whether a backing file can be this image. Only the last two names are compared, or the last one where the other has no
+/// more: where a file lies looks different from another mount namespace, and from one that is gone only the part within
+/// its mount is left (`/pool.img`). What is the same is then told by inode.
 fn may_be(backing: &Path, image: &Path) -> bool {
-    let tail =
-        |path: &Path| path.components().rev().take(2).map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
-    tail(backing) == tail(image)
+    let names = |path: &Path| {
+        let names = path.components().rev().filter(|name| matches!(name, Component::Normal(_)));
+        names.take(2).map(|name| name.as_os_str().to_owned()).collect::<Vec<_>>()
+    };
+    let (backing, image) = (names(backing), names(image));
+    let known = backing.len().min(image.len());
+    known > 0 && backing[..known] == image[..known]
 }
 
 /// Takes a free device, opened.
