@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use stillpoint::domain::SnapshotId;
 use stillpoint_csi_proto::v1 as csi;
 
 use super::calls::{Answer, Call};
@@ -75,15 +76,15 @@ pub(super) async fn check_copy(
     checked
 }
 
-/// The volume of which a snapshot is: what the snapshot's id begins with.
+/// The volume of which a snapshot is.
 fn of(source: Option<&csi::VolumeContentSource>) -> Result<Vec<String>> {
     use csi::volume_content_source::Type;
 
     let Some(Type::Snapshot(snapshot)) = source.and_then(|source| source.r#type.as_ref()) else {
         anyhow::bail!("not a copy of a snapshot");
     };
-    let (volume, _) = snapshot.snapshot_id.rsplit_once('-').context("not the id of a snapshot")?;
-    Ok(vec![volume.to_owned()])
+    let id: SnapshotId = snapshot.snapshot_id.parse()?;
+    Ok(vec![id.volume.to_string()])
 }
 
 /// The volume is at its target under its id, with its content; it is taken away.
